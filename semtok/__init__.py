@@ -1,0 +1,1 @@
+"""Item vectors to short tuples of discrete codes ("semantic IDs")."""
