@@ -103,6 +103,10 @@ class SequenceBatch:
         The item to predict at each position, 0 where there is none.
     positions : int64 [B]
         Row of each sample in the whole step (over ranks and micro-batches): the key of its random draws.
+    step_lengths : int64 [row_count]
+        Lengths of all rows of the step, by position: what other processes hold.
+    step_targets : int64 [V]
+        The distinct target items of the whole step, ascending.
     target_count, row_count : int
         Targets and samples of the whole step: what sums are divided by.
     seed : int
@@ -113,6 +117,8 @@ class SequenceBatch:
     lengths: Tensor
     targets: Tensor
     positions: Tensor
+    step_lengths: Tensor
+    step_targets: Tensor
     target_count: int
     row_count: int
     seed: int
@@ -126,7 +132,7 @@ class SequenceBatch:
         """The same batch on another device."""
         if self.items.device == torch.device(device):
             return self
-        fields = ("items", "lengths", "targets", "positions")
+        fields = ("items", "lengths", "targets", "positions", "step_lengths", "step_targets")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in fields})
 
 
@@ -261,21 +267,25 @@ class SequenceBatches:
         while self.step < len(order):
             at = self.step
             self.step += 1
-            yield self._make(order[at], at)
+            yield self._batches(order[at], at)
         self.epoch, self.step = self.epoch + 1, 0
 
-    def _make(self, rows: np.ndarray, step: int) -> list[SequenceBatch]:
-        seed = int(np.random.default_rng([self.seed, self.epoch, step, 1]).integers(2**62))
+    def _batches(self, rows: np.ndarray, at: int) -> list[SequenceBatch]:
+        seed = int(np.random.default_rng([self.seed, self.epoch, at, 1]).integers(2**62))
         lengths = self._ends[rows] - self._starts[rows]
         masked = self._cloze_mask(lengths, seed) if self.form == "cloze" else None
+        step = Histories(self.histories.items, self._starts[rows], self._ends[rows])
         if masked is not None:
-            target_count = int(masked.sum())
+            step_targets = step.padded(slice(None), self.max_len)[0][masked]
+        elif self.form == "all":
+            step_targets = Histories(step.items, step.starts + 1, step.ends).flat()[0]
         else:
-            target_count = int((lengths - 1).sum()) if self.form == "all" else len(rows)
+            step_targets = step.items[step.ends - 1]
+        step_lengths = torch.from_numpy(lengths if masked is not None else lengths - 1)
+        distinct = torch.from_numpy(np.unique(step_targets).astype(np.int64))
         batches = []
         for mine in np.array_split(np.arange(self.rank, len(rows), self.world), self.micro_batches):
-            chosen = Histories(self.histories.items, self._starts[rows[mine]], self._ends[rows[mine]])
-            whole, length = chosen.padded(slice(None), self.max_len + 1)
+            whole, length = step.padded(mine, self.max_len + 1)
             if masked is not None:
                 hidden = masked[mine][:, : whole.shape[1]]
                 targets = np.where(hidden, whole, 0)
@@ -294,7 +304,9 @@ class SequenceBatches:
                     torch.from_numpy(length.astype(np.int64)),
                     torch.from_numpy(targets),
                     torch.from_numpy(mine.astype(np.int64)),
-                    target_count,
+                    step_lengths,
+                    distinct,
+                    len(step_targets),
                     len(rows),
                     seed,
                 )
