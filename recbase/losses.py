@@ -207,7 +207,7 @@ def info_nce(
     ids: Tensor | None = None,
     candidate_ids: Tensor | None = None,
 ) -> Tensor:
-    """In-batch contrast by cosine: row i of ``anchors`` belongs to row ``first + i`` of ``candidates``; summed over rows.
+    """In-batch contrast by cosine, summed over rows: anchor i belongs to row ``first + i`` of ``candidates``.
 
     Parameters
     ----------

@@ -103,6 +103,8 @@ class Attention(nn.Module):
         Must divide ``dim``.
     dropout : float, default 0.0
         On the attention weights.
+    context_dim : int, optional
+        Width of keys' and values' source; ``dim`` if not given.
 
     Raises
     ------
@@ -110,13 +112,13 @@ class Attention(nn.Module):
         If ``heads`` does not divide ``dim``.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, context_dim: int | None = None) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ValueError(f"--dim {dim} must be a multiple of --heads, got {heads}")
         self.heads, self.dropout = heads, dropout
         self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
+        self.key_value = nn.Linear(context_dim or dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
