@@ -1,0 +1,43 @@
+# make demo: install and run the main job on the built-in data.    make test: install and run the test suite.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+# PyTorch comes first and pinned, so that no other package's range decides which build is downloaded.
+TORCH := $(shell grep -i '^torch==' constraints.txt)
+
+.PHONY: install demo test test-slow test-gpu smoke lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,plots,track,dev]"
+	touch $@
+
+demo: install
+	$(BIN)/python -m benchmarks.demo --runs $(RUNS)
+
+test: install
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu -rs
+
+smoke: install
+	$(BIN)/semtok fit --method pq --data synthetic --out $(RUNS)/smoke/pq --quiet
+	$(BIN)/seqrec train ccfrec --data synthetic --codes $(RUNS)/smoke/pq --epochs 2 --out $(RUNS)/smoke/ccfrec --quiet
+	$(BIN)/seqrec train sasrec --data synthetic --epochs 2 --out $(RUNS)/smoke/sasrec --quiet
+	$(BIN)/seqrec compare $(RUNS)/smoke/ccfrec $(RUNS)/smoke/sasrec
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache
