@@ -1,1 +1,43 @@
-"""Item vectors to short tuples of discrete codes ("semantic IDs")."""
+"""Item vectors to short tuples of discrete codes ("semantic IDs").
+
+    codes = semtok.ProductQuantizer(levels=4).fit(vectors).encode(vectors)      # int32 [N, 4]
+
+Names are loaded at first use, so importing the package loads neither torch nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+TOKENIZERS = {
+    "pq": "semtok.product:ProductQuantizer",
+    "opq": "semtok.product:OptimizedProductQuantizer",
+    "rq": "semtok.residual:ResidualQuantizer",
+}
+
+_NAMES = {
+    "Collisions": "semtok.codes",
+    "ItemCodes": "semtok.codes",
+    "KMeans": "semtok.kmeans",
+    "OptimizedProductQuantizer": "semtok.product",
+    "ProductQuantizer": "semtok.product",
+    "ResidualQuantizer": "semtok.residual",
+    "load": "semtok.tokenizer",
+    "load_codes": "semtok.codes",
+    "tokenizer_class": "semtok.tokenizer",
+}
+
+__all__ = ["TOKENIZERS", *sorted(_NAMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'semtok' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
