@@ -1,7 +1,8 @@
 """Sequential recommenders that rank items: histories (and codes, text, images) in, scores of the next item out.
 
 One readable file a model. ``MODELS`` maps the name used on the command line to ``module:Class``; nothing heavy is
-imported until a name is used.
+imported until a name is used. ``COUNTED`` models are not trained by gradient, ``READS_CONTENT`` models need codes and
+text, ``DEPLOYED`` ones are made from a trained model and not trained by name.
 """
 
 from __future__ import annotations
@@ -14,11 +15,25 @@ MODELS = {
     "transitions": "seqrec.transitions:Transitions",
     "sasrec": "seqrec.sasrec:SASRec",
     "ccfrec": "seqrec.ccfrec:CCFRec",
+    "ccfrec-tabulated": "seqrec.ccfrec:TabulatedCCFRec",
 }
+COUNTED = ("popularity", "transitions")
+READS_CONTENT = ("ccfrec",)
+DEPLOYED = ("ccfrec-tabulated",)
 
 _PUBLIC = {path.rpartition(":")[2]: path for path in MODELS.values()}
 
-__all__ = ["MODELS", "CCFRec", "Popularity", "SASRec", "Transitions"]
+__all__ = [
+    "COUNTED",
+    "DEPLOYED",
+    "MODELS",
+    "READS_CONTENT",
+    "CCFRec",
+    "Popularity",
+    "SASRec",
+    "TabulatedCCFRec",
+    "Transitions",
+]
 
 
 def __getattr__(name: str) -> Any:

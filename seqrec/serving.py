@@ -1,0 +1,93 @@
+"""Using a trained run: raw item ids in, raw item ids out; and the folder that a deployment needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recbase.runs import Run, save_run
+from recbase.sequences import Histories
+
+__all__ = ["export_run", "recommend_ids"]
+
+
+def recommend_ids(
+    run: Run, history: Sequence[str | int], k: int = 10, keep_seen: bool = False
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The ``k`` best items for one history of raw ids.
+
+    Parameters
+    ----------
+    run : Run
+    history : sequence of str or int
+        The oldest item first.
+    k : int, default 10
+    keep_seen : bool, default False
+        Whether items of the history may be recommended.
+
+    Returns
+    -------
+    rows : list of dict
+        ``item_id``, ``title`` (where there is one) and ``score``, the best first.
+    unknown : list of str
+        Ids of the history that the run does not know; they are skipped.
+
+    Raises
+    ------
+    ValueError
+        If no id of the history is known.
+    """
+    from recbase.evaluation import topk
+
+    names = run.items["item_id"].cast(str).to_list()
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    known = [numbers[str(item)] for item in history if str(item) in numbers]
+    unknown = [str(item) for item in history if str(item) not in numbers]
+    if not known:
+        raise ValueError(f"none of the {len(history)} items of the history is known to {run.folder.path}")
+    found = topk(run.model.scorer(), Histories.from_lists([known]), min(k, len(names)), mask_seen=not keep_seen)
+    rows = []
+    for item, score in zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True):
+        if item > 0:
+            rows.append(run.items.row(item - 1, named=True) | {"score": score})
+    return rows, unknown
+
+
+def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
+    """Write the deployed form of a run and its item vectors.
+
+    A CCFRec run is exported with tables in place of its fusion module; other models are written as they are.
+
+    Parameters
+    ----------
+    run : Run
+    out : path
+
+    Returns
+    -------
+    list of str
+        Names of the files in the new folder.
+
+    Raises
+    ------
+    ValueError
+        If the model has no item vectors (popularity and the transition counter).
+    """
+    name, model = run.manifest["model"], run.model
+    if not hasattr(model, "item_vectors"):
+        raise ValueError(f"{run.folder.path} holds a {name}, which has no item vectors to export")
+    if hasattr(model, "tabulated"):
+        name, model = "ccfrec-tabulated", model.tabulated()
+    kept = {key: run.manifest[key] for key in ("data", "split", "recipe", "form") if key in run.manifest}
+    written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]})
+    return sorted(written)
+
+
+def normalized(vectors: np.ndarray) -> np.ndarray:
+    """Rows of unit length (zero rows stay zero)."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: np.ndarray = vectors / np.maximum(lengths, 1e-12)
+    return scaled
