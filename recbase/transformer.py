@@ -8,6 +8,8 @@ padding and a causal mask need no mask tensor at all. Knows nothing of items.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 __all__ = ["Attention", "Encoder", "EncoderBlock", "Packing", "attention_mask"]
 
 NormPlacement = Literal["post", "pre", "pre-query"]
+
+_GROUP_ROWS = 16  # fewest rows worth an attention call of their own
+_GROUP_RATIO = 1.5  # longest to shortest row of a run
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,33 @@ class Packing:
         index = valid.flatten().nonzero()[:, 0]
         return cls(len(lengths), width, index, index % width, lengths.cumsum(0) - 1, lengths)
 
-    @property
+    @cached_property
+    def groups(self) -> list[tuple[slice, Packing]]:
+        """Runs of rows of similar length, with the packed rows of each: attention pads each run to its own longest.
+
+        Only where rows come sorted from the longest to the shortest on a CPU; otherwise one run with all rows.
+        """
+        lengths = self.lengths.tolist() if self.lengths.device.type == "cpu" else []
+        if len(lengths) < 2 * _GROUP_ROWS or any(a < b for a, b in pairwise(lengths)):
+            return [(slice(0, len(self.index)), self)]
+        groups, first, token = [], 0, 0
+        for row in range(1, len(lengths) + 1):
+            rest = len(lengths) - row
+            if rest and (lengths[row] * _GROUP_RATIO > lengths[first] or min(row - first, rest) < _GROUP_ROWS):
+                continue
+            count = sum(lengths[first:row])
+            groups.append((slice(token, token + count), Packing.of(self.lengths[first:row], lengths[first])))
+            first, token = row, token + count
+        return groups
+
+    @cached_property
+    def key_mask(self) -> Tensor | None:
+        """Which keys a query of a bidirectional model may see, bool [B, 1, T, T]; None where nothing is padding."""
+        if self.full:
+            return None
+        return attention_mask(torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None], False)
+
+    @cached_property
     def full(self) -> bool:
         """Whether no position is padding."""
         return len(self.index) == self.rows * self.width
@@ -127,10 +158,18 @@ class Attention(nn.Module):
         projected: Tensor = self.out(attended)
         return projected
 
-    def packed(self, queries: Tensor, context: Tensor, packing: Packing, mask: Tensor | None, causal: bool) -> Tensor:
-        """Packed self-attention: [S, D] -> [S, D]."""
-        query, key_value = packing.unpack(self.query(queries)), packing.unpack(self.key_value(context))
-        projected: Tensor = self.out(packing.pack(self.attend(query, key_value, mask, causal)))
+    def packed(self, queries: Tensor, context: Tensor, packing: Packing, causal: bool) -> Tensor:
+        """Packed self-attention: [S, D] -> [S, D].
+
+        With right padding a causal query never meets a padded key, so the causal form needs no mask tensor.
+        """
+        query, key_value = self.query(queries), self.key_value(context)
+        parts = []
+        for tokens, group in packing.groups:
+            mask = None if causal else group.key_mask
+            attended = self.attend(group.unpack(query[tokens]), group.unpack(key_value[tokens]), mask, causal)
+            parts.append(group.pack(attended))
+        projected: Tensor = self.out(torch.cat(parts) if len(parts) > 1 else parts[0])
         return projected
 
     def attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -183,16 +222,16 @@ class EncoderBlock(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
         self.up, self.down = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
 
-    def forward(self, x: Tensor, packing: Packing, mask: Tensor | None, causal: bool) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, causal: bool) -> Tensor:
         """Packed [S, D] -> [S, D]."""
         if self.norm == "post":
-            x = self.norm1(x + self._drop(self.attention.packed(x, x, packing, mask, causal)))
+            x = self.norm1(x + self._drop(self.attention.packed(x, x, packing, causal)))
             return self.norm2(x + self._feed_forward(x))
         normed = self.norm1(x)
         if self.norm == "pre":
-            x = x + self._drop(self.attention.packed(normed, normed, packing, mask, causal))
+            x = x + self._drop(self.attention.packed(normed, normed, packing, causal))
             return x + self._feed_forward(self.norm2(x))
-        x = self.norm2(normed + self.attention.packed(normed, x, packing, mask, causal))
+        x = self.norm2(normed + self.attention.packed(normed, x, packing, causal))
         return x + self._feed_forward(x)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -239,15 +278,8 @@ class Encoder(nn.Module):
         self.final_norm = nn.Identity() if norm == "post" else nn.LayerNorm(dim, eps=eps)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """Packed tokens [S, D] -> [S, D].
-
-        With right padding a causal query never meets a padded key, so the causal form needs no mask tensor.
-        """
-        mask = None
-        if not self.causal and not packing.full:
-            valid = torch.arange(packing.width, device=x.device) < packing.lengths[:, None]
-            mask = attention_mask(valid, causal=False)
+        """Packed tokens [S, D] -> [S, D]."""
         for block in self.blocks:
-            x = block(x, packing, mask, self.causal)
+            x = block(x, packing, self.causal)
         normed: Tensor = self.final_norm(x)
         return normed
