@@ -13,6 +13,7 @@ from typing import Any
 TOKENIZERS = {
     "pq": "semtok.product:ProductQuantizer",
     "opq": "semtok.product:OptimizedProductQuantizer",
+    "kmeans": "semtok.kmeans:KMeans",
     "rq": "semtok.residual:ResidualQuantizer",
 }
 

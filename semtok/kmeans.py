@@ -1,0 +1,491 @@
+"""K-means in blocked torch, one path for CPU and CUDA; the ground that the quantizers stand on.
+
+Scores of a block of rows against all centroids stay in cache, sums of clusters are kept in float64, seeds are drawn by
+k-means++ and an empty cluster is given a far point. Rows must be finite float32; knows nothing of codes or items.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semtok.tokenizer import Block, VectorTokenizer
+
+__all__ = [
+    "INITS",
+    "PRECISIONS",
+    "Clustering",
+    "KMeans",
+    "cluster",
+    "cluster_progressive",
+    "import_faiss",
+    "nearest",
+    "principal_axes",
+]
+
+INITS = ("k-means++", "random")
+PRECISIONS = ("auto", "float32", "bfloat16")
+_CPU_SCORES = 1 << 21  # scores of one block: 8,192 rows x 256 centroids
+_CUDA_SCORES = 1 << 27
+_SEED_POINTS = 16  # rows a centroid that k-means++ draws its seeds from
+_AXES_ROWS = 8  # rows a column that principal axes are computed from
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Centroids of one k-means fit.
+
+    Attributes
+    ----------
+    centers : Tensor [K, D]
+        Centroids, float32. Rows from ``used`` on belong to no row of the data and hold the mean of the data.
+    used : int
+        Centroids that may be assigned: K, or the number of distinct rows where there are fewer.
+    codes : Tensor [N]
+        Nearest centroid of each row, int64.
+    error : float
+        Mean squared distance of a row to its centroid.
+    """
+
+    centers: Tensor
+    used: int
+    codes: Tensor
+    error: float
+
+
+def cluster(
+    points: Tensor,
+    count: int,
+    *,
+    iterations: int = 25,
+    seed: int = 0,
+    init: str = "k-means++",
+    restarts: int = 1,
+    precision: str = "auto",
+    start: Tensor | None = None,
+) -> Clustering:
+    """K-means of ``points`` (Lloyd's iterations).
+
+    Parameters
+    ----------
+    points : Tensor [N, D]
+        Finite float32 rows on any device, N >= 1.
+    count : int
+        Centroids, K.
+    iterations : int, default 25
+        Lloyd iterations at most; stops earlier when no row changes its centroid.
+    seed : int, default 0
+        Same seed, same centroids on the CPU.
+    init : {"k-means++", "random"}, default "k-means++"
+        How the first centroids are drawn. k-means++ draws from a sample of 16 rows a centroid.
+    restarts : int, default 1
+        Fits with different seeds; the one with the least error is kept.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Of the distances during the iterations; sums and the last two assignments are always exact. "auto" takes
+        bfloat16 where the CPU multiplies it in hardware (AMX), float32 elsewhere.
+    start : Tensor [K, D], optional
+        First centroids instead of drawn ones.
+
+    Returns
+    -------
+    Clustering
+
+    Notes
+    -----
+    With at most K distinct rows each distinct row becomes a centroid, in order of appearance, and the other centroids
+    are marked as unused. Seeding: Arthur and Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
+    """
+    rows = _distinct_rows(points, count)
+    if rows is not None and len(rows) <= count:
+        return _one_a_row(points, rows, count)
+    low = _low_precision(points, precision)
+    best: Clustering | None = None
+    for restart in range(restarts if start is None else 1):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + restart)
+        first = _seeds(points, count, init, generator, rows) if start is None else start
+        found = _lloyd(points, first, iterations, generator, low)
+        if best is None or found.error < best.error:
+            best = found
+    assert best is not None
+    return best
+
+
+def cluster_progressive(
+    points: Tensor,
+    count: int,
+    *,
+    iterations: int = 10,
+    steps: int = 6,
+    seed: int = 0,
+    init: str = "k-means++",
+    precision: str = "auto",
+) -> Clustering:
+    """K-means in growing subspaces of the principal axes, each fit started from the one before.
+
+    Early fits are cheap and see the directions of most variance alone, which leads to lower error than starting in all
+    dimensions at once.
+
+    Parameters
+    ----------
+    points : Tensor [N, D]
+        Finite float32 rows.
+    count : int
+        Centroids, K.
+    iterations : int, default 10
+        Lloyd iterations of each fit at most.
+    steps : int, default 6
+        Fits; the numbers of dimensions grow geometrically up to D.
+    seed, init, precision
+        As in :func:`cluster`.
+
+    Notes
+    -----
+    The idea is that of progressive-dimension clustering in faiss (Liu, Shao and Lu, Generalized residual vector
+    quantization for large scale data, 2016).
+    """
+    rows = _distinct_rows(points, count)
+    if rows is not None and len(rows) <= count:
+        return _one_a_row(points, rows, count)
+    width = points.shape[1]
+    mean, axes, _ = principal_axes(points, seed)
+    rotated = (points - mean) @ axes
+    low = _low_precision(rotated, precision)
+    generator = torch.Generator().manual_seed(seed * 1_000_003)
+    dims = sorted({min(width, math.ceil(width ** ((step + 1) / steps))) for step in range(steps)})
+    found: Clustering | None = None
+    for dim in dims:
+        part = rotated[:, :dim].contiguous() if dim < width else rotated
+        part_low = None if low is None else _Low(low.rows[:, :dim].contiguous(), low.shift[:dim])
+        first = _seeds(part, count, init, generator, rows) if found is None else _extend(part, found)
+        found = _lloyd(part, first, iterations, generator, part_low, exact=dim == width)
+    assert found is not None
+    return Clustering(found.centers @ axes.T + mean, found.used, found.codes, found.error)
+
+
+def nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """Index of the nearest row of ``centers`` [K, D] for each row of ``points`` [N, D], in float32: int64 [N].
+
+    Of two centroids at equal distance the first is taken.
+    """
+    half = centers.square().sum(1).div_(-2)
+    codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    for lo, hi, scores in _blocks(len(points), centers):
+        torch.addmm(half, points[lo:hi], centers.T, out=scores)
+        torch.argmax(scores, dim=1, out=codes[lo:hi])
+    return codes
+
+
+def principal_axes(points: Tensor, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [D], principal axes [D, D] (columns, most variance first) and their variances [D] of ``points``.
+
+    Computed from at most 8 D rows (at least 4,096), drawn by ``seed``.
+    """
+    limit = max(4096, _AXES_ROWS * points.shape[1])
+    mean = points.mean(0)
+    if len(points) > limit:
+        chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:limit]
+        points = points[chosen.to(points.device)]
+    centred = points - mean
+    covariance = (centred.T @ centred).double().div_(len(points))
+    variances, axes = torch.linalg.eigh(covariance)
+    axes = axes.flip(1)
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))  # the sign of an axis is arbitrary: fix it
+    axes = axes * torch.where(largest < 0, -1.0, 1.0)
+    return mean, axes.float(), variances.flip(0).clamp_(min=0).float()
+
+
+class _Low(NamedTuple):
+    """Rows around their mean, in low precision: far from the origin a score would have no digits left."""
+
+    rows: Tensor
+    shift: Tensor
+
+
+class KMeans(VectorTokenizer):
+    """K-means as a tokenizer of one code an item (or one a view).
+
+    Parameters
+    ----------
+    codebook_size : int, default 256
+        Centroids, K.
+    iterations : int, default 25
+        Lloyd iterations at most.
+    init : {"k-means++", "random"}, default "k-means++"
+        How the first centroids are drawn.
+    restarts : int, default 1
+        Fits with different seeds; the one with the least error is kept.
+    max_points_per_centroid : int or None, default 256
+        Fit on at most this many rows a centroid, drawn by ``seed``; None fits on all.
+    engine : {"torch", "faiss"}, default "torch"
+        "faiss" runs faiss.Kmeans (extras ``faiss`` or ``gpu``).
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
+    seed : int, default 0
+        Same seed, same codes on the CPU.
+    device : str or None, default None
+        Where to compute, such as "cuda"; by default where the vectors are.
+
+    Attributes
+    ----------
+    codebooks_ : list of float32 array [K, D_view]
+        Centroids of each view.
+    sizes_ : list of int
+        Codes of each column.
+    unused_ : list of int
+        Codes of each column that no vector of the fit has.
+
+    Examples
+    --------
+    >>> vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    >>> KMeans(codebook_size=16).fit(vectors).encode(vectors).shape
+    (500, 1)
+    """
+
+    method = "kmeans"
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int = 256,
+        iterations: int = 25,
+        init: str = "k-means++",
+        restarts: int = 1,
+        max_points_per_centroid: int | None = 256,
+        engine: str = "torch",
+        precision: str = "auto",
+        seed: int = 0,
+        device: str | None = None,
+    ) -> None:
+        self.codebook_size = codebook_size
+        self.iterations = iterations
+        self.init = init
+        self.restarts = restarts
+        self.max_points_per_centroid = max_points_per_centroid
+        self.engine = engine
+        self.precision = precision
+        self.seed = seed
+        self.device = device
+
+    def _fit_block(self, points: Tensor, seed: int) -> Block:
+        if self.engine_ == "faiss":
+            faiss = import_faiss()
+            fit = faiss.Kmeans(
+                points.shape[1],
+                self.codebook_size,
+                niter=self.iterations,
+                nredo=self.restarts,
+                seed=seed + 1,
+                max_points_per_centroid=max(len(points), self.codebook_size),
+                min_points_per_centroid=1,
+            )
+            fit.train(points.cpu().numpy())
+            centers, used = torch.from_numpy(fit.centroids.copy()), self.codebook_size
+        else:
+            found = cluster(
+                points,
+                self.codebook_size,
+                iterations=self.iterations,
+                seed=seed,
+                init=self.init,
+                restarts=self.restarts,
+                precision=self.precision,
+            )
+            centers, used = found.centers, found.used
+        return Block([centers], [used], [(0, points.shape[1])])
+
+
+def import_faiss() -> Any:
+    """The faiss module.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed, naming the extras that install it, or if both of its distributions are installed.
+    """
+    installed = []
+    for name in ("faiss-cpu", "faiss-gpu"):
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        installed.append(name)
+    if len(installed) == 2:
+        raise ImportError(
+            "faiss-cpu and faiss-gpu are both installed and overwrite each other: uninstall both, then install one"
+        )
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            'engine="faiss" needs faiss: install the extra "faiss" (pip install "semtok[faiss]") or "gpu" (faiss-gpu)'
+        ) from error
+    return faiss
+
+
+def _blocks(rows: int, centers: Tensor, low: bool = False) -> Any:
+    """Row ranges and a score buffer for each, so small that it stays in cache."""
+    count = len(centers)
+    room = _CUDA_SCORES if centers.is_cuda else _CPU_SCORES
+    step = max(64, min(room // count, rows))
+    dtype = torch.bfloat16 if low else torch.float32
+    buffer = torch.empty(step, count, dtype=dtype, device=centers.device)
+    for lo in range(0, rows, step):
+        hi = min(lo + step, rows)
+        yield lo, hi, buffer[: hi - lo]
+
+
+def _lloyd(
+    points: Tensor, centers: Tensor, iterations: int, generator: torch.Generator, low: _Low | None, exact: bool = True
+) -> Clustering:
+    count = len(centers)
+    codes: Tensor | None = None
+    for step in range(iterations):
+        use_low = low is not None and not (exact and step == iterations - 1)
+        found, sums, sizes = _assign_and_sum(points, centers, low if use_low else None)
+        still = codes is not None and bool(torch.equal(codes, found))
+        codes = found
+        centers = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centers.double()).float()
+        empty = (sizes == 0).nonzero()[:, 0]
+        if len(empty):
+            still = not _repair(points, centers, codes, empty, generator) and still
+        if still:
+            break
+    codes = nearest(points, centers)
+    return Clustering(centers, count, codes, _error(points, centers, codes))
+
+
+def _assign_and_sum(points: Tensor, centers: Tensor, low: _Low | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest centroid of each row [N], and the sum [K, D] (float64) and size [K] of each cluster."""
+    count, width = centers.shape
+    codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    sums = torch.zeros(count, width, dtype=torch.float64, device=points.device)
+    part = torch.empty(count, width, device=points.device)
+    table, source = (centers, points) if low is None else ((centers - low.shift).bfloat16(), low.rows)
+    half = table.float().square().sum(1).div_(-2).to(table.dtype)
+    for lo, hi, scores in _blocks(len(points), centers, low is not None):
+        torch.addmm(half, source[lo:hi], table.T, out=scores)
+        torch.argmax(scores, dim=1, out=codes[lo:hi])
+        sums += part.zero_().index_add_(0, codes[lo:hi], points[lo:hi])
+    return codes, sums, torch.bincount(codes, minlength=count)
+
+
+def _repair(points: Tensor, centers: Tensor, codes: Tensor, empty: Tensor, generator: torch.Generator) -> bool:
+    """Move empty centroids onto rows drawn by squared distance to their own centroid; False if all distances are 0."""
+    reach = _squared(points, centers, codes).double().cumsum(0)
+    if float(reach[-1]) <= 0:
+        return False
+    draws = torch.rand(len(empty), generator=generator, dtype=torch.float64).to(points.device) * reach[-1]
+    chosen = torch.searchsorted(reach, draws, right=True).clamp_(max=len(points) - 1).unique()
+    centers[empty[: len(chosen)]] = points[chosen]
+    return True
+
+
+def _squared(points: Tensor, centers: Tensor, codes: Tensor) -> Tensor:
+    """Squared distance of each row to the centroid that ``codes`` names: [N]."""
+    squared = torch.empty(len(points), device=points.device)
+    for lo, hi, _ in _blocks(len(points), centers):
+        squared[lo:hi] = (points[lo:hi] - centers[codes[lo:hi]]).square_().sum(1)
+    return squared
+
+
+def _error(points: Tensor, centers: Tensor, codes: Tensor) -> float:
+    return float(_squared(points, centers, codes).double().mean())
+
+
+def _seeds(points: Tensor, count: int, init: str, generator: torch.Generator, rows: Tensor | None) -> Tensor:
+    """First centroids [K, D]: rows drawn from all, or from the distinct ``rows`` where few are distinct."""
+    pool = len(points) if rows is None else len(rows)
+    order = torch.randperm(pool, generator=generator)
+    order = order[: count if init == "random" else max(_SEED_POINTS * count, 1024)].to(points.device)
+    sample = points[order if rows is None else rows[order]]
+    return sample if init == "random" else sample[_plus_plus(sample, count, generator)]
+
+
+def _plus_plus(sample: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Rows chosen by k-means++, the best of some candidates at each step: int64 [K]."""
+    sample = sample - sample.mean(0)
+    trials = 2 + int(math.log(count))
+    norms = sample.square().sum(1)
+    draws = torch.rand(count, trials, generator=generator, dtype=torch.float64).to(sample.device)
+    chosen = torch.empty(count, dtype=torch.int64, device=sample.device)
+    chosen[0] = int(draws[0, 0] * len(sample))
+    taken = torch.zeros(len(sample), dtype=torch.bool, device=sample.device)
+    taken[chosen[0]] = True
+    closest = _distances(sample, norms, chosen[:1])[:, 0]
+    for step in range(1, count):
+        reach = closest.double().cumsum(0)
+        if step % 64 == 0 and float(reach[-1]) <= 0:  # what is left equals a chosen row: take any others
+            chosen[step:] = (~taken).nonzero()[: count - step, 0]
+            break
+        picks = torch.searchsorted(reach, draws[step] * reach[-1], right=True).clamp_(max=len(sample) - 1)
+        left = torch.minimum(_distances(sample, norms, picks), closest[:, None])
+        best = left.sum(0).argmin()
+        chosen[step] = picks[best]
+        taken[picks[best]] = True
+        closest = left[:, best].contiguous()
+        closest[picks[best]] = 0
+    return chosen
+
+
+def _distances(sample: Tensor, norms: Tensor, picks: Tensor) -> Tensor:
+    """Squared distances of all rows to the picked ones [S, T]; 0 where they are nothing but rounding."""
+    total = norms[:, None] + norms[picks]
+    squared = total - 2 * (sample @ sample[picks].T)
+    return torch.where(squared > 1e-6 * total, squared, torch.zeros_like(squared))
+
+
+def _extend(points: Tensor, found: Clustering) -> Tensor:
+    """Centroids of a subspace carried to more dimensions, as means of the rows they were assigned."""
+    count = len(found.centers)
+    sums = torch.zeros(count, points.shape[1], dtype=torch.float64, device=points.device)
+    for lo, hi, _ in _blocks(len(points), found.centers):
+        part = torch.zeros(count, points.shape[1], device=points.device)
+        sums += part.index_add_(0, found.codes[lo:hi], points[lo:hi])
+    sizes = torch.bincount(found.codes, minlength=count)[:, None]
+    padded = torch.zeros_like(sums)
+    padded[:, : found.centers.shape[1]] = found.centers.double()
+    return torch.where(sizes > 0, sums / sizes.clamp(min=1), padded).float()
+
+
+def _distinct_rows(points: Tensor, count: int) -> Tensor | None:
+    """First row of each distinct value, in order; None if a sample shows that more than ``count`` are distinct."""
+    few = min(len(points), 4 * count)
+    if len(_row_keys(points[:few]).unique()) > count:
+        return None
+    _, first = np.unique(_row_keys(points).cpu().numpy(), return_index=True)
+    return torch.from_numpy(np.sort(first)).to(points.device)
+
+
+def _row_keys(points: Tensor) -> Tensor:
+    """A 64-bit key of each row that is equal for equal rows: int64 [N]."""
+    weights = torch.randint(-(2**62), 2**62, (points.shape[1],), generator=torch.Generator().manual_seed(0))
+    weights = (weights * 2 + 1).to(points.device)
+    keys = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    for lo in range(0, len(points), 8192):
+        bits = (points[lo : lo + 8192] + 0.0).contiguous().view(torch.int32)  # + 0.0 turns -0 into 0
+        keys[lo : lo + 8192] = (bits.long() * weights).sum(1)
+    return keys
+
+
+def _one_a_row(points: Tensor, rows: Tensor, count: int) -> Clustering:
+    centers = points.mean(0, keepdim=True).repeat(count, 1)
+    centers[: len(rows)] = points[rows]
+    codes = nearest(points, centers[: len(rows)])
+    return Clustering(centers, len(rows), codes, _error(points, centers, codes))
+
+
+def _low_precision(points: Tensor, precision: str) -> _Low | None:
+    """The rows in bfloat16, where distances shall be computed so."""
+    if precision == "auto":
+        amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        precision = "bfloat16" if not points.is_cuda and amx is not None and amx() else "float32"
+    if precision == "float32":
+        return None
+    shift = points.mean(0)
+    return _Low((points - shift).bfloat16(), shift)

@@ -1,0 +1,492 @@
+"""What the array-only tokenizers share: checks of vectors, views, streaming, and the tokenizer folder.
+
+A tokenizer here is a scikit-learn estimator whose fitted state is a list of codebooks, one a code column, each laid over
+a range of columns of its view (after an optional rotation): product quantizers lay them side by side, residual ones on
+top of each other. Knows nothing of how codebooks are fitted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from recbase.checkpoints import FileContent, Folder, load_arrays, open_folder, save_folder, tensor_bytes
+from semtok.codes import KIND, MANIFEST, ItemCodes
+
+__all__ = ["CODEBOOKS_FILE", "ENGINES", "Block", "VectorTokenizer", "load", "power_of_two_bits", "tokenizer_class"]
+
+CODEBOOKS_FILE = "codebooks.safetensors"
+ENGINES = ("torch", "faiss")
+ONE_VIEW = "item"
+_CHUNK_VALUES = 1 << 22  # vector entries held at a time while streaming: 16 MiB
+
+Self = TypeVar("Self", bound="VectorTokenizer")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Fitted codebooks of one view.
+
+    Attributes
+    ----------
+    codebooks : list of Tensor [K, d]
+        One a level.
+    used : list of int
+        Codes of each level that may be assigned; those after them belong to no vector.
+    columns : list of (int, int)
+        The columns of the (rotated) view that each codebook covers.
+    rotation : Tensor [D, D], optional
+        Multiplied to the vectors from the right before encoding; orthogonal.
+    """
+
+    codebooks: list[Tensor]
+    used: list[int]
+    columns: list[tuple[int, int]]
+    rotation: Tensor | None = None
+
+    def to(self, device: torch.device) -> Block:
+        """The same block on another device."""
+        rotation = None if self.rotation is None else self.rotation.to(device)
+        return Block([book.to(device) for book in self.codebooks], self.used, self.columns, rotation)
+
+
+class VectorTokenizer(TransformerMixin, BaseEstimator):
+    """Base of tokenizers that are fitted on item vectors alone; a subclass says how one view is fitted.
+
+    A subclass stores its arguments in ``__init__``, among them ``codebook_size``, ``engine``, ``seed``, ``device`` and
+    ``max_points_per_centroid``, names itself in ``method`` and has ``_fit_block(points, seed) -> Block``.
+    """
+
+    method: ClassVar[str]
+    engines: ClassVar[tuple[str, ...]] = ENGINES
+    counts: ClassVar[tuple[str, ...]] = ("codebook_size", "iterations", "restarts")  # arguments that are >= 1
+
+    def _fit_block(self, points: Tensor, seed: int) -> Block:
+        raise NotImplementedError
+
+    def _encode_block(self, points: Tensor, block: Block) -> Tensor:
+        """Codes of the rotated vectors of one view, each level given what the levels before it left: int64 [n, L]."""
+        from semtok.kmeans import nearest
+
+        codes = torch.empty(len(points), len(block.codebooks), dtype=torch.int64, device=points.device)
+        left = points
+        for level, (book, used, (lo, hi)) in enumerate(zip(block.codebooks, block.used, block.columns, strict=True)):
+            codes[:, level] = nearest(left[:, lo:hi], book[:used])
+            if any(start < hi and lo < stop for start, stop in block.columns[level + 1 :]):
+                left = left.clone() if left is points else left
+                left[:, lo:hi] -= book[codes[:, level]]
+        return codes
+
+    def fit(self: Self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> Self:
+        """Learn the codebooks.
+
+        Parameters
+        ----------
+        X : array or tensor of float [N, D]
+            Item vectors; memory-mapped arrays are streamed. At least ``codebook_size`` rows.
+        y : ignored
+        views : dict of str to slice, optional
+            Columns of each view, quantized separately; one view of all columns by default.
+
+        Raises
+        ------
+        ValueError
+            If a hyper-parameter or the vectors are unusable: not two-dimensional, NaN or infinite, or fewer rows than
+            ``codebook_size``.
+        ImportError
+            If ``engine="faiss"`` and faiss is not installed.
+        """
+        self._check_arguments()
+        self.engine_ = self._chosen_engine()
+        rows = _Rows(self, X, reset=True)
+        self.views_ = _checked_views(views, rows.width)
+        if len(rows) < self.codebook_size:
+            raise ValueError(
+                f"X has n_samples={len(rows)} rows, fewer than codebook_size={self.codebook_size}: "
+                f"give at least {self.codebook_size} rows or a smaller codebook_size"
+            )
+        for lo, chunk in rows.chunks():
+            _check_finite(chunk, lo, self.views_)
+        sample = rows.sample(self.max_points_per_centroid, self.codebook_size, self.seed)
+        blocks = []
+        for number, part in enumerate(self.views_.values()):
+            blocks.append(self._fit_block(sample[:, part].contiguous(), self.seed + number))
+        self._keep(blocks)
+        codes = self._encode_chunk(sample, self._parts(sample.device))
+        counts = [torch.bincount(column, minlength=size) for column, size in zip(codes.T, self.sizes_, strict=True)]
+        self.unused_ = [int((count == 0).sum()) for count in counts]
+        return self
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Codes of vectors.
+
+        Parameters
+        ----------
+        X : array or tensor of float [N, D]
+            Memory-mapped arrays are streamed; tensors are encoded on their device.
+
+        Returns
+        -------
+        int32 array [N, L]
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted, or the vectors have another width or NaN or infinite entries.
+        """
+        self._check_fitted()
+        rows = _Rows(self, X, reset=False)
+        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
+        blocks: list[Block] | None = None
+        for lo, chunk in rows.chunks():
+            _check_finite(chunk, lo, self.views_)
+            blocks = blocks or self._parts(chunk.device)
+            codes[lo : lo + len(chunk)] = self._encode_chunk(chunk, blocks).int().cpu().numpy()
+        return codes
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Vectors that codes stand for: float32 [N, D], zero in columns of no view.
+
+        Parameters
+        ----------
+        codes : array of int [N, L]
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted, or codes have another number of levels or are out of range.
+        """
+        self._check_fitted()
+        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
+        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
+        for part, columns, rotation in zip(self.views_.values(), self.blocks_.values(), self.rotations_, strict=True):
+            found = np.zeros((len(table), part.stop - part.start), dtype=np.float32)
+            for level in range(columns.start, columns.stop):
+                lo, hi = self.columns_[level]
+                found[:, lo:hi] += self.codebooks_[level][table[:, level]]
+            vectors[:, part] = found if rotation is None else found @ rotation.T
+        return vectors
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Same as :meth:`encode`, for scikit-learn pipelines."""
+        return self.encode(X)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Same as :meth:`decode`, for scikit-learn pipelines."""
+        return self.decode(X)
+
+    def item_codes(self, X: Any, item_ids: Any) -> ItemCodes:
+        """Encode the vectors of a catalogue, row i being the item ``item_ids[i]``."""
+        return ItemCodes(self.encode(X), tuple(self.sizes_), item_ids, dict(self.blocks_))
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        item_codes: ItemCodes | None = None,
+        *,
+        unique: str = "none",
+        made_from: Mapping[str, Any] | None = None,
+        files: Mapping[str, FileContent] | None = None,
+    ) -> None:
+        """Write the tokenizer folder: ``semtok.json``, ``codebooks.safetensors`` and the codes, if given.
+
+        Parameters
+        ----------
+        folder : path
+            Made if missing; what it held is replaced at once, when all is written.
+        item_codes : ItemCodes, optional
+            Codes of the catalogue, kept as ``codes.parquet`` and as the array ``codes``.
+        unique : str, default "none"
+            The policy by which ``item_codes`` were made unique.
+        made_from : mapping, optional
+            Hashes (and names) of what the tokenizer was made from, such as ``{"embeddings": "3f.."}``.
+        files : mapping of name to bytes or writer, optional
+            More files, such as ``report.json``.
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted.
+        OSError
+            If the folder cannot be written.
+        """
+        self._check_fitted()
+        manifest = {
+            "method": self.method,
+            "arguments": self.get_params(deep=False),
+            "engine": self.engine_,
+            "n_features": self.n_features_in_,
+            "sizes": self.sizes_,
+            "views": {name: [part.start, part.stop] for name, part in self.views_.items()},
+            "blocks": {name: [part.start, part.stop] for name, part in self.blocks_.items()},
+            "columns": self.columns_,
+            "used": self.used_,
+            "unused": self.unused_,
+            "unique": unique,
+            "made_from": dict(made_from or {}),
+            "codes": None if item_codes is None else item_codes.manifest(),
+        }
+        arrays = {f"codebook.{level}": book for level, book in enumerate(self.codebooks_)}
+        arrays |= {
+            f"rotation.{name}": turn
+            for name, turn in zip(self.views_, self.rotations_, strict=True)
+            if turn is not None
+        }
+        content: dict[str, FileContent] = dict(files or {})
+        if item_codes is not None:
+            arrays["codes"] = item_codes.codes
+            content |= item_codes.files()
+        content[CODEBOOKS_FILE] = tensor_bytes(arrays)
+        save_folder(folder, MANIFEST, KIND, manifest, content)
+
+    @classmethod
+    def load(cls: type[Self], folder: str | os.PathLike[str]) -> Self:
+        """Read a tokenizer from a folder written by :meth:`save`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If the folder holds another method's tokenizer, or its files are damaged.
+        """
+        opened = open_folder(folder, MANIFEST, KIND)
+        if opened.manifest.get("method") != cls.method:
+            raise ValueError(
+                f"{folder} holds a tokenizer of method {opened.manifest.get('method')!r}, not {cls.method!r}"
+            )
+        made = cls(**opened.manifest["arguments"])
+        made._restore(opened)
+        return made
+
+    def save_pretrained(self, folder: str | os.PathLike[str], item_codes: ItemCodes | None = None) -> None:
+        """Same as :meth:`save`, under the name that Hugging Face's libraries use."""
+        self.save(folder, item_codes)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], name: str | os.PathLike[str], revision: str | None = None) -> Self:
+        """Read a tokenizer from a folder, or from a repository of the Hugging Face hub (downloaded once)."""
+        if Path(name).is_dir():
+            return cls.load(name)
+        from huggingface_hub import snapshot_download
+
+        return cls.load(snapshot_download(str(name), revision=revision))
+
+    def push_to_hub(self, repository: str, item_codes: ItemCodes | None = None, private: bool = False) -> None:
+        """Upload the tokenizer folder to a repository of the Hugging Face hub, which is made if it does not exist."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder, item_codes)
+            hub = HfApi()
+            hub.create_repo(repository, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repository, folder_path=folder)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "unused_")
+
+    def _check_fitted(self) -> None:
+        check_is_fitted(self, msg="this %(name)s is not fitted yet: call fit or load first")
+
+    def _check_arguments(self) -> None:
+        """Refuse hyper-parameters that mean nothing; subclasses add their own."""
+        from semtok.kmeans import INITS, PRECISIONS
+
+        for name in self.counts:
+            _check_count(name, getattr(self, name))
+        if self.max_points_per_centroid is not None:
+            _check_count("max_points_per_centroid", self.max_points_per_centroid)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
+            raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
+        for name, allowed in (("engine", self.engines), ("init", INITS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+
+    def _chosen_engine(self) -> str:
+        if self.engine == "faiss":
+            from semtok.kmeans import import_faiss
+
+            import_faiss()
+        return str(self.engine)
+
+    def _keep(self, blocks: list[Block]) -> None:
+        """Fitted attributes, as plain arrays, from the blocks of all views."""
+        self.codebooks_ = [book.cpu().numpy() for block in blocks for book in block.codebooks]
+        self.used_ = [used for block in blocks for used in block.used]
+        self.columns_ = [columns for block in blocks for columns in block.columns]
+        self.rotations_ = [None if block.rotation is None else block.rotation.cpu().numpy() for block in blocks]
+        self.sizes_ = [len(book) for book in self.codebooks_]
+        ends = np.cumsum([len(block.codebooks) for block in blocks]).tolist()
+        starts = [0, *ends[:-1]]
+        self.blocks_ = {view: slice(lo, hi) for view, lo, hi in zip(self.views_, starts, ends, strict=True)}
+
+    def _parts(self, device: torch.device) -> list[Block]:
+        """The fitted attributes as blocks of tensors."""
+        blocks = []
+        for columns, rotation in zip(self.blocks_.values(), self.rotations_, strict=True):
+            books = [torch.from_numpy(book) for book in self.codebooks_[columns]]
+            turn = None if rotation is None else torch.from_numpy(rotation)
+            blocks.append(Block(books, self.used_[columns], self.columns_[columns], turn).to(device))
+        return blocks
+
+    def _encode_chunk(self, chunk: Tensor, blocks: list[Block]) -> Tensor:
+        found = []
+        for part, block in zip(self.views_.values(), blocks, strict=True):
+            points = chunk[:, part] if block.rotation is None else chunk[:, part] @ block.rotation
+            found.append(self._encode_block(points, block))
+        return torch.cat(found, dim=1)
+
+    def _restore(self, folder: Folder) -> None:
+        manifest = folder.manifest
+        path = folder.file(CODEBOOKS_FILE)
+        arrays = load_arrays(path)
+        self.engine_ = str(manifest["engine"])
+        self.n_features_in_ = int(manifest["n_features"])
+        self.views_ = {name: slice(*bounds) for name, bounds in manifest["views"].items()}
+        self.blocks_ = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
+        self.columns_ = [(int(lo), int(hi)) for lo, hi in manifest["columns"]]
+        self.sizes_ = [int(size) for size in manifest["sizes"]]
+        self.used_ = [int(used) for used in manifest["used"]]
+        self.codebooks_ = []
+        for level, (size, (lo, hi)) in enumerate(zip(self.sizes_, self.columns_, strict=True)):
+            book = arrays.get(f"codebook.{level}")
+            if book is None or book.shape != (size, hi - lo):
+                found = "missing" if book is None else f"of shape {book.shape}"
+                raise ValueError(f"codebook.{level} of {path} is {found}; the manifest expects {(size, hi - lo)}")
+            self.codebooks_.append(book)
+        self.rotations_ = [arrays.get(f"rotation.{name}") for name in self.views_]
+        self.unused_ = [int(unused) for unused in manifest["unused"]]
+
+
+def tokenizer_class(method: str) -> type[Any]:
+    """Class of a method's tokenizer.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method, naming those there are.
+    """
+    from semtok import TOKENIZERS
+
+    if method not in TOKENIZERS:
+        raise ValueError(f"method {method!r} is unknown; choose from {', '.join(TOKENIZERS)}")
+    module, name = TOKENIZERS[method].split(":")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def load(folder: str | os.PathLike[str]) -> Any:
+    """Read the tokenizer of a folder, whatever its method.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If it holds codes alone, a method that this version does not know, or damaged files.
+    """
+    method = open_folder(folder, MANIFEST, KIND).manifest.get("method")
+    if method is None:
+        raise ValueError(f"{folder} holds item codes but no tokenizer; read them with semtok.load_codes")
+    return tokenizer_class(method).load(folder)
+
+
+class _Rows:
+    """Checked vectors, read in chunks of float32 on the device that computes."""
+
+    def __init__(self, owner: VectorTokenizer, X: Any, reset: bool) -> None:
+        if isinstance(X, Tensor):
+            X = X.detach()
+            if X.ndim != 2:
+                raise ValueError(f"X has shape {tuple(X.shape)}; expected two dimensions, items and features")
+            if X.is_complex() or not len(X) or not X.shape[1]:
+                raise ValueError(f"X has shape {tuple(X.shape)} and dtype {X.dtype}; expected real, non-empty vectors")
+            validate_data(owner, X, reset=reset, skip_check_array=True)
+        else:
+            names = X if hasattr(X, "columns") else None
+            X = check_array(X, dtype="numeric", ensure_all_finite=False, estimator=owner, input_name="X")
+            validate_data(owner, X if names is None else names, reset=reset, skip_check_array=True)
+        self.X = X
+        self.width = int(X.shape[1])
+        self.device = torch.device(owner.device or (X.device if isinstance(X, Tensor) else "cpu"))
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def _floats(self, part: Any) -> Tensor:
+        if isinstance(part, Tensor):
+            return part.to(self.device, torch.float32)
+        with np.errstate(over="ignore"):
+            part = np.ascontiguousarray(part, dtype=np.float32)
+        return torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
+
+    def chunks(self) -> Iterator[tuple[int, Tensor]]:
+        """First row and content of each chunk."""
+        step = max(256, _CHUNK_VALUES // self.width)
+        for lo in range(0, len(self), step):
+            yield lo, self._floats(self.X[lo : lo + step])
+
+    def sample(self, limit: int | None, count: int, seed: int) -> Tensor:
+        """All rows, or ``limit * count`` of them drawn without replacement, in their order."""
+        if limit is None or len(self) <= limit * count:
+            return self._floats(self.X)
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=limit * count, replace=False))
+        index = torch.from_numpy(chosen).to(self.X.device) if isinstance(self.X, Tensor) else chosen
+        return self._floats(self.X[index])
+
+
+def _check_finite(chunk: Tensor, first: int, views: Mapping[str, slice]) -> None:
+    if bool(torch.isfinite(chunk.sum(dtype=torch.float64))):
+        return
+    row, column = (~torch.isfinite(chunk)).nonzero()[0].tolist()
+    named = [name for name, part in views.items() if part.start <= column < part.stop]
+    where = f"view {named[0]!r}, " if named and list(views) != [ONE_VIEW] else ""
+    raise ValueError(
+        f"X has a NaN or infinite (inf) entry in {where}row {first + row}, column {column}: every entry must be finite"
+    )
+
+
+def power_of_two_bits(codebook_size: int, what: str) -> int:
+    """Bits of a code, for an engine that counts in them."""
+    bits = codebook_size.bit_length() - 1
+    if 1 << bits != codebook_size or not bits:
+        raise ValueError(f'codebook_size={codebook_size} is not a power of two, which engine="faiss" needs for {what}')
+    return bits
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r} is not an integer of at least 1")
+
+
+def _checked_views(views: Mapping[str, slice] | None, width: int) -> dict[str, slice]:
+    if views is None:
+        return {ONE_VIEW: slice(0, width)}
+    if not views:
+        raise ValueError("views is empty: name at least one view, or leave views out")
+    checked = {}
+    for name, part in views.items():
+        lo, hi = part.start or 0, width if part.stop is None else part.stop
+        if part.step not in (None, 1) or not 0 <= lo < hi <= width:
+            raise ValueError(f"view {name!r} is columns {lo} to {hi} but X has columns 0 to {width}")
+        checked[str(name)] = slice(int(lo), int(hi))
+    return checked
