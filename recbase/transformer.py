@@ -21,6 +21,7 @@ __all__ = ["Attention", "Encoder", "EncoderBlock", "Packing", "attention_mask"]
 
 NormPlacement = Literal["post", "pre", "pre-query"]
 
+_TINY_ATTENTION = 2_500  # queries x keys below which plain products beat the fused kernel's backward pass on a CPU
 _GROUP_ROWS = 16  # fewest rows worth an attention call of their own
 _GROUP_RATIO = 1.5  # longest to shortest row of a run
 
@@ -126,6 +127,9 @@ def attention_mask(valid: Tensor, causal: bool) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with biases, on ``scaled_dot_product_attention``.
 
+    Small unmasked attention on a CPU (the codes of one item) is two batched matrix products: the backward pass of
+    the fused kernel takes several times as long there.
+
     Parameters
     ----------
     dim : int
@@ -177,6 +181,9 @@ class Attention(nn.Module):
         q = rearrange(query, "b q (h d) -> b h q d", h=self.heads)
         k, v = rearrange(key_value, "b k (two h d) -> two b h k d", two=2, h=self.heads)
         dropout = self.dropout if self.training else 0.0
+        if mask is None and not causal and q.device.type == "cpu" and q.shape[2] * k.shape[2] <= _TINY_ATTENTION:
+            weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
+            return rearrange(F.dropout(weights, dropout, self.training) @ v, "b h q d -> b q (h d)")
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         return rearrange(attended, "b h q d -> b q (h d)")
 
