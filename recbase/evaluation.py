@@ -12,6 +12,7 @@ Knows scorers as functions from histories to scores, and files as bytes. Knows n
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -26,21 +27,26 @@ from torch import Tensor
 from recbase.metrics import coverage_at, mean_metrics
 from recbase.recommender import NO_ITEM, Recommendations, Scorer
 from recbase.sequences import Histories
-from recbase.splits import Targets
+from recbase.splits import Split, Targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from recbase.datasets import Dataset
+    from recbase.training import TrainResult
 
 __all__ = [
     "KS",
     "Ranks",
     "describe_protocol",
+    "is_main_process",
     "list_faults",
+    "metrics_of_run",
     "metrics_record",
     "popularity_groups",
     "rank_lists",
     "rank_targets",
-    "ranks_parquet",
+    "ranks_file",
     "read_ranks",
     "slices",
     "summarize",
@@ -612,7 +618,71 @@ def metrics_record(
     return record
 
 
-def ranks_parquet(ranks: Ranks, user_ids: pl.Series) -> bytes:
+def metrics_of_run(
+    name: str,
+    dataset: Dataset,
+    split: Split,
+    recipe: str,
+    valid: Mapping[str, Any],
+    ranks: Ranks,
+    result: TrainResult | float | None = None,
+    scorer: Scorer | None = None,
+    mask_seen: bool = False,
+    budget: float | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Build `metrics.json` of a run that ranks all items.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    dataset : Dataset
+        Its name, hash and size are recorded.
+    split : Split
+        Its training part decides the popularity slices.
+    recipe : str
+        Recipe behind the numbers.
+    valid : mapping
+        Metrics on validation.
+    ranks : Ranks
+        Ranks of `split.test`.
+    result : TrainResult or float, optional
+        What training returned, or just the seconds that it took.
+    scorer : Scorer, optional
+        Used for the coverage of the catalogue by the test users' lists (on the main process); left out without it.
+    mask_seen : bool, default False
+        The policy of the numbers under `"test"`.
+    budget : float, optional
+        Seconds that training was allowed.
+    **facts
+        Further entries.
+
+    Returns
+    -------
+    dict
+        See `metrics_record`.
+    """
+    lists = None
+    if scorer is not None and is_main_process():
+        lists = topk(scorer, split.test.histories, max(KS), mask_seen)
+    facts = {"recipe": recipe, "budget": budget} | facts
+    if isinstance(result, float | int):
+        facts["train_seconds"] = round(float(result), 3)
+    elif result is not None:
+        facts |= {"train_seconds": round(result.seconds, 3), "steps": result.steps, "epochs": result.epochs}
+        facts |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
+    about = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
+    protocol = describe_protocol(split.name, mask_seen)
+    return metrics_record(name, about, protocol, ranks, valid, split.train, lists, **facts)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and prints (the only one, or rank 0 of a launch)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def ranks_file(ranks: Ranks, user_ids: pl.Series) -> bytes:
     """Return the bytes of `ranks.parquet`: user_id, rank, rank_masked, ties. A rank that is null was not returned.
 
     Parameters
