@@ -255,18 +255,26 @@ def _labels(runs: Sequence[_Run]) -> list[str]:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Lay a comparison out as a `rich` table."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     level = f"{comparison.confidence:.0%}"
     table = Table(
         title=f"{comparison.dataset}: {comparison.users:,} users, seen items {comparison.seen_items}",
         caption=_caption(comparison),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     shown = [f"{name}@{k}" for k in (5, 10, 20) for name in ("recall", "ndcg")]
     table.add_column("run")
     for name in shown:
-        table.add_column(name, justify="right")
-    for heading in (f"{comparison.metric}, {level}", "difference", "t test p", "Wilcoxon p"):
+        table.add_column(name.replace("@", "\n@"), justify="right")
+    for heading in (
+        f"{comparison.metric}\n{level} interval",
+        f"difference\n{level} interval",
+        "t test\np",
+        "Wilcoxon\np",
+    ):
         table.add_column(heading, justify="right")
     for run in comparison.runs:
         cells = [f"{run.metrics[name]:.4f}" if name in run.metrics else "-" for name in shown]
@@ -305,15 +313,16 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     rows : mapping
         Label to the content of `metrics.json`.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     named = {f"{record['dataset']['name']}: {record['test']['users']:,} test users" for record in rows.values()}
-    table = Table(title="; ".join(sorted(named)))
+    table = Table(title="; ".join(sorted(named)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run")
-    table.add_column("seen items")
+    table.add_column("seen\nitems")
     shown = [f"{name}@{k}" for k in KS for name in METRICS]
     for name in shown:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("@", "\n@"), justify="right")
     for label, record in rows.items():
         policy = str(record["protocol"]["seen_items"])
         other = "masked" if policy == "kept" else "kept"
@@ -352,13 +361,17 @@ def print_metrics(rows: Mapping[str, Mapping[str, Any]], console: Console | None
 
 
 def _print(table: Table, console: Console | None) -> None:
-    """Print, wide enough for all columns where the output is no terminal."""
+    """Print without cutting numbers short: a table wider than the console runs over its edge."""
     from rich.console import Console
+    from rich.measure import Measurement
 
     out = console or Console()
-    if not out.is_terminal and console is None:
-        out = Console(width=max(out.width, out.measure(table).maximum))
-    out.print(table)
+    width = out.width
+    out.width = max(width, Measurement.get(out, out.options.update(width=10_000), table).maximum)
+    try:
+        out.print(table, crop=False)
+    finally:
+        out.width = width
 
 
 def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
