@@ -246,10 +246,11 @@ def _kind_of_value(value: Any) -> _Kind | None:
     return _Kind(type(value).__name__) if type(value).__name__ in {"int", "float", "bool", "str"} else None
 
 
-def _documented(docstring: str | None) -> dict[str, str]:
-    """Name to one-line help, from the numpydoc ``Parameters`` (or ``Attributes``) section of a docstring."""
+def _documented(docstring: str | None) -> dict[str, tuple[str, str]]:
+    """Name to type and one-line help, from the numpydoc ``Parameters`` (or ``Attributes``) section of a docstring."""
     lines = inspect.cleandoc(docstring or "").splitlines()
     found: dict[str, list[str]] = {}
+    types: dict[str, str] = {}
     inside = False
     names: list[str] = []
     for line, following in zip(lines, [*lines, ""][1:], strict=True):
@@ -259,10 +260,11 @@ def _documented(docstring: str | None) -> dict[str, str]:
         elif inside and line and not line.startswith(" ") and set(line) != {"-"}:
             names = [name.strip().lstrip("*") for name in line.partition(" : ")[0].split(",")]
             found.update({name: [] for name in names})
+            types.update({name: line.partition(" : ")[2] for name in names})
         elif inside:
             for name in names:
                 found[name].append(line.strip())
-    return {name: _one_line("\n".join(text)) for name, text in found.items()}
+    return {name: (types[name], _one_line("\n".join(text))) for name, text in found.items()}
 
 
 def _one_line(text: str) -> str:
@@ -278,7 +280,8 @@ def options_from(target: str, skip: Iterable[str] = ()) -> list[Option]:
 
     Parameters without a default, and those whose type a command line cannot spell (a tensor, a module), are finished
     parts that the command makes itself: they are left out. Types understood: int, float, bool, str, Path, Literal,
-    ``X | None``, tuples and lists of these, and names of the same module that stand for them. A class without an
+    ``X | None``, tuples and lists of these, and names of the same module that stand for them; a str whose documented
+    type is ``{"a", "b"}`` takes these words alone. A class without an
     ``__init__`` of its own takes that of its first base inside the toolkit; a dataclass adds to the fields of its base.
 
     Parameters
@@ -323,25 +326,25 @@ def _read(module: str, node: ast.ClassDef | ast.FunctionDef) -> list[Option]:
         names = {option.name for option in own}
         return [option for option in inherited if option.name not in names] + own
     return [
-        dataclasses.replace(option, help=documented.get(option.name, option.help) or option.help)
+        dataclasses.replace(option, help=documented.get(option.name, ("", ""))[1] or option.help)
         for option in inherited
     ]
 
 
-def _from_signature(module: str, node: ast.FunctionDef, documented: Mapping[str, str]) -> list[Option]:
+def _from_signature(module: str, node: ast.FunctionDef, documented: Mapping[str, tuple[str, str]]) -> list[Option]:
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(node.args.defaults))
     defaults += node.args.defaults
     pairs = [*zip(positional, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     found = [
-        _option(module, node.name, argument.arg, argument.annotation, default, documented.get(argument.arg, ""))
+        _option(module, node.name, argument.arg, argument.annotation, default, documented.get(argument.arg))
         for argument, default in pairs
         if default is not None
     ]
     return [option for option in found if option is not None]
 
 
-def _from_fields(module: str, node: ast.ClassDef, documented: Mapping[str, str]) -> list[Option]:
+def _from_fields(module: str, node: ast.ClassDef, documented: Mapping[str, tuple[str, str]]) -> list[Option]:
     found: list[Option | None] = []
     for field, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name) or field.value is None:
@@ -351,15 +354,15 @@ def _from_fields(module: str, node: ast.ClassDef, documented: Mapping[str, str])
             default = next((word.value for word in default.keywords if word.arg == "default"), None)
         if default is None:
             continue
-        text = documented.get(field.target.id, "")
+        said = documented.get(field.target.id)
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            text = _one_line(str(following.value.value))
-        found.append(_option(module, node.name, field.target.id, field.annotation, default, text))
+            said = ("", _one_line(str(following.value.value)))
+        found.append(_option(module, node.name, field.target.id, field.annotation, default, said))
     return [option for option in found if option is not None]
 
 
 def _option(
-    module: str, owner: str, name: str, annotation: ast.AST | None, default: ast.AST, text: str
+    module: str, owner: str, name: str, annotation: ast.AST | None, default: ast.AST, said: tuple[str, str] | None
 ) -> Option | None:
     value = _literal(default, module)
     kind = _kind(annotation, module) if annotation is not None else _kind_of_value(value)
@@ -369,6 +372,11 @@ def _option(
         raise ValueError(f"default of {name} in {module}:{owner} is {ast.unparse(default)!r}; expected a literal")
     if isinstance(value, list):
         value = tuple(value)
+    type_, text = said or ("", "")
+    if kind.kind == "str" and type_.startswith("{"):
+        kind = dataclasses.replace(
+            kind, kind="choice", choices=tuple(re.findall(r"[\"']([^\"']+)[\"']", type_.partition("}")[0]))
+        )
     return Option(name, kind.kind, value, text, kind.choices, kind.optional or value is None, kind.scalar)
 
 

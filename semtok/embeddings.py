@@ -39,6 +39,7 @@ __all__ = [
 MANIFEST = "embeddings.json"
 KIND = "embeddings"
 IMAGE_VIEW = "image"
+JOINED_VIEW = "joined"
 _CHUNK_ROWS = 65_536
 _PART_ITEMS = 512
 _SMALLEST_EIGENVALUE = 1e-6
@@ -596,7 +597,7 @@ class Embeddings:
         for name in self.views:
             made = self.manifest["views"][name]
             column = "image_path" if name == IMAGE_VIEW and made["encoder"] != "array" else name
-            if column not in columns:
+            if column not in columns and name != JOINED_VIEW:
                 raise ValueError(
                     f"the new items have no column {column!r}; the embeddings have views {_list(self.views)}"
                 )
@@ -605,7 +606,10 @@ class Embeddings:
                 raw = np.asarray(items[column], dtype=np.float32)
                 missing[name] = np.zeros(len(raw), dtype=bool)
             else:
-                texts, missing[name] = _texts(items[column])
+                if name == JOINED_VIEW:
+                    texts, missing[name] = _joined([_texts(items[view])[0] for view in self.manifest["joined"]])
+                else:
+                    texts, missing[name] = _texts(items[column])
                 if transform.tfidf is not None:
                     raw = transform.tfidf.encode(texts)
                 elif name == IMAGE_VIEW:
@@ -733,6 +737,7 @@ def embed_dataset(
     views: Sequence[str] | None = None,
     pca: int | None = 128,
     whiten: bool = True,
+    joined: bool = False,
     image_encoder: str | None = None,
     image_root: str | None = None,
     max_tokens: int = 512,
@@ -764,6 +769,8 @@ def embed_dataset(
         Coordinates a view after PCA, zero-padded where fewer exist; none keeps the encoder's.
     whiten : bool, default True
         Scale every PCA coordinate to unit variance; those with at most 1e-6 of the largest variance become 0.
+    joined : bool, default False
+        Add a view ``joined``, the texts of all views in one.
     image_encoder : str or None, default None
         Hugging Face vision model (owner/name or folder) for the column image_path.
     image_root : str or None, default None
@@ -809,6 +816,8 @@ def embed_dataset(
         arrays[IMAGE_VIEW] = np.asarray(images)
     text_views = _text_views(dataset, encoder, views, arrays, image_encoder)
     entries = {name: _texts(dataset.items["image_path" if name == IMAGE_VIEW else name]) for name in text_views}
+    if joined:
+        entries[JOINED_VIEW] = _joined([texts for name, (texts, _) in entries.items() if name != IMAGE_VIEW])
     settings: dict[str, Any] = {
         "encoder": encoder,
         "source": _source_hash(encoder),
@@ -892,6 +901,7 @@ def embed_dataset(
         "key": key,
         "template": "the text of each view alone; missing = the empty string",
         "views": {name: described[name] for name in made},
+        "joined": [name for name in text_views if name != IMAGE_VIEW] if joined else None,
         "contents": contents,
         "dataset": {"name": dataset.name, "hash": dataset.hash, "items": count},
     }
@@ -980,6 +990,14 @@ def _texts(column: Any) -> tuple[list[str], np.ndarray]:
         for value in values
     ]
     texts = [" ".join(text.split()) for text in texts]
+    return texts, np.array([not text for text in texts], dtype=bool)
+
+
+def _joined(views: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
+    """The texts of all views of an item in one, and which items have none."""
+    if not views:
+        raise ValueError("joined needs text views, and there are none")
+    texts = [" ".join(part for part in parts if part) for parts in zip(*views, strict=True)]
     return texts, np.array([not text for text in texts], dtype=bool)
 
 

@@ -109,13 +109,15 @@ class Longer(Config):
     warmup: int = 0
 
 
-def prepare(source: str, k_core: int = 5) -> None:
+def prepare(source: str, k_core: int = 5, ties: str = "file") -> None:
     """Prepare.
 
     Parameters
     ----------
     k_core : int, default 5
         Fewest events of a user and of an item.
+    ties : {"file", "item"}, default "file"
+        Order of equal stamps.
     """
 
 
@@ -169,8 +171,9 @@ def test_bases_dataclasses_and_functions(module):
         "epochs": 20,
         "warmup": 0,
     }
-    (k_core,) = options_from(f"{module}:prepare")
+    k_core, ties = options_from(f"{module}:prepare")
     assert (k_core.default, k_core.help) == (5, "Fewest events of a user and of an item.")
+    assert (ties.kind, ties.choices) == ("choice", ("file", "item"))
     assert summary_of(f"{module}:Model") == "Codes in, scores out."
 
 

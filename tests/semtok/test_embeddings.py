@@ -131,6 +131,14 @@ def test_folder_of_its_own_by_settings(data, tmp_path):
     assert one.name.startswith("toy-tfidf-")
 
 
+def test_joined_view_holds_all_texts(data):
+    made = embed_dataset(data, pca=6, joined=True)
+    assert list(made.views) == ["title", "brand", "joined"]
+    assert len(made.transforms["joined"].tfidf.terms) == len(WORDS) + len(["maker", *range(5)])
+    new = made.transform_new(data.items[:9])
+    np.testing.assert_allclose(new.views["joined"], made.views["joined"][:9], atol=1e-4)
+
+
 @pytest.mark.parametrize("encoder", ["tfidf", "model"])
 def test_new_items_follow_the_same_rules(data, text_model, tmp_path, encoder):
     encoder = text_model if encoder == "model" else encoder
