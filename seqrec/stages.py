@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import polars as pl
 
 from recbase.checkpoints import FileContent
 from recbase.runs import resolve, save_run
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Content", "item_codes", "item_embeddings", "stage", "train_counted", "train_item_ids", "train_network"]
 
 STAGES = "stages"
+JOINED = "joined"
 
 
 @dataclass(frozen=True)
@@ -96,23 +98,19 @@ def item_embeddings(
     ValueError
         If ``folder`` belongs to other items.
     """
-    from semtok.embeddings import embed_dataset, load_embeddings
+    from semtok.embeddings import embeddings_for, load_embeddings
 
     if folder is not None:
         embeddings = load_embeddings(folder)
         _check_items(dataset, embeddings.item_ids, f"the embeddings in {folder}")
         return embeddings
-    views = list(content.views) if content.views else None
-    key = {"data": dataset.hash, "views": views or dataset.views, "encoder": content.encoder}
-    key |= {"pca": content.pca, "whiten": content.whiten, "joined": content.global_text}
-
-    def build(target: Path) -> None:
-        embed_dataset(
-            dataset, encoder=content.encoder, views=views, pca=content.pca, whiten=content.whiten, quiet=quiet,
-            out=target, joined=content.global_text,
-        )  # fmt: skip
-
-    return load_embeddings(stage(root, "embeddings", key, "embeddings.json", build))
+    views = list(content.views or dataset.views)
+    if content.global_text:
+        joined = pl.concat_str([pl.col(view).cast(str).fill_null("") for view in views], separator=" ")
+        dataset = replace(dataset, items=dataset.items.with_columns(joined.alias(JOINED)))
+        views = [*views, JOINED]
+    settings = {"views": views, "pca": content.pca, "whiten": content.whiten, "quiet": quiet}
+    return embeddings_for(dataset, content.encoder, root / STAGES, **settings)[0]
 
 
 def item_codes(
@@ -159,16 +157,15 @@ def _text_codes(
 ) -> np.ndarray:
     """Codes of every view on its own, int32 [N, views x levels], view-major; ``mixed`` takes every other one."""
     import semtok
-    from semtok.codes import ItemCodes
 
     matrix, slices = embeddings.matrix(views)
     arguments = {"levels": content.code_levels, "codebook_size": content.codebook_size, "seed": seed}
     key = {"data": dataset.hash, "embeddings": embeddings.hash, "views": views, "method": content.code_method}
 
     def build(target: Path) -> None:
-        tokenizer = resolve(content.code_method, semtok.TOKENIZERS, "method")(**arguments)
-        codes = tokenizer.fit(matrix, views=slices).encode(matrix)
-        tokenizer.save(target, ItemCodes(codes, tuple(tokenizer.sizes_), dataset.item_ids.to_numpy()))
+        tokenizer = resolve(content.code_method, semtok.TOKENIZERS, "method")(**arguments).fit(matrix, views=slices)
+        codes = tokenizer.item_codes(matrix, dataset.item_ids.to_numpy())
+        tokenizer.save(target, codes, made_from={"data": dataset.hash, "embeddings": embeddings.hash})
 
     folder = stage(root, "codes", key | arguments, "semtok.json", build)
     codes: np.ndarray = semtok.load_codes(folder).codes
@@ -210,7 +207,7 @@ def _rotated_codes(vectors: np.ndarray, count: int, content: Content, seed: int)
 
 def _views(embeddings: Embeddings, content: Content) -> list[str]:
     """The views that codes are made of: those asked for, or all but the joined one."""
-    present = [view for view in embeddings.views if view != "joined"]
+    present = [view for view in embeddings.views if view != JOINED]
     missing = [view for view in content.views or () if view not in present]
     if missing:
         raise ValueError(f"the embeddings have no view {missing[0]!r}; they have {', '.join(present)}")
@@ -229,7 +226,7 @@ def content_model(
     name: str, dataset: Dataset, embeddings: Embeddings, codes: ItemCodes, content: Content, arguments: dict[str, Any]
 ) -> Any:
     """A model that reads codes and text, with its content set."""
-    views = ["joined"] if content.global_text else _views(embeddings, content)
+    views = [JOINED] if content.global_text else _views(embeddings, content)
     text = np.stack([embeddings.views[view] for view in views], 1)
     sizes = [int(size) for size in codes.sizes]
     model = resolve(name, MODELS)(dataset.n_items, sizes, len(views), text.shape[2], **arguments)
@@ -389,7 +386,8 @@ def _evaluate_and_save(
     scorer = model.scorer()
     valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))
     ranks = rank_targets(scorer, split.test, accelerator=accelerator)
-    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer)
+    budget = manifest.get("training", {}).get("max_seconds")
+    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget)
     if accelerator is None or accelerator.is_main_process:
         data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
         body = {"data": data, "split": split.name, "recipe": recipe} | manifest
@@ -399,8 +397,3 @@ def _evaluate_and_save(
         }
         save_run(out, name, model, dataset.items, body, dict(files) | content)
     return metrics
-
-
-def with_budget(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """The same configuration with some fields changed (those that are None are left as they are)."""
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})
