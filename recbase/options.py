@@ -159,6 +159,14 @@ def _literal(node: ast.AST, module: str) -> Any:
     if isinstance(node, ast.Name):
         where = _resolve(module, node.id)
         return _NOT_LITERAL if where is None else _literal(where[1], where[0])
+    if isinstance(node, ast.Dict):
+        pairs: dict[Any, Any] = {}
+        for key, part in zip(node.keys, node.values, strict=True):
+            value = _literal(part, module)
+            if value is _NOT_LITERAL or (key is None and not isinstance(value, dict)):
+                return _NOT_LITERAL
+            pairs |= value if key is None else {_literal(key, module): value}
+        return pairs
     if isinstance(node, ast.BinOp):
         left, right = _literal(node.left, module), _literal(node.right, module)
         operators: dict[type, Callable[[Any, Any], Any]] = {
@@ -167,6 +175,7 @@ def _literal(node: ast.AST, module: str) -> Any:
             ast.Mult: lambda a, b: a * b,
             ast.Div: lambda a, b: a / b,
             ast.Pow: lambda a, b: a**b,
+            ast.BitOr: lambda a, b: a | b,
         }
         if _NOT_LITERAL in (left, right) or type(node.op) not in operators:
             return _NOT_LITERAL
