@@ -1,0 +1,266 @@
+"""Tables of events, one row an event: de-duplication, k-core, order, hashes, numbering.
+
+A table is a polars frame with ``user_id`` and ``item_id`` (integers or strings) and, where known, ``timestamp`` (int64
+seconds) and ``position`` (order within the user). Everything here is a function from tables to tables or arrays; files
+and names of data sets are the business of others. No function depends on the order of the rows unless it says so.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast, get_args
+
+import numpy as np
+import polars as pl
+
+__all__ = [
+    "Order",
+    "Ties",
+    "check_ids",
+    "check_interactions",
+    "drop_repeats",
+    "hash_events",
+    "hash_ids",
+    "hash_sequences",
+    "k_core",
+    "latest",
+    "number",
+    "order_events",
+    "segment_offsets",
+]
+
+Order = Literal["time", "file", "position"]
+Ties = Literal["file", "item", "shuffle"]
+
+_IDS = ("user_id", "item_id")
+_LANES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)  # the two halves of a 128-bit sequence hash
+
+
+def check_ids(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> pl.DataFrame:
+    """The same table with ids as Int64 or String.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing (the sentence lists those found), holds nulls, or is neither integers nor strings.
+    """
+    for name in columns:
+        if name not in frame.columns:
+            raise ValueError(f"{what} has no column {name}; its columns are {', '.join(frame.columns)}")
+        kind = frame.schema[name]
+        if kind.is_integer():
+            frame = frame.with_columns(pl.col(name).cast(pl.Int64))
+        elif kind in (pl.String, pl.Categorical) or isinstance(kind, pl.Enum):
+            frame = frame.with_columns(pl.col(name).cast(pl.String))
+        else:
+            raise ValueError(f"{name} of {what} is {kind}; expected integers or strings")
+        nulls = frame[name].null_count()
+        if nulls:
+            raise ValueError(f"{name} of {what} is null in {nulls} of {frame.height} rows; every row needs one")
+    return frame
+
+
+def check_interactions(frame: pl.DataFrame, what: str = "the interactions") -> pl.DataFrame:
+    """Check a table of events and bring its columns to Int64 (or String for ids).
+
+    Dates and date-times become whole seconds since 1970; a real-valued timestamp is cut to whole seconds.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty, a column is missing, an id or position is null, or a column is of another type.
+    """
+    frame = check_ids(frame, _IDS, what)
+    if frame.height == 0:
+        raise ValueError(f"{what} has no rows; expected at least one event")
+    if "timestamp" in frame.columns:
+        kind = frame.schema["timestamp"]
+        time = pl.col("timestamp")
+        if kind == pl.Date or isinstance(kind, pl.Datetime):
+            time = time.dt.epoch("s")
+        elif kind == pl.Null:
+            frame = frame.drop("timestamp")
+        elif not kind.is_numeric():
+            raise ValueError(f"timestamp of {what} is {kind}; expected seconds since 1970 or a date")
+        if kind != pl.Null:
+            frame = frame.with_columns(time.cast(pl.Int64))
+    if "position" in frame.columns:
+        if not frame.schema["position"].is_integer():
+            raise ValueError(f"position of {what} is {frame.schema['position']}; expected integers")
+        if nulls := frame["position"].null_count():
+            raise ValueError(f"position of {what} is null in {nulls} of {frame.height} rows; every row needs one")
+        frame = frame.with_columns(pl.col("position").cast(pl.Int64))
+    return frame.select(*_IDS, *(name for name in ("timestamp", "position") if name in frame.columns))
+
+
+def order_events(frame: pl.DataFrame, order: Order = "time", ties: Ties = "file", seed: int = 0) -> pl.DataFrame:
+    """Sort the events by user and, within a user, by age, the oldest first.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Checked events.
+    order : {"time", "file", "position"}, default "time"
+        What decides within a user. ``file`` keeps the order of the rows and ignores time altogether.
+    ties : {"file", "item", "shuffle"}, default "file"
+        Which of two events of one user at the same time comes first: the one earlier in the file; the one with the
+        smaller item id; or a seeded hash of user, item and time, which does not depend on the order of the rows.
+        Matters for ``order="time"`` alone.
+    seed : int, default 0
+        Of the hash.
+
+    Raises
+    ------
+    ValueError
+        If the policy is unknown, or the column that decides is missing, has nulls or (position) repeats.
+    """
+    if order not in get_args(Order):
+        raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}")
+    if ties not in get_args(Ties):
+        raise ValueError(f"ties must be one of {', '.join(get_args(Ties))}, got {ties!r}")
+    if order == "file":
+        return frame.sort("user_id", maintain_order=True)
+    column = "timestamp" if order == "time" else "position"
+    if column not in frame.columns:
+        raise ValueError(f"order {order!r} needs a column {column}; the events have {', '.join(frame.columns)}")
+    if nulls := frame[column].null_count():
+        raise ValueError(f"order {order!r} needs every {column}, but {nulls} of {frame.height} are null")
+    if order == "position":
+        ordered = frame.sort("user_id", "position", maintain_order=True)
+        same = (ordered["user_id"] == ordered["user_id"].shift()) & (ordered["position"] == ordered["position"].shift())
+        if bad := same.sum():
+            raise ValueError(f"position repeats within a user in {bad} of {frame.height} rows; expected an order")
+        return ordered
+    if ties == "item":
+        return frame.sort("user_id", "timestamp", "item_id", maintain_order=True)
+    if ties == "shuffle":
+        hashed = frame.with_columns(pl.Series("_tie", hash_events(frame, seed)))
+        return hashed.sort("user_id", "timestamp", "_tie", "item_id", maintain_order=True).drop("_tie")
+    return frame.sort("user_id", "timestamp", maintain_order=True)
+
+
+def drop_repeats(frame: pl.DataFrame) -> pl.DataFrame:
+    """Keep the first row of every user-item pair (sort first: "first" is by row)."""
+    return frame.unique(subset=list(_IDS), keep="first", maintain_order=True)
+
+
+def k_core(frame: pl.DataFrame, min_user: int = 5, min_item: int = 5, iterate: bool = True) -> pl.DataFrame:
+    """Drop rare items and users until every user has ``min_user`` events and every item ``min_item``.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    min_user, min_item : int, default 5
+        Fewest events of a user and of an item that stays; 0 or 1 keeps all.
+    iterate : bool, default True
+        Repeat until nothing changes. Otherwise items are dropped once, then users once.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left.
+    """
+    if min_user < 0 or min_item < 0:
+        raise ValueError(f"min_user and min_item must be at least 0, got {min_user} and {min_item}")
+    users = _codes(frame["user_id"])
+    items = _codes(frame["item_id"])
+    rows = np.arange(frame.height)
+    while True:
+        before = len(rows)
+        for codes, least in ((items, min_item), (users, min_user)):
+            if least > 1 and len(rows):
+                rows = rows[np.bincount(codes[rows])[codes[rows]] >= least]
+        if len(rows) == before or not iterate:
+            break
+    if len(rows) == 0:
+        raise ValueError(
+            f"no user is left of {int(users.max(initial=-1)) + 1} when every user needs {min_user} events "
+            f"and every item {min_item}; lower min_user or min_item"
+        )
+    return frame if len(rows) == frame.height else frame[rows]
+
+
+def latest(frame: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """The last ``limit`` events of each user of a sorted table."""
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    offsets = segment_offsets(frame["user_id"])
+    from_end = np.repeat(offsets[1:], np.diff(offsets)) - np.arange(frame.height)
+    return frame.filter(pl.Series(from_end <= limit))
+
+
+def segment_offsets(users: pl.Series) -> np.ndarray:
+    """Where each user's run of adjacent rows begins, and where the last one ends: int64 [U + 1]."""
+    if len(users) == 0:
+        return np.zeros(1, np.int64)
+    change = (users != users.shift()).fill_null(True).to_numpy()
+    return np.append(np.flatnonzero(change), len(users)).astype(np.int64)
+
+
+def number(ids: pl.Series, known: pl.Series) -> np.ndarray:
+    """Row of each id in ``known`` plus one, and 0 for an id that is not there: int64, shape of ``ids``."""
+    if ids.dtype != known.dtype:
+        ids = ids.cast(known.dtype, strict=False)
+    table = pl.DataFrame({"id": known, "number": np.arange(1, len(known) + 1, dtype=np.int64)})
+    joined = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")
+    return joined["number"].fill_null(0).to_numpy().astype(np.int64)
+
+
+def hash_ids(ids: pl.Series) -> np.ndarray:
+    """A stable 64-bit hash of each id, uint64: FNV-1a over the UTF-8 of its text, then mixed. 12 and "12" are equal."""
+    distinct = ids.cast(pl.String).unique(maintain_order=True)
+    encoded = distinct.cast(pl.Binary)
+    lengths = encoded.bin.size().to_numpy().astype(np.int64)
+    data = np.frombuffer(b"".join(encoded.to_list()), dtype=np.uint8)
+    starts = np.cumsum(lengths) - lengths
+    state = np.full(len(distinct), 0xCBF29CE484222325, dtype=np.uint64)
+    alive = np.argsort(-lengths, kind="stable")
+    for at in range(int(lengths.max(initial=0))):
+        alive = alive[: np.searchsorted(-lengths[alive], -at, side="left")]
+        state[alive] = (state[alive] ^ data[starts[alive] + at].astype(np.uint64)) * np.uint64(0x100000001B3)
+    hashes = _mix(state)
+    if len(distinct) == len(ids):
+        return hashes
+    return cast(np.ndarray, hashes[number(ids.cast(pl.String), distinct) - 1])
+
+
+def hash_events(frame: pl.DataFrame, seed: int = 0) -> np.ndarray:
+    """A hash of user, item and time of each row under a seed, uint64 [E]; independent of the order of the rows."""
+    state = _mix(np.full(1, np.uint64(seed % 2**64)) + np.uint64(1))
+    for name in _IDS:
+        state = _mix(state ^ hash_ids(frame[name]))
+    if "timestamp" in frame.columns:
+        state = _mix(state ^ frame["timestamp"].fill_null(0).to_numpy().astype(np.int64).view(np.uint64))
+    return state
+
+
+def hash_sequences(item_hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """A 128-bit hash of every user's sequence, uint64 [U, 2], from the hash of each event's item.
+
+    Equal sequences of equal ids have equal hashes whatever the item numbers are; order counts.
+
+    Parameters
+    ----------
+    item_hashes : ndarray of uint64 [E]
+    offsets : ndarray of int64 [U + 1]
+    """
+    lengths = np.diff(offsets)
+    step = (np.arange(len(item_hashes)) - np.repeat(offsets[:-1], lengths) + 1).astype(np.uint64)
+    lanes = []
+    for multiplier in _LANES:
+        mixed = _mix(item_hashes ^ _mix(step * np.uint64(multiplier)))
+        total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
+        lanes.append(_mix(total[offsets[1:]] - total[offsets[:-1]] + lengths.astype(np.uint64)))
+    return np.stack(lanes, axis=1)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every bit of the result depends on every bit of the value."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return cast(np.ndarray, values ^ (values >> np.uint64(31)))
+
+
+def _codes(ids: pl.Series) -> np.ndarray:
+    """0, 1, 2, ... for the distinct ids, int64."""
+    return number(ids, ids.unique(maintain_order=True)) - 1
