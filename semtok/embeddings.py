@@ -34,6 +34,7 @@ __all__ = [
     "embed_dataset",
     "embeddings_for",
     "load_embeddings",
+    "load_vectors",
 ]
 
 MANIFEST = "embeddings.json"
@@ -810,7 +811,7 @@ def embed_dataset(
     _check_name(encoder)
     if pca is not None and pca < 1:
         raise ValueError(f"pca is {pca}; expected 1 or more, or none")
-    arrays = _ready_arrays(encoder, views) if encoder.endswith((".npy", ".safetensors")) else {}
+    arrays = load_vectors(encoder, views) if encoder.endswith((".npy", ".safetensors")) else {}
     images = getattr(dataset, "images", None)
     if images is not None and (views is None or IMAGE_VIEW in views) and not arrays:
         arrays[IMAGE_VIEW] = np.asarray(images)
@@ -1001,9 +1002,24 @@ def _joined(views: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
     return texts, np.array([not text for text in texts], dtype=bool)
 
 
-def _ready_arrays(encoder: str, views: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """Vectors of a .npy or .safetensors file by view."""
-    path = Path(encoder)
+def load_vectors(path: str | os.PathLike[str], views: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read ready-made vectors by view.
+
+    Parameters
+    ----------
+    path : path
+        A .npy file (one view, named after the file) or a .safetensors file (one view a tensor).
+    views : sequence of str or None, default None
+        Which of them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be read, would need pickle, or lacks a view.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a file of vectors")
     if path.suffix == ".safetensors":

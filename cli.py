@@ -1,0 +1,22 @@
+"""The three commands as one, for a checkout without an installation: ``python cli.py seqrec train sasrec``."""
+
+import click
+
+from genrec.commands import main as genrec
+from recbase.options import Group
+from semtok.commands import main as semtok
+from seqrec.commands import main as seqrec
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Item codes (semtok), models that rank items (seqrec), models that generate codes (genrec)."""
+
+
+main.add_command(semtok, "semtok")
+main.add_command(seqrec, "seqrec")
+main.add_command(genrec, "genrec")
+
+
+if __name__ == "__main__":
+    main()

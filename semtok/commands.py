@@ -1,0 +1,520 @@
+"""The command ``semtok``: prepare, embed, fit, encode, report, list. Parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recbase.options import (
+    Group,
+    Option,
+    add_options,
+    chosen,
+    failures,
+    given,
+    options_from,
+    print_json,
+    recipe_of,
+    shared,
+    summary_of,
+    union,
+)
+from semtok import TOKENIZERS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from semtok.codes import ItemCodes
+    from semtok.embeddings import Embeddings
+
+__all__ = ["main"]
+
+_EMBED = "semtok.embeddings:embed_dataset"
+_PER_VIEW = ("pq", "opq", "rq")
+_ENCODERS = {
+    "tfidf": "TF-IDF and truncated SVD (scikit-learn); no download, the default.",
+    "minilm": "all-MiniLM-L6-v2 from the extra semtok[minilm]; no hub needed.",
+    "OWNER/NAME": "Any Hugging Face text model, or a folder of one (mean over tokens).",
+    "FILE": "Ready vectors: .npy (one view) or .safetensors (one view a tensor).",
+}
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=Group, context_settings=_SETTINGS)
+def main() -> None:
+    """Turn item content into short tuples of discrete codes (semantic IDs).
+
+    The stages, each a folder on disk: prepare (a data set), embed (item vectors), fit (codes), report. Later stages
+    make what they are not given: `semtok fit --method pq` is a whole run on built-in data.
+    """
+
+
+# --------------------------------------------------------------------------------------- prepare
+
+_PREPARE = "recbase.datasets:prepare_dataset"
+_PREPARE_OPTIONS = [
+    Option("items", "path", None, "Table of the items, in the format of SOURCE."),
+    Option("from_file", "path", None, "Read a public set from this file instead of downloading it.", flag="from"),
+    Option("cache", "path", None, "Where downloads are kept; ~/.cache/semtok if not given."),
+    *options_from(_PREPARE, skip=("items", "from_file", "cache", "columns", "quiet", "source")),
+]
+
+
+@main.command()
+@click.argument("source")
+@add_options(
+    [
+        Option("out", "path", None, "Folder to write; runs/data/NAME if not given."),
+        Option("verify", "str", None, "Compare sequence by sequence with this data set (folder or name)."),
+        Option("columns", "strs", None, "What the columns are called, as user_id=uid,item_id=sku,timestamp=when."),
+    ]
+)
+@add_options(_PREPARE_OPTIONS, section="Reading and filtering")
+@add_options(shared("as_json", "quiet"))
+@failures
+def prepare(
+    source: str,
+    out: Path | None,
+    verify: str | None,
+    columns: tuple[str, ...] | None,
+    as_json: bool,
+    quiet: bool,
+    **_: Any,
+) -> None:
+    """Read SOURCE, filter and order its events, and write a dataset folder.
+
+    SOURCE is a named public set, a folder with interactions.parquet and items.parquet, a file in a known format, or
+    (with --format huggingface) a name on the hub. With --verify the exit code is 1 if any sequence differs.
+    """
+    from recbase.datasets import load_dataset, prepare_dataset
+    from recbase.datasets import verify as compare
+
+    pairs = dict(_column(text) for text in columns) if columns else None
+    dataset = prepare_dataset(source, columns=pairs, quiet=quiet or as_json, **chosen(_PREPARE_OPTIONS))
+    out = dataset.save(out or Path("runs/data") / Path(dataset.name).name)
+    found = None if verify is None else compare(dataset, load_dataset(verify))
+    result = {"folder": str(out), "name": dataset.name, **dataset.manifest["counts"], "views": dataset.views}
+    result |= {"hash": dataset.hash, "sequences_hash": dataset.sequences_hash}
+    if as_json:
+        print_json(result | ({} if found is None else {"verification": {**vars(found), "same": found.same}}))
+    elif not quiet:
+        counts = dataset.manifest["counts"]
+        rows = [(name, f"{counts[name]:,}") for name in ("users", "items", "interactions")]
+        _table(dataset.name, ("", "count"), [*rows, ("views", ", ".join(dataset.views) or "none")])
+        click.echo(f"sequences {dataset.sequences_hash[:16]}")
+        click.echo(f"Data set is in {out}")
+        if found is not None:
+            click.echo(found.summary())
+    if found is not None and not found.same:
+        raise ValueError(f"{source} and {verify} differ: {found.equal} of {found.users} sequences are equal")
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, equal, column = text.partition("=")
+    if not equal or not column:
+        raise click.UsageError(f"--columns has {text!r}; expected NAME=COLUMN, such as user_id=uid")
+    return name.strip(), column.strip()
+
+
+# --------------------------------------------------------------------------------------- embed
+
+_EMBED_OPTIONS = options_from(_EMBED, skip=("dataset", "encoder", "views", "seed", "out", "quiet"))
+_FIT_EMBED_OPTIONS = [
+    option for option in _EMBED_OPTIONS if option.name in {"pca", "whiten", "image_encoder", "image_root", "max_tokens"}
+]
+
+
+@main.command()
+@add_options(shared("data", "encoder", "views", "out", "seed", "as_json", "quiet"))
+@add_options(_EMBED_OPTIONS, section="Encoding")
+@failures
+def embed(
+    data: str,
+    encoder: str,
+    views: tuple[str, ...] | None,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+    **_: Any,
+) -> None:
+    """Encode the items of a data set: one vector a view.
+
+    Without --out the folder is runs/embeddings/DATA-ENCODER-HASH. A run that was interrupted goes on where it stopped.
+    """
+    from recbase.datasets import load_dataset
+    from semtok.embeddings import embed_dataset, embeddings_for
+
+    dataset = load_dataset(data)
+    settings = chosen(_EMBED_OPTIONS) | {"views": views, "seed": seed, "quiet": quiet or as_json}
+    if out is None:
+        embeddings, out = embeddings_for(dataset, encoder, **settings)
+    else:
+        embeddings = embed_dataset(dataset, encoder, out=out, **settings)
+    result = {
+        "folder": str(out),
+        "data": dataset.name,
+        "encoder": encoder,
+        "items": len(embeddings),
+        "views": {
+            name: {"width": vectors.shape[1], "missing": int(embeddings.missing[name].sum())}
+            for name, vectors in embeddings.views.items()
+        },
+    }
+    if as_json:
+        print_json(result)
+    elif not quiet:
+        rows = [
+            (name, str(vectors.shape[1]), f"{embeddings.missing[name].mean():.1%}")
+            for name, vectors in embeddings.views.items()
+        ]
+        _table(f"{dataset.name}: {len(embeddings):,} items, encoder {encoder}", ("view", "width", "missing"), rows)
+        click.echo(f"Embeddings are in {out}")
+
+
+# --------------------------------------------------------------------------------------- fit
+
+_METHOD_OPTIONS = {method: options_from(target, skip=("seed",)) for method, target in TOKENIZERS.items()}
+
+
+@main.command()
+@add_options([Option("method", "choice", "pq", "How vectors become codes; see `semtok list`.", tuple(TOKENIZERS))])
+@add_options(shared("data", "embeddings", "encoder", "views"))
+@add_options([Option("out", "path", None, "Folder to write; runs/semtok/METHOD if not given.")])
+@add_options(shared("recipe", "seed", "as_json", "quiet"))
+@add_options(
+    [Option("per_view", "bool", None, f"Codes for each view on its own ({', '.join(_PER_VIEW)}), or for all in one.")]
+)
+@add_options(union(_METHOD_OPTIONS), section="Method")
+@add_options(_FIT_EMBED_OPTIONS, section="Embeddings, where none are given")
+@failures
+def fit(
+    method: str,
+    data: str,
+    embeddings: Path | None,
+    encoder: str,
+    views: tuple[str, ...] | None,
+    out: Path | None,
+    recipe: str,
+    seed: int,
+    per_view: bool | None,
+    as_json: bool,
+    quiet: bool,
+    **_: Any,
+) -> None:
+    """Fit a tokenizer on item vectors and write the codes of all items.
+
+    Without --embeddings the vectors are made from --data and kept under runs/embeddings for the next time. --embeddings
+    may be a folder, or a file of vectors (.npy, .safetensors). Ends with a table of the quality of the codes.
+    """
+    from semtok.tokenizer import tokenizer_class
+
+    _refuse_strange_options(method)
+    overrides = recipe_of(TOKENIZERS[method], recipe)
+    arguments = chosen(_METHOD_OPTIONS[method], overrides) | {"seed": seed}
+    tokenizer = tokenizer_class(method)(**arguments)
+    started = time.perf_counter()
+    made, source, items = _vectors_for(data, embeddings, encoder, views, seed, quiet or as_json)
+    per_view = method in _PER_VIEW if per_view is None else per_view
+    matrix, columns = made.matrix(views, normalize=not per_view)
+    fitting = time.perf_counter()
+    tokenizer.fit(matrix, views=columns if per_view else None)
+    codes = tokenizer.item_codes(matrix, made.item_ids)
+    fitted = time.perf_counter()
+    report = _report(tokenizer, codes, matrix, columns if per_view else None, items, seed)
+    report |= {"method": method, "seconds": {"embeddings": fitting - started, "fit": fitted - fitting}}
+    out = out or Path("runs/semtok") / method
+    made_from = {
+        "embeddings": made.hash,
+        "embeddings_folder": str(source),
+        "views": list(columns),
+        "joined": not per_view,
+        "dataset": made.manifest.get("dataset"),
+        "recipe": recipe,
+    }
+    content = json.dumps(report, indent=1).encode()
+    tokenizer.save(out, codes, made_from=made_from, files={"report.json": content})
+    if as_json:
+        print_json({"folder": str(out), "method": method, "embeddings": str(source), "report": report})
+    elif not quiet:
+        from semtok.report import print_report
+
+        print_report(report, f"{method} codes of {_origin(made)}")
+        click.echo(f"Codes and tokenizer are in {out} (fitted in {fitted - fitting:.1f} s), vectors in {source}")
+
+
+def _refuse_strange_options(method: str) -> None:
+    """Refuse a typed option that the method does not have, instead of ignoring it."""
+    own = {option.name for option in _METHOD_OPTIONS[method]} | {option.name for option in _FIT_EMBED_OPTIONS}
+    for other, options in _METHOD_OPTIONS.items():
+        for option in options:
+            if option.name in given() and option.name not in own:
+                raise click.UsageError(f"{option.spelled} belongs to {other}; {method} has no such option")
+
+
+def _vectors_for(
+    data: str, embeddings: Path | None, encoder: str, views: tuple[str, ...] | None, seed: int, quiet: bool
+) -> tuple[Embeddings, Path, Any]:
+    """The vectors to fit on, where they lie, and the item table (None where no data set was asked for)."""
+    from recbase.datasets import load_dataset
+    from semtok.embeddings import embeddings_for
+
+    if embeddings is not None:
+        made = _read_vectors(embeddings)
+        if "data" not in given():
+            return made, embeddings, None
+        dataset = load_dataset(data)
+        return made.align(dataset.items["item_id"]), embeddings, dataset.items
+    dataset = load_dataset(data)
+    settings = chosen(_FIT_EMBED_OPTIONS) | {"views": views, "seed": seed, "quiet": quiet}
+    made, folder = embeddings_for(dataset, encoder, **settings)
+    return made, folder, dataset.items
+
+
+def _read_vectors(path: Path) -> Embeddings:
+    """An embeddings folder, or a file of vectors whose items are numbered from 0."""
+    import numpy as np
+
+    from semtok.embeddings import Embeddings, load_embeddings, load_vectors
+
+    if path.suffix not in {".npy", ".safetensors"}:
+        return load_embeddings(path)
+    views = load_vectors(path)
+    count = len(next(iter(views.values())))
+    return Embeddings(views, {}, np.arange(count))
+
+
+def _report(
+    tokenizer: Any, codes: ItemCodes, matrix: np.ndarray, columns: Mapping[str, slice] | None, items: Any, seed: int
+) -> dict[str, Any]:
+    from semtok.quality import category_columns, code_report
+
+    decoded = tokenizer.decode(codes.codes) if hasattr(tokenizer, "decode") else None
+    categories = None if items is None else category_columns(items)
+    return code_report(codes, matrix, decoded, columns, categories, seed=seed)
+
+
+def _origin(made: Embeddings) -> str:
+    return str((made.manifest.get("dataset") or {}).get("name", f"{len(made):,} vectors"))
+
+
+# --------------------------------------------------------------------------------------- encode
+
+
+@main.command()
+@click.argument("tokenizer", type=click.Path(path_type=Path))
+@add_options(
+    [
+        Option("items", "path", None, "Table of new items (.parquet, .csv, .jsonl) with the views as columns."),
+        Option("embeddings", "path", None, "Vectors to encode, or with --items those the tokenizer was fitted on."),
+        Option("out", "path", Path("runs/semtok/encoded.parquet"), "Table to write: .parquet, .csv or .jsonl."),
+    ]
+)
+@add_options(shared("as_json", "quiet"))
+@failures
+def encode(tokenizer: Path, items: Path | None, embeddings: Path | None, out: Path, as_json: bool, quiet: bool) -> None:
+    """Give items the codes of a fitted TOKENIZER: new items by their content, or any vectors of the same views.
+
+    With --items the texts become vectors by the transforms that were fitted with the embeddings.
+    """
+    import polars as pl
+
+    import semtok
+    from recbase.checkpoints import open_folder
+    from semtok.codes import KIND, MANIFEST
+
+    fitted = semtok.load(tokenizer)
+    made_from = open_folder(tokenizer, MANIFEST, KIND).manifest.get("made_from", {})
+    if items is None and embeddings is None:
+        raise click.UsageError("give --items TABLE (new items) or --embeddings FOLDER|FILE (vectors)")
+    if items is None:
+        vectors = _read_vectors(embeddings) if embeddings else None
+    else:
+        folder = embeddings or made_from.get("embeddings_folder")
+        if folder is None or not Path(folder).exists():
+            raise FileNotFoundError(
+                f"{tokenizer} was fitted on the embeddings in {folder}, which are gone; give --embeddings"
+            )
+        vectors = _read_vectors(Path(folder)).transform_new(_read_table(items))
+    assert vectors is not None
+    matrix, _ = vectors.matrix(made_from.get("views"), normalize=bool(made_from.get("joined")))
+    if matrix.shape[1] != fitted.n_features_in_:
+        raise ValueError(
+            f"the vectors have {matrix.shape[1]} columns but {tokenizer} was fitted on {fitted.n_features_in_}: "
+            "they are not of the same embeddings"
+        )
+    codes = fitted.item_codes(matrix, vectors.item_ids)
+    columns = {f"c{level}": codes.codes[:, level] for level in range(codes.levels)}
+    table = pl.DataFrame({"item_id": vectors.item_ids.tolist(), **columns})
+    _write_table(table, out)
+    if as_json:
+        print_json(
+            {"file": str(out), "items": len(codes), "levels": codes.levels, "collisions": codes.collisions().items}
+        )
+    elif not quiet:
+        click.echo(f"{len(codes):,} items of {codes.levels} codes each are in {out}")
+
+
+def _read_table(path: Path) -> Any:
+    import polars as pl
+
+    readers: dict[str, Any] = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} is no table that can be read; expected .parquet, .csv or .jsonl")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return readers[path.suffix](path)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _write_table(table: Any, path: Path) -> None:
+    writers = {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}
+    if path.suffix not in writers:
+        raise ValueError(f"--out is {path}; expected a name that ends in .parquet, .csv or .jsonl")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        getattr(table, writers[path.suffix])(path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+# --------------------------------------------------------------------------------------- report
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@add_options(
+    [
+        Option("data", "str", None, "Data set, for the agreement with its categories; that of the fit if not given."),
+        Option("embeddings", "path", None, "Vectors the codes were made from; those of the fit if not given."),
+        Option("out", "path", None, "Folder of the figures; FOLDER/figures if not given."),
+        Option("figures", "bool", True, "Draw PNG figures (needs the extra semtok[plots])."),
+    ]
+)
+@add_options(shared("seed", "as_json", "quiet"))
+@failures
+def report(
+    folder: Path,
+    data: str | None,
+    embeddings: Path | None,
+    out: Path | None,
+    figures: bool,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Show the quality of the codes in FOLDER: a table, JSON, figures."""
+    import importlib.util
+
+    import semtok
+    from recbase.checkpoints import open_folder
+    from semtok.codes import KIND, MANIFEST, load_codes
+    from semtok.quality import category_columns, code_report
+
+    codes = load_codes(folder)
+    opened = open_folder(folder, MANIFEST, KIND)
+    made_from = opened.manifest.get("made_from") or {}
+    kept = json.loads(opened.file("report.json").read_text(encoding="utf-8")) if "report.json" in opened else {}
+    vectors = _vectors_of(codes, made_from, embeddings)
+    categories = None
+    if data is not None:
+        from recbase.datasets import load_dataset
+
+        items = load_dataset(data).items
+        codes = codes.align(items["item_id"].to_list())
+        categories = category_columns(items)
+    matrix = columns = None
+    tokenizer = semtok.load(folder) if opened.manifest.get("method") else None
+    if vectors is not None and tokenizer is not None:
+        vectors = vectors.align(codes.item_ids)
+        joined = bool(made_from.get("joined"))
+        matrix, columns = vectors.matrix(made_from.get("views"), normalize=joined)
+        columns = None if joined else columns
+    decoded = tokenizer.decode(codes.codes) if tokenizer is not None and hasattr(tokenizer, "decode") else None
+    found = code_report(codes, matrix, decoded, columns, categories, seed=seed)
+    found = {name: kept[name] for name in ("reconstruction", "neighbours", "agreement") if name in kept} | found
+    drawn: list[Path] = []
+    if figures and importlib.util.find_spec("matplotlib") is None and "figures" not in given():
+        click.echo("No figures: they need matplotlib, pip install 'semtok[plots]'", err=True)
+    elif figures:
+        from semtok.report import figures as draw
+
+        shown = matrix if matrix is not None else decoded
+        if shown is not None and tokenizer is not None:
+            shown = shown[:, next(iter(tokenizer.views_.values()))]
+        drawn = draw(found, out or folder / "figures", codes, shown, seed)
+    if as_json:
+        print_json({"folder": str(folder), **found, "figures": drawn})
+    elif not quiet:
+        from semtok.report import print_report
+
+        print_report(found, f"{opened.manifest.get('method') or 'codes'} in {folder}")
+        if drawn:
+            click.echo(f"Figures: {', '.join(map(str, drawn))}")
+
+
+def _vectors_of(codes: ItemCodes, made_from: Mapping[str, Any], embeddings: Path | None) -> Embeddings | None:
+    """The vectors that the codes were made from: those given, or those of the fit where they are still there."""
+    if embeddings is not None:
+        return _read_vectors(embeddings)
+    recorded = made_from.get("embeddings_folder")
+    if recorded is None or not Path(recorded).exists():
+        return None
+    vectors = _read_vectors(Path(recorded))
+    return vectors if vectors.hash == made_from.get("embeddings") else None
+
+
+# --------------------------------------------------------------------------------------- list
+
+
+@main.command("list")
+@add_options(shared("as_json"))
+@failures
+def list_all(as_json: bool) -> None:
+    """List the methods, the encoders and the built-in data sets."""
+    methods = {name: summary_of(target) for name, target in TOKENIZERS.items()}
+    data = _DATA | _public_sets()
+    if as_json:
+        print_json({"methods": methods, "encoders": _ENCODERS, "data": data})
+        return
+    _table("Methods (semtok fit --method NAME)", ("name", "what it is"), list(methods.items()))
+    _table("Encoders (--encoder NAME)", ("name", "what it is"), list(_ENCODERS.items()))
+    _table("Data sets (--data NAME, or a folder)", ("name", "what it is"), list(data.items()))
+
+
+def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place == 0 or heading == "what it is" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _public_sets() -> dict[str, str]:
+    """Names of the public data sets."""
+    from recbase.downloads import PUBLISHED
+
+    return {name: f"Public; semtok prepare {name}." for name in PUBLISHED}
+
+
+_DATA = {
+    "journey": "Household purchases, 2,428 households and 1,661 items (extra semtok[demo]); the default.",
+    "synthetic": "Generated, with a known best possible recall; for tests.",
+}
+
+
+if __name__ == "__main__":
+    main()
