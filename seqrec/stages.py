@@ -143,7 +143,7 @@ def item_codes(
         drawn = np.random.default_rng(seed).integers(0, content.codebook_size, (dataset.n_items, total))
         return ItemCodes(drawn.astype(np.int32), (content.codebook_size,) * total, ids)
     wanted = {"text": total, "sasrec": 0, "mixed": total // 2}[content.code_type]
-    parts = []
+    parts: list[np.ndarray] = []
     if wanted:
         parts.append(_text_codes(dataset, embeddings, views, content, root, seed)[:, :wanted])
     if wanted < total:
@@ -196,7 +196,8 @@ def _rotated_codes(vectors: np.ndarray, count: int, content: Content, seed: int)
     """``count`` codes of vectors whose width they need not divide: PQ of several seeded random rotations."""
     from semtok.product import ProductQuantizer
 
-    rng, parts = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    parts: list[np.ndarray] = []
     while sum(part.shape[1] for part in parts) < count:
         rotation = np.linalg.qr(rng.standard_normal((vectors.shape[1],) * 2))[0]
         rotated = (vectors @ rotation).astype(np.float32)
