@@ -500,7 +500,7 @@ def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]
         table.add_column(heading, justify="left" if place == 0 or heading == "what it is" else "right")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 def _public_sets() -> dict[str, str]:

