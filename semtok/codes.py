@@ -90,7 +90,8 @@ class ItemCodes:
         sizes = tuple(int(size) for size in self.sizes)
         codes = _checked_codes(self.codes, sizes)
         item_ids = _checked_ids(self.item_ids, len(codes))
-        blocks = {str(name): slice(*_bounds(part)) for name, part in (self.blocks or {"item": (0, len(sizes))}).items()}
+        given = self.blocks or {"item": slice(0, len(sizes))}
+        blocks = {str(name): slice(*_bounds(part)) for name, part in given.items()}
         for name, part in blocks.items():
             if not 0 <= part.start < part.stop <= len(sizes):
                 raise ValueError(
@@ -157,7 +158,8 @@ class ItemCodes:
         """Codes as numbers of one shared vocabulary.
 
         Level ``l`` starts after all codes of the levels before it, and 0 is left free for a mask or padding: with C
-        codes at every level, code c of level l becomes ``l * C + c + 1``. The vocabulary has ``sum(sizes) + 1`` entries.
+        codes at every level, code c of level l becomes ``l * C + c + 1``. The vocabulary has ``sum(sizes) + 1``
+        entries.
 
         Parameters
         ----------
@@ -235,7 +237,7 @@ class ItemCodes:
         ids = pl.Series(
             "item_id", self.item_ids.tolist(), dtype=pl.String if _kind(self.item_ids) == "string" else pl.Int64
         )
-        pl.DataFrame({"item_id": ids, **columns}).write_parquet(path)
+        pl.DataFrame({"item_id": ids, **columns}).write_parquet(Path(path))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that holds these codes alone, readable by :meth:`load` and ``semtok.load_codes``.

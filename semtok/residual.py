@@ -14,7 +14,7 @@ from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 
 __all__ = ["ResidualQuantizer"]
 
-STARTS = ("progressive", "plain")
+STARTS = ("plain", "progressive")
 _BEAM_SCORES = 1 << 21
 
 
@@ -30,8 +30,9 @@ class ResidualQuantizer(VectorTokenizer):
         Codes a view.
     codebook_size : int, default 256
         Codes of each level, K.
-    start : {"progressive", "plain"}, default "progressive"
-        "progressive" fits each level in growing subspaces of the principal axes (lower error), "plain" by one k-means.
+    start : {"plain", "progressive"}, default "plain"
+        "plain" fits each level by one k-means from k-means++ seeds, "progressive" in growing subspaces of the principal
+        axes, as faiss does by default: quicker, evener use of the codes, somewhat more error.
     iterations : int or None, default None
         k-means iterations of each fit at most; None is 10 a subspace, 25 where plain.
     beam : int, default 1
@@ -85,7 +86,7 @@ class ResidualQuantizer(VectorTokenizer):
         *,
         levels: int = 4,
         codebook_size: int = 256,
-        start: str = "progressive",
+        start: str = "plain",
         iterations: int | None = None,
         beam: int = 1,
         init: str = "k-means++",

@@ -1,8 +1,8 @@
 """What the array-only tokenizers share: checks of vectors, views, streaming, and the tokenizer folder.
 
-A tokenizer here is a scikit-learn estimator whose fitted state is a list of codebooks, one a code column, each laid over
-a range of columns of its view (after an optional rotation): product quantizers lay them side by side, residual ones on
-top of each other. Knows nothing of how codebooks are fitted.
+A tokenizer here is a scikit-learn estimator whose fitted state is a list of codebooks, one a code column, each laid
+over a range of columns of its view (after an optional rotation): product quantizers lay them side by side, residual
+ones on top of each other. Knows nothing of how codebooks are fitted.
 """
 
 from __future__ import annotations
