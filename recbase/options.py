@@ -278,7 +278,8 @@ def _documented(docstring: str | None) -> dict[str, tuple[str, str]]:
 
 def _one_line(text: str) -> str:
     """First paragraph, or only its first sentence where the paragraph is long; without reST marks."""
-    paragraph = " ".join(text.strip().partition("\n\n")[0].split()).replace("``", "").replace("`", "")
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    paragraph = re.sub(r":\w+:`~?([^`]+)`", r"\1", paragraph).replace("`", "")
     if len(paragraph) > 130:
         paragraph = re.split(r"(?<=[.!?])\s+(?=[A-Z(])", paragraph, maxsplit=1)[0]
     return paragraph
@@ -644,7 +645,7 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 sections.setdefault(getattr(parameter, "section", None) or "Options", []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):
@@ -757,7 +758,7 @@ def failures(function: Callable[..., Any]) -> Callable[..., Any]:
             warnings.showwarning = _show_warning
             try:
                 return function(*positional, **keywords)
-            except (click.ClickException, click.Abort, click.exceptions.Exit):
+            except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
                 raise
             except Exception as error:
                 if debug:

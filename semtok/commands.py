@@ -495,12 +495,14 @@ def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+    console = Console(highlight=False, markup=False)
+    console.print(title, style="bold")
+    table = Table(box=box.SIMPLE)
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="left" if place == 0 or heading == "what it is" else "right")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    console.print(table)
 
 
 def _public_sets() -> dict[str, str]:

@@ -117,7 +117,7 @@ def prepare(source: str, k_core: int = 5, ties: str = "file") -> None:
     k_core : int, default 5
         Fewest events of a user and of an item.
     ties : {"file", "item"}, default "file"
-        Order of equal stamps.
+        Order of equal stamps; see :func:`~package.order`.
     """
 
 
@@ -174,6 +174,7 @@ def test_bases_dataclasses_and_functions(module):
     k_core, ties = options_from(f"{module}:prepare")
     assert (k_core.default, k_core.help) == (5, "Fewest events of a user and of an item.")
     assert (ties.kind, ties.choices) == ("choice", ("file", "item"))
+    assert ties.help == "Order of equal stamps; see package.order."
     assert summary_of(f"{module}:Model") == "Codes in, scores out."
 
 
