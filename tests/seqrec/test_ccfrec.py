@@ -110,7 +110,7 @@ def test_alignment_loss_by_hand():
     a, b = F.normalize(torch.stack(masked), dim=1), F.normalize(torch.stack(clean), dim=1)
     own = torch.arange(len(a))
     expected = (F.cross_entropy(a @ b.T / 0.07, own) + F.cross_entropy(b @ a.T / 0.07, own)) / 2
-    assert float(parts["msa"]) == pytest.approx(float(expected), rel=1e-4)
+    assert float(parts["msa"]) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def test_next_item_loss_by_hand_full_softmax():
@@ -122,7 +122,9 @@ def test_next_item_loss_by_hand_full_softmax():
     states = model.backbone(inputs[packing.pack(batch.items) - 1], packing)[packing.last]
     targets = batch.targets.gather(1, batch.lengths[:, None] - 1)[:, 0]
     logits = F.normalize(states, dim=1) @ F.normalize(candidates, dim=1).T / 0.07
-    assert float(model(batch).loss) == pytest.approx(float(F.cross_entropy(logits, targets - 1)), rel=1e-4)
+    assert float(model(batch).loss.detach()) == pytest.approx(
+        float(F.cross_entropy(logits, targets - 1).detach()), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("in_batch", [True, False])
@@ -166,7 +168,7 @@ def test_item_id_stage_starts_at_the_base_and_trains_only_the_ids():
         out.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(out.loss))
+        losses.append(float(out.loss.detach()))
     assert losses[-1] < losses[0]
     changed = {name for name, value in staged.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"id_embedding.weight"}
@@ -220,7 +222,7 @@ def test_memory_saving_changes_nothing(monkeypatch):
         model = build()
         out = model(first_batch())
         out.loss.backward()
-        losses.append((float(out.loss), model.code_embedding.weight.grad.clone()))
+        losses.append((float(out.loss.detach()), model.code_embedding.weight.grad.clone()))
     assert losses[0][0] == losses[1][0]
     torch.testing.assert_close(losses[0][1], losses[1][1])
 

@@ -140,7 +140,7 @@ def test_micro_batches_of_a_step_sum_to_the_step(name):
         step = next(iter(batches))
         losses = [model(batch).loss for batch in step]
         sum(losses).backward()
-        results.append((float(sum(losses)), [p.grad for p in model.parameters() if p.grad is not None]))
+        results.append((float(sum(losses).detach()), [p.grad for p in model.parameters() if p.grad is not None]))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     for one, three in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(one, three, rtol=1e-3, atol=1e-5)

