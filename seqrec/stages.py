@@ -10,12 +10,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import polars as pl
 
 from recbase.checkpoints import FileContent
 from recbase.runs import resolve, save_run
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Content", "item_codes", "item_embeddings", "stage", "train_counted", "train_item_ids", "train_network"]
 
 STAGES = "stages"
-JOINED = "joined"
+JOINED = "joined"  # the view of all columns together, as embed_dataset names it
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,8 @@ def item_embeddings(
         _check_items(dataset, embeddings.item_ids, f"the embeddings in {folder}")
         return embeddings
     views = list(content.views or dataset.views)
-    if content.global_text:
-        joined = pl.concat_str([pl.col(view).cast(str).fill_null("") for view in views], separator=" ")
-        dataset = replace(dataset, items=dataset.items.with_columns(joined.alias(JOINED)))
-        views = [*views, JOINED]
     settings = {"views": views, "pca": content.pca, "whiten": content.whiten, "quiet": quiet}
+    settings["joined"] = content.global_text
     return embeddings_for(dataset, content.encoder, root / STAGES, **settings)[0]
 
 
