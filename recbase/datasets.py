@@ -41,6 +41,9 @@ VIEW_COLUMNS = (
 )
 """Text columns that are encoded, in this order, where a data set does not list its own."""
 
+UNKNOWN_TIME = int(np.iinfo(np.int64).min)
+"""Time of all events of a user none of whose times is known: before everything, so they are trained on."""
+
 _VIEW_SHARE = 0.05
 
 
@@ -59,7 +62,8 @@ class Dataset:
     items : DataFrame [N rows]
         Item number i is row i - 1; ``item_id`` is the first column, text columns follow; null = missing.
     timestamps : ndarray of int64 [E] or None
-        Seconds since 1970 of each entry of ``histories.items``.
+        Seconds since 1970 of each entry of ``histories.items``; an unknown time is that of the event beside it, and
+        ``UNKNOWN_TIME`` if the user has none.
     manifest : dict
         Name, source, filters, order, views and counts.
     images : ndarray of float32 [N, D] or None
@@ -205,9 +209,10 @@ class Dataset:
             raise ValueError(f"split 'time' needs timestamps, but the data set {self.name} has none")
         inside = np.ones(len(self.timestamps), dtype=bool)
         inside[self.histories.starts] = False
-        if (np.diff(self.timestamps, prepend=self.timestamps[:1])[inside] < 0).any():
+        if (self.timestamps < np.roll(self.timestamps, 1))[inside].any():
             raise ValueError(f"split 'time' needs histories in order of time; {self.name} is in another order")
-        cuts = np.quantile(self.timestamps, [0.8, 0.9], method="higher").astype(np.int64)
+        known = self.timestamps[self.timestamps != UNKNOWN_TIME]
+        cuts = np.quantile(known, [0.8, 0.9], method="higher").astype(np.int64)
         valid_from = int(cuts[0]) if valid_from is None else valid_from
         test_from = int(cuts[1]) if test_from is None else test_from
         return global_time(self.histories, self.timestamps, valid_from, test_from)
@@ -222,7 +227,8 @@ class Dataset:
             "position": pl.Series(np.arange(len(rows)) - np.repeat(self.offsets[:-1], lengths)),
         }
         if self.timestamps is not None:
-            columns["timestamp"] = pl.Series(self.timestamps)
+            known = pl.Series(self.timestamps != UNKNOWN_TIME)
+            columns["timestamp"] = pl.select(pl.when(known).then(pl.Series(self.timestamps))).to_series()
         return pl.DataFrame(columns)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -305,6 +311,7 @@ def prepare_dataset(
     items: str | os.PathLike[str] | pl.DataFrame | None = None,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
+    hub: Mapping[str, Any] | None = None,
     category: str | None = None,
     from_file: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -337,6 +344,8 @@ def prepare_dataset(
         One of :data:`recbase.readers.FORMATS`; by default told from the name of the file.
     columns : mapping, optional
         Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``.
+    hub : mapping, optional
+        Arguments of ``datasets.load_dataset`` for ``format="huggingface"``, such as ``split``.
     category : str, optional
         Of a public set that has several, such as ``"Beauty"``.
     from_file : path, optional
@@ -383,7 +392,7 @@ def prepare_dataset(
         min_user, min_item = min_user or 0, min_item or 0
         repeats = True
     else:
-        raw = readers.read(source, items, format, columns)
+        raw = readers.read(source, items, format, columns, hub)
     least = (5 if min_user is None else min_user, 5 if min_item is None else min_item)
     found = raw.interactions.columns
     order = order or ("position" if "position" in found else "time" if "timestamp" in found else "file")
@@ -407,7 +416,7 @@ def prepare_dataset(
     }
     if views is not None or raw.views:
         manifest["views"] = list(views or raw.views)
-    catalogue = _catalogue(table, raw.items() if callable(raw.items) else raw.items, manifest)
+    catalogue = _catalogue(table, raw.items_of(table["item_id"].unique()), manifest)
     return Dataset.from_tables(name or raw.name, table, catalogue, manifest)
 
 
@@ -507,13 +516,14 @@ def _worth_encoding(column: pl.Series) -> bool:
 
 
 def _timestamps(ordered: pl.DataFrame) -> tuple[np.ndarray | None, int]:
-    """Times, a null taking that of the user's event before (or after) it, and how many were null."""
+    """Times, a null taking that of the user's event before (or after) it, and how many were null.
+
+    Users without any time get ``UNKNOWN_TIME`` throughout.
+    """
     if "timestamp" not in ordered.columns:
         return None, 0
     nulls = ordered["timestamp"].null_count()
-    if nulls:
-        near = pl.col("timestamp").forward_fill().backward_fill().over("user_id")
-        ordered = ordered.with_columns(near)
-        if ordered["timestamp"].null_count():
-            return None, 0
-    return ordered["timestamp"].to_numpy().astype(np.int64), nulls
+    if nulls == ordered.height:
+        return None, 0
+    near = pl.col("timestamp").forward_fill().backward_fill().over("user_id")
+    return ordered.select(near.fill_null(UNKNOWN_TIME))["timestamp"].to_numpy().astype(np.int64), nulls

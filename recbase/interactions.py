@@ -111,7 +111,8 @@ def order_events(frame: pl.DataFrame, order: Order = "time", ties: Ties = "file"
     Raises
     ------
     ValueError
-        If the policy is unknown, or the column that decides is missing, has nulls or (position) repeats.
+        If the policy is unknown, the column that decides is missing, a position repeats, or a time is null and there
+        is no position to place the event by (with one it takes the time of its neighbour).
     """
     if order not in get_args(Order):
         raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}")
@@ -122,20 +123,30 @@ def order_events(frame: pl.DataFrame, order: Order = "time", ties: Ties = "file"
     column = "timestamp" if order == "time" else "position"
     if column not in frame.columns:
         raise ValueError(f"order {order!r} needs a column {column}; the events have {', '.join(frame.columns)}")
-    if nulls := frame[column].null_count():
-        raise ValueError(f"order {order!r} needs every {column}, but {nulls} of {frame.height} are null")
     if order == "position":
         ordered = frame.sort("user_id", "position", maintain_order=True)
         same = (ordered["user_id"] == ordered["user_id"].shift()) & (ordered["position"] == ordered["position"].shift())
         if bad := same.sum():
             raise ValueError(f"position repeats within a user in {bad} of {frame.height} rows; expected an order")
         return ordered
+    timed = _known_times(frame)
     if ties == "item":
-        return frame.sort("user_id", "timestamp", "item_id", maintain_order=True)
+        return timed.sort("user_id", "_time", "item_id", maintain_order=True).drop("_time")
     if ties == "shuffle":
-        hashed = frame.with_columns(pl.Series("_tie", hash_events(frame, seed)))
-        return hashed.sort("user_id", "timestamp", "_tie", "item_id", maintain_order=True).drop("_tie")
-    return frame.sort("user_id", "timestamp", maintain_order=True)
+        hashed = timed.with_columns(pl.Series("_tie", hash_events(frame, seed)))
+        return hashed.sort("user_id", "_time", "_tie", "item_id", maintain_order=True).drop("_time", "_tie")
+    return timed.sort("user_id", "_time", maintain_order=True).drop("_time")
+
+
+def _known_times(frame: pl.DataFrame) -> pl.DataFrame:
+    """With a column ``_time`` to sort by: nulls take the time of the event before or after, by position."""
+    nulls = frame["timestamp"].null_count()
+    if not nulls:
+        return frame.with_columns(pl.col("timestamp").alias("_time"))
+    if "position" not in frame.columns:
+        raise ValueError(f"order 'time' needs every timestamp, but {nulls} of {frame.height} are null")
+    near = pl.col("timestamp").forward_fill().backward_fill().over("user_id", order_by="position")
+    return frame.with_columns(near.fill_null(pl.col("position")).alias("_time"))
 
 
 def drop_repeats(frame: pl.DataFrame) -> pl.DataFrame:

@@ -68,7 +68,7 @@ class Verification:
         names = "by their ids" if self.matched_by == "ids" else "up to a one-to-one renaming"
         lines = [
             f"{'same' if self.same else 'NOT the same'}: {self.equal} of {self.users} sequences are equal ({names})",
-            f"reference users {self.reference_users}, only there {self.users_only_there}; only here {self.users_only_here}",
+            f"users only here {self.users_only_here}, only there {self.users_only_there} of {self.reference_users}",
             f"same items in another order {self.reordered}; other items {self.different}",
             f"items only here {self.items_only_here}, only there {self.items_only_there}",
             f"hash {self.hash[:16]}, reference {self.reference_hash[:16]}",
