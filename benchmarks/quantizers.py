@@ -5,9 +5,9 @@
 Every round runs each task once with each engine, on the same vectors; medians and the ratio of medians are printed,
 with the error (mean squared reconstruction error divided by the variance) next to the time. "rq" is faiss's default
 residual quantizer (progressive dimensions, beam 1) beside our default (plain k-means a level, better seeded);
-"rq-plain" and "rq-progressive" compare like with like, "rq-beam" encodes with a beam. The shapes that the project is held
-to are 12,101, 50,000 and 200,000 rows of 768 columns with 4 levels of 256 codes. The machine must be otherwise idle: two
-OpenMP programs at a time on two cores spoil each other's times.
+"rq-plain" and "rq-progressive" compare like with like, "rq-beam" encodes with a beam. The shapes that the project is
+held to are 12,101, 50,000 and 200,000 rows of 768 columns with 4 levels of 256 codes. The machine must be otherwise
+idle: two OpenMP programs at a time on two cores spoil each other's times.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def made_vectors(rows: int, width: int, topics: int, seed: int) -> np.ndarray:
     centers = random.standard_normal((topics, width), dtype=np.float32)
     vectors = random.standard_normal((rows, width), dtype=np.float32)
     vectors += centers[random.integers(topics, size=rows)]
-    vectors = (vectors * spectrum) @ turn
+    vectors = ((vectors * spectrum) @ turn).astype(np.float32, copy=False)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
@@ -109,7 +109,7 @@ class FaissBeside:
         args, width = self.args, vectors.shape[1]
         bits = args.codebook_size.bit_length() - 1
         if self.task == "kmeans":
-            self.kmeans = faiss.Kmeans(width, args.codebook_size, niter=args.iterations)
+            self.kmeans = faiss.Kmeans(width, args.codebook_size, niter=args.iterations, min_points_per_centroid=1)
             self.kmeans.train(vectors)
             return
         if self.task in ("pq", "opq"):
@@ -126,6 +126,7 @@ class FaissBeside:
             if self.task == "rq-plain":
                 self.quantizer.train_type = self.quantizer.Train_default
                 self.quantizer.cp.niter = args.iterations
+        self.quantizer.cp.min_points_per_centroid = 1
         self.quantizer.train(vectors)
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
