@@ -139,9 +139,13 @@ def _stage_options(function: Any) -> Any:
 
 
 def _print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
+    from accelerate import PartialState
+
     from recbase.evaluation import is_main_process
 
-    if not is_main_process():
+    main_process = is_main_process()
+    PartialState().destroy_process_group()  # left alive, gloo aborts at exit
+    if not main_process:
         return
     if as_json:
         print_json(metrics | {"out": str(out)})
