@@ -116,6 +116,8 @@ class FaissBeside:
             self.turn: Any = None
             if self.task == "opq":
                 self.turn = faiss.OPQMatrix(width, args.levels)
+                self.inner = faiss.ProductQuantizer(width, args.levels, bits)  # else 256 codes; kept alive here
+                self.turn.pq = self.inner
                 self.turn.train(vectors)
                 vectors = self.turn.apply(vectors)
             self.quantizer = faiss.ProductQuantizer(width, args.levels, bits)

@@ -19,13 +19,17 @@ TOKENIZERS = {
 
 _NAMES = {
     "Collisions": "semtok.codes",
+    "Embeddings": "semtok.embeddings",
     "ItemCodes": "semtok.codes",
     "KMeans": "semtok.kmeans",
     "OptimizedProductQuantizer": "semtok.product",
     "ProductQuantizer": "semtok.product",
     "ResidualQuantizer": "semtok.residual",
+    "code_report": "semtok.quality",
+    "embed_dataset": "semtok.embeddings",
     "load": "semtok.tokenizer",
     "load_codes": "semtok.codes",
+    "load_embeddings": "semtok.embeddings",
     "tokenizer_class": "semtok.tokenizer",
 }
 
