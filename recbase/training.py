@@ -301,12 +301,13 @@ def fit(
         run.write_history(whole=True)
     run.save()
 
-    total_steps, world = config.epochs * len(batches), accelerator.num_processes
+    total_steps, world = run.total_steps, accelerator.num_processes
     network, optimizer = run.network, run.optimizer
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    stopped = run.stopped()
     try:
         with _signals() as caught, run.bar(total_steps - loop["step"]) as show:
+            run.validate_if_due(validate, trackers)  # the interrupted run may have left just before it
+            stopped = run.stopped()
             while stopped is None:
                 batches.set_epoch(loop["epoch"])
                 network.train()
@@ -322,7 +323,7 @@ def fit(
                         losses.add(output)
                     norm = accelerator.clip_grad_norm_(parameters, config.clip) if config.clip else None
                     optimizer.step()
-                    loop["step"] += 1
+                    loop["step"], loop["between"] = loop["step"] + 1, False
                     losses.end_step(None if accelerator.scaler else norm)
                     show(getattr(batch, "row_count", config.batch_size))
                     if run.look_due():
@@ -330,13 +331,11 @@ def fit(
                         if stopped is not None:
                             break
                 else:
+                    run.end_epoch()
                     stopped = run.look(caught)
-                    loop["epoch"] += 1
-                    batches.set_epoch(loop["epoch"])
-                    due = loop["epoch"] % config.validate_every == 0 or loop["epoch"] == config.epochs
-                    if due and stopped != "signal":
-                        run.validate(validate, trackers, counts=True)
-                    stopped = stopped or run.stopped() or run.look(caught)
+                if stopped != "signal":
+                    run.validate_if_due(validate, trackers)
+                    stopped = run.stopped() or stopped or run.look(caught)
             if stopped == "max_seconds":
                 run.validate(validate, trackers, counts=False)
             run.save()
@@ -371,6 +370,7 @@ class _Run:
     ) -> None:
         self.model, self.batches, self.config, self.accelerator = model, batches, config, accelerator
         self.folder, self.made_from = folder, dict(made_from or {})
+        self.total_steps = config.epochs * len(batches)
         self.own_forward = model.__dict__.get("forward")
         if config.compile:
             model.compile()
@@ -382,6 +382,7 @@ class _Run:
         self.best_saved = False
         self.loop: dict[str, Any] = {
             "epoch": 0,  # complete epochs
+            "between": True,  # no step of the next epoch has been made
             "step": 0,
             "seconds": 0.0,
             "validated": 0,  # step of the last validation
@@ -442,6 +443,19 @@ class _Run:
 
     # ---------------------------------------------------------------------------------------- validation
 
+    def end_epoch(self) -> None:
+        """Count the epoch and open the next."""
+        self.loop["epoch"], self.loop["between"] = self.loop["epoch"] + 1, True
+        self.batches.set_epoch(self.loop["epoch"])
+
+    def validate_if_due(
+        self, validate: Callable[[nn.Module], Mapping[str, float]] | None, trackers: Sequence[Any]
+    ) -> None:
+        """Validate after every so many epochs and after the last."""
+        epoch, every = self.loop["epoch"], self.config.validate_every
+        if self.loop["between"] and epoch > 0 and (epoch % every == 0 or epoch == self.config.epochs):
+            self.validate(validate, trackers, counts=True)
+
     def validate(
         self, validate: Callable[[nn.Module], Mapping[str, float]] | None, trackers: Sequence[Any], counts: bool
     ) -> None:
@@ -459,7 +473,7 @@ class _Run:
                 metrics = {name: _number(value) for name, value in validate(self.model).items()}
             self.model.train()
         loop["validated"] = loop["step"]
-        epoch = loop["epoch"] if counts else loop["epoch"] + 1
+        epoch = loop["epoch"] + (not loop["between"])
         if validate is None:
             loop["best_epoch"] = epoch
         elif self._improves(metrics):
@@ -471,7 +485,7 @@ class _Run:
             "epoch": epoch,
             "step": loop["step"],
             "seconds": round(self.seconds(), 3),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(loop["step"] - 1, self.config, self.total_steps),
             "loss": means.pop("loss"),
             "parts": means,
             "metrics": metrics,
