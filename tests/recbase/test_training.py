@@ -371,7 +371,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 
 def test_a_monitor_that_is_not_measured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--monitor mrr is not among the validation metrics: ndcg@10, rows"):
-        train(monitor="mrr")
+        train(monitor="mr")
 
 
 def test_a_model_without_parameters_is_refused() -> None:
