@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -384,7 +384,7 @@ def prepare_dataset(
                 f"{source} is built in and has its own filters; give min_user, min_item, order, limit to files"
             )
         made = load_dataset(source, **({"seed": seed} if source == "synthetic" else {}))
-        return made if name is None else Dataset(**{**made.__dict__, "name": name})
+        return made if name is None else replace(made, name=name, manifest=made.manifest | {"name": name})
     if isinstance(source, str) and source in downloads.PUBLISHED:
         raw = downloads.published(source, category, from_file, items, cache, quiet)
     elif not isinstance(source, pl.DataFrame) and format is None and Path(source).is_dir():

@@ -304,9 +304,8 @@ def _item_table(items: Any, columns: Mapping[str, str] | None) -> pl.DataFrame |
     if column is None:
         raise ValueError(f"{what} has no column item_id; its columns are {', '.join(table.columns)}")
     table = table.rename({column: "item_id"}) if column != "item_id" else table
-    table = _typed(table, what).with_columns(
-        _clean(pl.col(name)) for name, kind in table.schema.items() if kind == pl.String and name != column
-    )
+    texts = [name for name, kind in table.schema.items() if kind == pl.String and name != "item_id"]
+    table = _typed(table, what).with_columns(_clean(pl.col(name)) for name in texts)
     return check_ids(table, ("item_id",), what)
 
 
@@ -421,12 +420,14 @@ def _amazon_ratings(path: Path, items: Any) -> RawData:
         part = pl.read_csv(io.BytesIO(block), has_header=False, infer_schema=False)
         if part.width < 4:
             raise ValueError(f"{path} has {part.width} columns; expected user, item, rating, time in either order")
-        parts.append(part.select("column_1", "column_2", pl.col("column_4").alias("timestamp")))
-    table = _typed(pl.concat(parts), str(path))
-    lengths = [table[name].str.len_chars().mean() for name in ("column_1", "column_2")]
+        parts.append(part.select(part.columns[at] for at in (0, 1, 3)))
+    table = pl.concat(parts)
+    table.columns = ["first", "second", "timestamp"]
+    table = _typed(table, str(path))
+    lengths = [table[name].str.len_chars().mean() for name in ("first", "second")]
     first = "user_id" if float(lengths[0] or 0) >= float(lengths[1] or 0) else "item_id"  # type: ignore[arg-type]
     second = "item_id" if first == "user_id" else "user_id"
-    table = table.rename({"column_1": first, "column_2": second})
+    table = table.rename({"first": first, "second": second})
     return RawData(_stem(path), check_interactions(table, str(path)), _amazon_items(items), {})
 
 
