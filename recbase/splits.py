@@ -84,7 +84,7 @@ def leave_last_out(histories: Histories) -> Split:
 
 
 def global_time(histories: Histories, timestamps: np.ndarray, valid_from: int, test_from: int) -> Split:
-    """Train on what happened before ``valid_from``; predict each user's first event from then and from ``test_from`` on.
+    """Train on what came before ``valid_from``; predict each user's first event from then and from ``test_from`` on.
 
     Parameters
     ----------

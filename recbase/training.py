@@ -109,8 +109,8 @@ class TrainConfig:
     """Largest norm of the gradient, which is scaled down to it; 0 turns it off."""
     micro_batches: int = 1
     """Parts in which a step is computed one after the other, to save memory; the result is the same."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision; fp16 needs a GPU. With no, the choice of accelerate launch applies."""
+    precision: Literal["no", "auto", "bf16", "fp16"] = "no"
+    """Mixed precision; auto is bf16 where the hardware is fast at it, fp16 needs a GPU, no leaves it to accelerate."""
     monitor: str = "ndcg@10"
     """Validation metric that chooses the best epoch."""
     minimize: bool = False
@@ -153,7 +153,7 @@ class TrainConfig:
 _CHOICES = {
     "optimizer": ("adamw", "adam"),
     "schedule": ("constant", "linear", "cosine", "inverse_sqrt"),
-    "precision": ("no", "bf16", "fp16"),
+    "precision": ("no", "auto", "bf16", "fp16"),
 }
 
 
@@ -208,6 +208,9 @@ def learning_rate(step: int, config: TrainConfig, total_steps: int) -> float:
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """The accelerate object for a configuration: device, processes and mixed precision of this run.
 
+    With several processes parameters and buffers are made equal once, at the start; later changes of a buffer stay with
+    the process that makes them, so that large frozen tables are not sent around in every step.
+
     Raises
     ------
     ValueError
@@ -220,13 +223,23 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if config.precision == "fp16" and PartialState().device.type == "cpu":
         raise ValueError("--precision fp16 needs a GPU; on this CPU use bf16 or no")
     wanted = config.precision if config.precision != "no" else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if wanted == "auto":
+        wanted = "bf16" if _fast_bfloat16(PartialState().device) else "no"
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()  # an earlier training of this process used another precision
-    return Accelerator(
-        mixed_precision=wanted,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
+    settings = DistributedDataParallelKwargs(
+        find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
     )
+    return Accelerator(mixed_precision=wanted, kwargs_handlers=[settings])
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are quicker than in float32 on a device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 def fit(

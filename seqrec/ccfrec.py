@@ -31,14 +31,13 @@ _PAPER = {
     "warmup_steps": 500,
     "epochs": 500,
     "patience": 10,
-    "precision": "no",
     "mask_share": 1.0,
     "in_batch_negatives": False,
     "max_len": 20,
 }
 
 RECIPES = {
-    "default": {},
+    "default": {"epochs": 200, "batch_size": 256, "lr": 1e-3, "warmup_steps": 100, "patience": 10, "precision": "auto"},
     # Section 4.1.3 of the paper, and the settings released for each of its data sets.
     "paper": _PAPER
     | {"lr": 5e-4, "negatives": 25_000, "mcm_weight": 0.2, "msa_weight": 0.4, "dropout": 0.4, "fusion_dropout": 0.1},

@@ -39,7 +39,7 @@ _ORIGINAL = {
 }
 
 RECIPES = {
-    "default": {"epochs": 60, "batch_size": 128, "patience": 8},
+    "default": {"epochs": 60, "batch_size": 256, "patience": 8},
     "paper": _ORIGINAL,
     "original": _ORIGINAL,
     "recbole": {

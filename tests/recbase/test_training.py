@@ -361,7 +361,7 @@ def test_a_missing_tracker_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         ({"monitor": ""}, "--monitor must name a validation metric"),
         ({"optimizer": "sgd"}, "--optimizer must be one of adamw, adam, got sgd"),
         ({"schedule": "step"}, "--schedule must be one of constant, linear, cosine, inverse_sqrt, got step"),
-        ({"precision": "fp8"}, "--precision must be one of no, bf16, fp16, got fp8"),
+        ({"precision": "fp8"}, "--precision must be one of no, auto, bf16, fp16, got fp8"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -371,7 +371,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 
 def test_a_monitor_that_is_not_measured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--monitor mrr is not among the validation metrics: ndcg@10, rows"):
-        train(monitor="mr")
+        train(monitor="mrr")
 
 
 def test_a_model_without_parameters_is_refused() -> None:
