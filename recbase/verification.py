@@ -97,6 +97,14 @@ class _Side:
         """Hash of each user's sequence, given a hash for every item, uint64 [U]."""
         return hash_sequences(names[self.items], self.offsets)[:, 0]
 
+    def ends(self, count: int) -> _Side:
+        """Each user cut to the first ``count`` events, or to the last -``count``."""
+        lengths = np.diff(self.offsets)
+        place = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
+        keep = place < count if count > 0 else place >= np.repeat(lengths, lengths) + count
+        cut = np.append(0, np.cumsum(np.minimum(lengths, abs(count))))
+        return _Side(self.items[keep], cut, self.count)
+
     def bags(self, names: np.ndarray) -> np.ndarray:
         """Hash of each user's items whatever their order, uint64 [U]."""
         total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_scramble(names)[self.items], dtype=np.uint64)])
@@ -184,13 +192,35 @@ def _rename(here: _Side, there: _Side) -> tuple[np.ndarray, np.ndarray, np.ndarr
             break
         best = paired
         colours = [_refine(side, user) for side, user in zip((here, there), users, strict=True)]
-    names = _scramble(np.arange(here.count, dtype=np.uint64) + np.uint64(1))
-    other_names = _scramble(np.arange(there.count, dtype=np.uint64) + np.uint64(1) + np.uint64(here.count))
-    left, right = _votes(here, there, best)
+    pairs = best
+    while True:
+        left, right = _votes(here, there, pairs)
+        names, other_names = _agreed(here, there, left, right, wildcard=True)
+        more = _fill(best, here.sequences(names), there.sequences(other_names), unique=True)
+        if (more >= 0).sum() <= (pairs >= 0).sum():
+            break
+        pairs = more
+    names, other_names = _agreed(here, there, left, right)
+    found = np.full(len(pairs), -1)
+    sides = [(here, there), (here, there), (here.ends(3), there.ends(3)), (here.ends(-3), there.ends(-3))]
+    for at, (one, other) in enumerate(sides):
+        key = _Side.bags if at == 1 else _Side.sequences
+        found = _fill(found, key(one, names), key(other, other_names), unique=at > 1)
+    return found, names, other_names
+
+
+def _agreed(
+    here: _Side, there: _Side, left: np.ndarray, right: np.ndarray, wildcard: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the items of both sides: those paired share one; the others have one each, or all the same one."""
+    names = _scramble(np.arange(1, here.count + 1, dtype=np.uint64))
+    other_names = _scramble(np.arange(here.count + 1, here.count + there.count + 1, dtype=np.uint64))
+    if wildcard:
+        shared = names[left]
+        names[:] = other_names[:] = 0
+        names[left] = shared
     other_names[right] = names[left]
-    for key in (here.sequences(names), there.sequences(other_names)), (here.bags(names), there.bags(other_names)):
-        best = _fill(best, *key)
-    return best, names, other_names
+    return names, other_names
 
 
 def _degrees(side: _Side) -> np.ndarray:
@@ -240,14 +270,21 @@ def _votes(here: _Side, there: _Side, pairs: np.ndarray) -> tuple[np.ndarray, np
     return left[first_left & first_right], right[first_left & first_right]
 
 
-def _fill(pairs: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Give partners to users that have none, from the unpaired of the other side with an equal key."""
+def _fill(pairs: np.ndarray, left: np.ndarray, right: np.ndarray, unique: bool = False) -> np.ndarray:
+    """Give partners to users that have none, from the unpaired of the other side with an equal key.
+
+    Of several with one key the first go together, or with ``unique`` none.
+    """
     free = np.flatnonzero(pairs < 0)
     others = np.setdiff1d(np.arange(len(right)), pairs)
+    pairs = pairs.copy()
+    if unique:
+        at = _unique_pairs(left[free], right[others])
+        pairs[free[at >= 0]] = others[at[at >= 0]]
+        return pairs
     a = pl.DataFrame({"key": left[free], "row": free}).with_columns(nth=pl.int_range(pl.len()).over("key"))
     b = pl.DataFrame({"key": right[others], "other": others}).with_columns(nth=pl.int_range(pl.len()).over("key"))
     joined = a.join(b, on=["key", "nth"])
-    pairs = pairs.copy()
     pairs[joined["row"].to_numpy()] = joined["other"].to_numpy()
     return pairs
 

@@ -429,3 +429,17 @@ def test_verification_up_to_a_renaming_names_what_differs() -> None:
     found = verify(data, other)
     assert (found.equal, found.reordered, found.different) == (399, 1, 0)
     assert not found.same
+
+
+def test_verification_up_to_a_renaming_bears_missing_events() -> None:
+    """Where events are gone, popular items differ in number; users are still paired and the damage is counted."""
+    data = load_dataset("synthetic", users=2000, items=300)
+    table = renamed(data).with_row_index()
+    gone = np.random.default_rng(0).choice(table.height, 60, replace=False)
+    other = prepare_dataset(table.filter(~pl.col("index").is_in(gone.tolist())).drop("index"), min_user=0, min_item=0)
+    hit = len(np.unique(np.searchsorted(data.offsets, gone, side="right")))
+    found = verify(data, other)
+    assert found.equal == 2000 - hit
+    assert found.different + found.users_only_here == hit
+    assert found.users_only_here < 10
+    assert found.items_only_here == 0
