@@ -337,31 +337,31 @@ def prepare_dataset(
         A named public set, a file, a folder, a table of events, or the Hugging Face name of a set with
         ``format="huggingface"``.
     name : str, optional
-        Of the result; by default that of the source.
+        Name of the data set; by default that of the source.
     items : path or DataFrame, optional
-        Table of the items, in the same format.
+        Table of the items, in the format of the source.
     format : str, optional
-        One of :data:`recbase.readers.FORMATS`; by default told from the name of the file.
+        Format of the file (``csv``, ``recbase.readers.FORMATS`` has all); told from its name if not given.
     columns : mapping, optional
         Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``.
     hub : mapping, optional
         Arguments of ``datasets.load_dataset`` for ``format="huggingface"``, such as ``split``.
     category : str, optional
-        Of a public set that has several, such as ``"Beauty"``.
+        Category of a public set that has several, such as ``"Beauty"``.
     from_file : path, optional
         Read a public set from this file instead of downloading it.
     cache : path, optional
         Where downloads are kept, by default ``~/.cache/semtok``.
     min_user, min_item : int, optional
-        Fewest events; 5 by default, and 0 for a folder.
+        Fewest events a user and an item keep (iterated k-core); 5 by default, and 0 for a folder.
     ties : {"file", "item", "shuffle"}, default "file"
-        Order of events at the same time; see :func:`recbase.interactions.order_events`.
+        Order of events of one time: as in the file, by ascending item id, or by a seeded hash.
     order : {"time", "file", "position"}, optional
-        What decides; by default position, else time, else the file, whichever the source has first.
+        What orders a user's events; by default position, else time, else the file, as the source has them.
     seed : int, default 0
-        Of ``ties="shuffle"``.
+        Seed of ``ties="shuffle"``.
     limit : int, optional
-        Latest events of a user that are kept.
+        Number of latest events of a user that are kept; all by default.
     repeats : bool, default False
         Keep repeated events of a user with an item.
     views : list of str, optional
