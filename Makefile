@@ -29,7 +29,7 @@ test-gpu: install
 	$(BIN)/python -m pytest -m gpu -rs
 
 smoke: install
-	$(BIN)/semtok fit --method pq --data synthetic --out $(RUNS)/smoke/pq --quiet
+	$(BIN)/semtok fit --method pq --data synthetic --codebook-size 32 --out $(RUNS)/smoke/pq --quiet
 	$(BIN)/seqrec train ccfrec --data synthetic --codes $(RUNS)/smoke/pq --epochs 2 --out $(RUNS)/smoke/ccfrec --quiet
 	$(BIN)/seqrec train sasrec --data synthetic --epochs 2 --out $(RUNS)/smoke/sasrec --quiet
 	$(BIN)/seqrec compare $(RUNS)/smoke/ccfrec $(RUNS)/smoke/sasrec

@@ -65,7 +65,7 @@ def _counted_command(name: str) -> click.Command:
         from seqrec.stages import train_counted
 
         target = out or Path("runs/seqrec") / name
-        metrics = train_counted(name, load_dataset(data), target, chosen(options))
+        metrics = train_counted(name, load_dataset(data), target, chosen(options), {"given": data})
         _print_metrics(metrics, target, as_json, quiet)
 
     return command
@@ -101,11 +101,11 @@ def _training_command(name: str) -> click.Command:
         source = context.get_parameter_source("form")
         typed = source is not None and source.name != "DEFAULT"
         form = given["form"] if typed else overrides.get("form", given["form"])
-        dataset = load_dataset(data)
+        dataset, record = load_dataset(data), {"given": data}
         if given.get("stage") == "item-id":
             if given["base"] is None:
                 raise click.UsageError("--stage item-id needs --base RUN, the trained run that it starts from")
-            metrics = train_item_ids(given["base"], dataset, target, config, given["id_in_candidates"], resume)
+            metrics = train_item_ids(given["base"], dataset, target, config, given["id_in_candidates"], record, resume)
         else:
             metrics = train_network(
                 name,
@@ -115,7 +115,7 @@ def _training_command(name: str) -> click.Command:
                 config,
                 form,
                 recipe,
-                {},
+                record,
                 Content(**chosen(content, overrides)) if content else None,
                 given.get("embeddings"),
                 given.get("codes"),
@@ -169,7 +169,7 @@ def evaluate(run: Path, data: str | None, as_json: bool) -> None:
     from recbase.runs import load_run
 
     opened = load_run(run, MODELS)
-    dataset = load_dataset(data or opened.manifest["data"]["name"])
+    dataset = load_dataset(data or opened.manifest["data"]["given"])
     if dataset.hash != opened.manifest["data"]["hash"]:
         raise ValueError(f"{run} was trained on {opened.manifest['data']['name']}, not on the data set {dataset.name}")
     split, scorer = dataset.split(), opened.model.scorer()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,8 +50,8 @@ class Content:
     """Quantizer of the codes: product or residual, for every view on its own."""
     code_levels: int = 4
     """Codes a view, k. Table 6 of CCFRec tries 2, 4 and 8."""
-    codebook_size: int = 256
-    """Codes of each position, K."""
+    codebook_size: int | None = None
+    """Codes of each position, K; if not given 256, or fewer where the catalogue has less than four items a code."""
     code_type: Literal["text", "random", "sasrec", "mixed"] = "text"
     """What the codes come from: the text, chance, item vectors of a SASRec, or half and half."""
     global_text: bool = False
@@ -61,8 +61,20 @@ class Content:
 
     def __post_init__(self) -> None:
         for name in ("pca", "code_levels", "codebook_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+    @property
+    def size(self) -> int:
+        """The codebook size, 256 where it was left open."""
+        return self.codebook_size or 256
+
+    def sized_for(self, items: int) -> Content:
+        """The same content with the codebook size settled for a catalogue of so many items."""
+        if self.codebook_size is not None:
+            return self
+        return replace(self, codebook_size=min(256, 1 << max(1, (items // 4).bit_length() - 1)))
 
 
 def stage(root: Path, kind: str, made_from: Mapping[str, Any], manifest: str, build: Callable[[Path], None]) -> Path:
@@ -128,6 +140,7 @@ def item_codes(
     import semtok
     from semtok.codes import ItemCodes
 
+    content = content.sized_for(dataset.n_items)
     if folder is not None:
         codes = semtok.load_codes(folder)
         _check_items(dataset, codes.item_ids, f"the codes in {folder}")
@@ -136,8 +149,8 @@ def item_codes(
     total = len(views) * content.code_levels
     ids = dataset.item_ids.to_numpy()
     if content.code_type == "random":
-        drawn = np.random.default_rng(seed).integers(0, content.codebook_size, (dataset.n_items, total))
-        return ItemCodes(drawn.astype(np.int32), (content.codebook_size,) * total, ids)
+        drawn = np.random.default_rng(seed).integers(0, content.size, (dataset.n_items, total))
+        return ItemCodes(drawn.astype(np.int32), (content.size,) * total, ids)
     wanted = {"text": total, "sasrec": 0, "mixed": total // 2}[content.code_type]
     parts: list[np.ndarray] = []
     if wanted:
@@ -145,7 +158,7 @@ def item_codes(
     if wanted < total:
         vectors = _behaviour_vectors(dataset, content, root, seed, quiet)
         parts.append(_rotated_codes(vectors, total - wanted, content, seed))
-    return ItemCodes(np.concatenate(parts, 1), (content.codebook_size,) * total, ids)
+    return ItemCodes(np.concatenate(parts, 1), (content.size,) * total, ids)
 
 
 def _text_codes(
@@ -155,7 +168,7 @@ def _text_codes(
     import semtok
 
     matrix, slices = embeddings.matrix(views)
-    arguments = {"levels": content.code_levels, "codebook_size": content.codebook_size, "seed": seed}
+    arguments = {"levels": content.code_levels, "codebook_size": content.size, "seed": seed}
     key = {"data": dataset.hash, "embeddings": embeddings.hash, "views": views, "method": content.code_method}
 
     def build(target: Path) -> None:
@@ -197,7 +210,7 @@ def _rotated_codes(vectors: np.ndarray, count: int, content: Content, seed: int)
     while sum(part.shape[1] for part in parts) < count:
         rotation = np.linalg.qr(rng.standard_normal((vectors.shape[1],) * 2))[0]
         rotated = (vectors @ rotation).astype(np.float32)
-        quantizer = ProductQuantizer(levels=content.code_levels, codebook_size=content.codebook_size, seed=seed)
+        quantizer = ProductQuantizer(levels=content.code_levels, codebook_size=content.size, seed=seed)
         parts.append(quantizer.fit(rotated).encode(rotated))
     return np.concatenate(parts, 1)[:, :count].astype(np.int32)
 
@@ -262,7 +275,7 @@ def train_network(
     recipe : str
         Recorded in the manifest and the metrics.
     record : dict
-        More entries of the manifest.
+        More entries of the manifest, such as ``given``: the data set as the user named it.
     content : Content, optional
         For models that read content.
     embeddings, codes : Path, optional
@@ -277,7 +290,7 @@ def train_network(
     set_seed(config.seed)
     root, files, manifest = root or out.parent, {}, dict(record)
     if name in READS_CONTENT:
-        content = content or Content()
+        content = (content or Content()).sized_for(dataset.n_items)
         vectors = item_embeddings(dataset, content, root, embeddings, config.quiet)
         item_code = item_codes(dataset, vectors, content, root, codes, config.seed, config.quiet)
         model = content_model(name, dataset, vectors, item_code, content, arguments)
@@ -295,7 +308,13 @@ def _codes_file(codes: ItemCodes) -> bytes:
 
 
 def train_item_ids(
-    base: Path, dataset: Dataset, out: Path, config: TrainConfig, id_in_candidates: bool, resume: bool = False
+    base: Path,
+    dataset: Dataset,
+    out: Path,
+    config: TrainConfig,
+    id_in_candidates: bool,
+    record: dict[str, Any],
+    resume: bool = False,
 ) -> dict[str, Any]:
     """CCFRec's item-id stage: load a trained run, freeze it, train an id embedding, evaluate, write a run folder.
 
@@ -315,7 +334,7 @@ def train_item_ids(
     if run.manifest["data"]["hash"] != dataset.hash:
         raise ValueError(f"{base} was trained on {run.manifest['data']['name']}, not on this {dataset.name}")
     model = run.model.tabulated(item_ids=True, id_in_candidates=id_in_candidates)
-    manifest = {"stage": "item-id", "base": run.metrics["test"]}
+    manifest = record | {"stage": "item-id", "base": run.metrics["test"]}
     form = run.manifest["form"]
     name = "ccfrec-tabulated"
     return _train(name, model, dataset, out, config, form, run.manifest["recipe"], manifest, {}, resume)
@@ -357,13 +376,19 @@ def _train(
     return _evaluate_and_save(name, model, dataset, split, out, recipe, manifest, files, result, accelerator)
 
 
-def train_counted(name: str, dataset: Dataset, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Fit a model that only counts (popularity, transitions), evaluate it on test, write its run folder."""
+def train_counted(
+    name: str, dataset: Dataset, out: Path, arguments: dict[str, Any], record: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Fit a model that only counts (popularity, transitions), evaluate it on test, write its run folder.
+
+    ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
+    """
     split = dataset.split()
     start = time.perf_counter()
     model = resolve(name, MODELS)(dataset.n_items, **arguments).fit(split.train)
     seconds = time.perf_counter() - start
-    return _evaluate_and_save(name, model, dataset, split, out, "default", {"form": "counts"}, {}, seconds, None)
+    manifest = dict(record or {}) | {"form": "counts"}
+    return _evaluate_and_save(name, model, dataset, split, out, "default", manifest, {}, seconds, None)
 
 
 def _evaluate_and_save(
@@ -387,6 +412,7 @@ def _evaluate_and_save(
     metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget)
     if accelerator is None or accelerator.is_main_process:
         data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
+        data["given"] = manifest.pop("given", dataset.name)
         body = {"data": data, "split": split.name, "recipe": recipe} | manifest
         content = {
             "metrics.json": json.dumps(metrics, indent=1).encode(),
