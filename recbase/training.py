@@ -19,7 +19,6 @@ import random
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -208,9 +207,6 @@ def learning_rate(step: int, config: TrainConfig, total_steps: int) -> float:
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """The accelerate object for a configuration: device, processes and mixed precision of this run.
 
-    With several processes parameters and buffers are made equal once, at the start; later changes of a buffer stay with
-    the process that makes them, so that large frozen tables are not sent around in every step.
-
     Raises
     ------
     ValueError
@@ -218,7 +214,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import DistributedDataParallelKwargs
 
     if config.precision == "fp16" and PartialState().device.type == "cpu":
         raise ValueError("--precision fp16 needs a GPU; on this CPU use bf16 or no")
@@ -228,10 +223,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()  # an earlier training of this process used another precision
-    settings = DistributedDataParallelKwargs(
-        find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
-    return Accelerator(mixed_precision=wanted, kwargs_handlers=[settings])
+    return Accelerator(mixed_precision=wanted)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
@@ -253,6 +245,10 @@ def fit(
     made_from: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train ``model`` and leave its best weights in it.
+
+    With several processes weights and buffers are made equal once, at the start, and gradients in every step; a buffer
+    that changes later is the concern of the model, so large frozen tables are not sent around. There every parameter
+    must take part in every loss, unless the model says otherwise by an attribute ``unused_parameters = True``.
 
     Parameters
     ----------
@@ -381,6 +377,8 @@ class _Run:
         folder: Path | None,
         made_from: Mapping[str, Any] | None,
     ) -> None:
+        from accelerate.utils import DistributedDataParallelKwargs
+
         self.model, self.batches, self.config, self.accelerator = model, batches, config, accelerator
         self.folder, self.made_from = folder, dict(made_from or {})
         self.total_steps = config.epochs * len(batches)
@@ -389,7 +387,11 @@ class _Run:
             model.compile()
         model.to(accelerator.device)
         optimizer = _optimizer(model, config, accelerator.device)
+        if accelerator.num_processes > 1 and getattr(model, "unused_parameters", False):
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.network, self.optimizer = accelerator.prepare(model, optimizer)
+        if isinstance(self.network, nn.parallel.DistributedDataParallel):
+            self.network.broadcast_buffers = False
         self.losses = _Losses()
         self.best: dict[str, Tensor] | None = None
         self.best_saved = False
@@ -797,10 +799,7 @@ def _signals() -> Iterator[list[int]]:
     for number in numbers:
         signal.signal(number, catch)
     try:
-        with warnings.catch_warnings():
-            # every parameter may be in use; looking for those that are not is cheap beside a step
-            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
-            yield caught
+        yield caught
     finally:
         restore()
 
