@@ -170,6 +170,11 @@ class Dataset:
         return sha256_of(keyed[np.lexsort(keyed.T[::-1])])
 
     @cached_property
+    def pattern_hash(self) -> str:
+        """SHA-256 (hex) of the sequences whatever users and items are called: the same data under other ids is equal."""
+        return sha256_of(events.hash_pattern(self.histories.items, self.offsets))
+
+    @cached_property
     def sequence_hashes(self) -> np.ndarray:
         """Hash of each user's sequence of raw item ids, uint64 [U, 2]."""
         return events.hash_sequences(events.hash_ids(self.item_ids)[self.histories.items - 1], self.offsets)
@@ -258,7 +263,7 @@ class Dataset:
         }
         if self.images is not None:
             files["images.safetensors"] = tensor_bytes({"images": self.images})
-        hashes = {"hash": self.hash, "sequences_hash": self.sequences_hash}
+        hashes = {"hash": self.hash, "sequences_hash": self.sequences_hash, "pattern_hash": self.pattern_hash}
         facts = {"facts": self.facts} if self.facts else {}
         save_folder(folder, MANIFEST, "dataset", self.manifest | hashes | facts, files)
         return folder
@@ -461,7 +466,8 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
     order = order or ("position" if "position" in table.columns else "time" if "timestamp" in table.columns else "file")
     table = events.order_events(table, order, ties or manifest.get("ties") or "file", seed or manifest.get("seed") or 0)
     recorded, facts = manifest.pop("hash", None), manifest.pop("facts", {})
-    manifest.pop("sequences_hash", None)
+    for derived in ("sequences_hash", "pattern_hash"):
+        manifest.pop(derived, None)
     if ties or seed or order == "file":
         recorded = None
     manifest.setdefault("source", {"folder": path.name})

@@ -20,6 +20,7 @@ __all__ = [
     "drop_repeats",
     "hash_events",
     "hash_ids",
+    "hash_pattern",
     "hash_sequences",
     "k_core",
     "latest",
@@ -262,6 +263,34 @@ def hash_sequences(item_hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
         lanes.append(_mix(total[offsets[1:]] - total[offsets[:-1]] + lengths.astype(np.uint64)))
     return np.stack(lanes, axis=1)
+
+
+def hash_pattern(items: np.ndarray, offsets: np.ndarray, rounds: int = 6) -> np.ndarray:
+    """Hashes of the users' sequences that do not depend on what users and items are called: uint64 [U, 2], sorted.
+
+    Items are told apart by where they stand in which sequences, sequences by their items, in turns (colour refinement).
+    Two sources with the same sequences under other ids give the same array; any other order of events gives another.
+
+    Parameters
+    ----------
+    items : ndarray of int [E]
+        Item numbers from 0 or 1 on.
+    offsets : ndarray of int64 [U + 1]
+    rounds : int, default 6
+        Turns of refinement.
+    """
+    lengths = np.diff(offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    step = (np.arange(len(items)) - np.repeat(offsets[:-1], lengths) + 1).astype(np.uint64)
+    colours = _mix(np.bincount(items, minlength=1).astype(np.uint64))
+    for _ in range(rounds):
+        sequences = hash_sequences(colours[items], offsets)
+        events = _mix(sequences[owner, 0] ^ _mix(step))
+        sums = np.zeros_like(colours)
+        np.add.at(sums, items, events)
+        colours = _mix(colours ^ _mix(sums))
+    sequences = hash_sequences(colours[items], offsets)
+    return cast(np.ndarray, sequences[np.lexsort(sequences.T[::-1])])
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

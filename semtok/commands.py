@@ -100,14 +100,17 @@ def prepare(
     out = dataset.save(out or Path("runs/data") / Path(dataset.name).name)
     found = None if verify is None else compare(dataset, load_dataset(verify))
     result = {"folder": str(out), "name": dataset.name, **dataset.manifest["counts"], "views": dataset.views}
-    result |= {"hash": dataset.hash, "sequences_hash": dataset.sequences_hash}
+    hashes = {"sequences_hash": dataset.sequences_hash, "pattern_hash": dataset.pattern_hash}
+    result |= {"hash": dataset.hash} | hashes
     if as_json:
         print_json(result | ({} if found is None else {"verification": {**vars(found), "same": found.same}}))
     elif not quiet:
         counts = dataset.manifest["counts"]
         rows = [(name, f"{counts[name]:,}") for name in ("users", "items", "interactions")]
         _table(dataset.name, ("", "count"), [*rows, ("views", ", ".join(dataset.views) or "none")])
-        click.echo(f"sequences {dataset.sequences_hash[:16]}")
+        click.echo(
+            f"sequences {dataset.sequences_hash[:16]}, whatever users and items are called {dataset.pattern_hash[:16]}"
+        )
         click.echo(f"Data set is in {out}")
         if found is not None:
             click.echo(found.summary())

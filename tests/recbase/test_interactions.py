@@ -174,3 +174,21 @@ def test_sequence_hashes_see_order_items_and_length() -> None:
 def test_numbers_and_unknown_ids() -> None:
     assert events.number(pl.Series(["b", "x", "a"]), pl.Series(["a", "b"])).tolist() == [2, 0, 1]
     assert events.number(pl.Series(["2", "z"]), pl.Series([1, 2])).tolist() == [2, 0]
+
+
+def test_the_pattern_hash_ignores_names_and_sees_order() -> None:
+    rng = np.random.default_rng(0)
+    lists = [rng.integers(1, 30, rng.integers(3, 9)).tolist() for _ in range(40)]
+    renamed = rng.permutation(30)
+    users = rng.permutation(40)
+    others = [[int(renamed[item - 1]) + 1 for item in lists[user]] for user in users]
+
+    def pattern(rows: list[list[int]]) -> np.ndarray:
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+        return events.hash_pattern(np.concatenate(rows), offsets)
+
+    assert np.array_equal(pattern(lists), pattern(others))
+    swapped = [row.copy() for row in lists]
+    at = next(place for place, row in enumerate(swapped) if row[0] != row[1])
+    swapped[at][:2] = swapped[at][1::-1]
+    assert not np.array_equal(pattern(lists), pattern(swapped))
