@@ -171,7 +171,7 @@ class Dataset:
 
     @cached_property
     def pattern_hash(self) -> str:
-        """SHA-256 (hex) of the sequences whatever users and items are called: the same data under other ids is equal."""
+        """SHA-256 (hex) of the sequences that does not depend on what users and items are called."""
         return sha256_of(events.hash_pattern(self.histories.items, self.offsets))
 
     @cached_property
