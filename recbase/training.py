@@ -41,6 +41,7 @@ __all__ = ["Batches", "LossOutput", "TrainConfig", "TrainResult", "fit", "learni
 Stopped = Literal["epochs", "patience", "max_seconds", "signal"]
 
 _MANIFEST, _KIND = "checkpoint.json", "training checkpoint"
+_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 _LOOK_SECONDS = 0.2  # how often processes compare notes and an accelerator is waited for
 _FREE = {"max_seconds", "patience", "save_every_seconds", "quiet", "tracker", "compile"}  # may change on resume
 
@@ -277,8 +278,8 @@ def fit(
     Raises
     ------
     ValueError
-        If a loss or the gradient is not finite (naming step and part), the monitored metric is missing, or the
-        checkpoint belongs to another run.
+        If a loss or the gradient is not finite (naming step and part), the monitored metric is missing, the checkpoint
+        belongs to another run, or weights are sharded over processes (FSDP, DeepSpeed).
     FileNotFoundError
         If there is no checkpoint to resume.
     OSError
@@ -288,11 +289,13 @@ def fit(
     """
     accelerator = accelerator or make_accelerator(config)
     folder = None if folder is None else Path(folder)
-    sharded = accelerator.distributed_type.value in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+    if accelerator.distributed_type.value in _SHARDED:
+        raise ValueError(
+            f"training and exact --resume need whole weights in every process, which {accelerator.distributed_type.value} "
+            "does not keep: launch with plain data parallelism (accelerate launch --multi_gpu)"
+        )
     if resume and folder is None:
         raise ValueError("--resume needs the folder of the run to go on with")
-    if resume and sharded:
-        raise ValueError(f"--resume is exact and cannot be offered under {accelerator.distributed_type.value}")
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError("use --micro-batches instead of accelerate's gradient accumulation")
     trackers = _start_trackers(accelerator, config, folder)
@@ -300,7 +303,7 @@ def fit(
     random.seed(config.seed + accelerator.process_index)
     np.random.seed((config.seed + accelerator.process_index) % 2**32)  # noqa: NPY002
     torch.manual_seed(config.seed + accelerator.process_index)
-    run = _Run(model, batches, config, accelerator, None if sharded else folder, made_from)
+    run = _Run(model, batches, config, accelerator, folder, made_from)
     loop, losses = run.loop, run.losses
     if resume:
         run.restore()
@@ -493,7 +496,7 @@ class _Run:
             loop["best_epoch"] = epoch
         elif self._improves(metrics):
             loop["best"], loop["best_epoch"], loop["stale"] = metrics, epoch, 0
-            self.best, self.best_saved = _copied(self._weights()), False
+            self.best, self.best_saved = _copied(self.model.state_dict()), False
         elif counts:
             loop["stale"] += 1
         line = {
@@ -524,11 +527,6 @@ class _Run:
         if math.isnan(value):
             raise ValueError(f"--monitor {config.monitor} is nan at step {self.loop['step']}")
         return bool(self._largest([float(better and self.accelerator.is_main_process)])[0])
-
-    def _weights(self) -> Mapping[str, Tensor]:
-        if self.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            return dict(self.accelerator.get_state_dict(self.network))
-        return self.model.state_dict()
 
     def write_history(self, whole: bool = False) -> None:
         """Append the last line of the history, or write all of it anew."""

@@ -88,7 +88,8 @@ def error_of(batches: TableBatches) -> Callable[[nn.Module], dict[str, float]]:
     def validate(model: nn.Module) -> dict[str, float]:
         assert not model.training
         with torch.no_grad():
-            error = ((model.layers(batches.x) - batches.y) ** 2).mean()
+            device = next(model.parameters()).device
+            error = ((model.layers(batches.x.to(device)) - batches.y.to(device)) ** 2).mean()
         return {"ndcg@10": -float(error), "rows": len(batches.x)}
 
     return validate

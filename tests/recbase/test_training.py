@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -448,3 +449,35 @@ def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write .*history.jsonl"):
         train(tmp_path / "file" / "run", at=partial(crashed, 1))
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_sharded_weights_are_refused(kind: str) -> None:
+    from accelerate.utils import DistributedType
+
+    accelerator: Any = SimpleNamespace(distributed_type=DistributedType(kind))
+    with pytest.raises(ValueError, match=f"exact --resume need whole weights in every process, which {kind} does not"):
+        fit(Regression(), TableBatches(), None, TrainConfig(), accelerator=accelerator)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_resuming_is_exact_on_a_gpu(precision: str, tmp_path: Path) -> None:
+    model, result = train(tmp_path / "whole", precision=precision, **SETTINGS)
+    assert next(model.parameters()).is_cuda
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    _, first = train(tmp_path / "parts", precision=precision, at=partial(signalled, 8), **SETTINGS)
+    assert first.stopped == "signal"
+    assert 8 <= first.steps < 20
+    again, _ = train(tmp_path / "parts", precision=precision, resume=True, **SETTINGS)
+    assert same_weights(again, model)
+    assert hashes(tmp_path / "parts") == hashes(tmp_path / "whole")
+    assert history_of(tmp_path / "parts") == history_of(tmp_path / "whole")
+    saved = open_folder(tmp_path / "parts" / "checkpoint", "checkpoint.json", "training checkpoint")
+    assert (saved.manifest["scaler"] is not None) == (precision == "fp16")
+
+
+@pytest.mark.gpu
+def test_a_loss_that_is_not_finite_is_named_on_a_gpu() -> None:
+    with pytest.raises(ValueError, match="loss part 'penalty' is not finite at step 7"):
+        train(at=lambda call: math.nan if call == 7 else None)
