@@ -289,10 +289,11 @@ def fit(
     """
     accelerator = accelerator or make_accelerator(config)
     folder = None if folder is None else Path(folder)
-    if accelerator.distributed_type.value in _SHARDED:
+    kind = accelerator.distributed_type.value
+    if kind in _SHARDED:
         raise ValueError(
-            f"training and exact --resume need whole weights in every process, which {accelerator.distributed_type.value} "
-            "does not keep: launch with plain data parallelism (accelerate launch --multi_gpu)"
+            f"training and exact --resume need whole weights in every process, which {kind} does not "
+            "keep: launch with plain data parallelism (accelerate launch --multi_gpu)"
         )
     if resume and folder is None:
         raise ValueError("--resume needs the folder of the run to go on with")
@@ -304,19 +305,17 @@ def fit(
     np.random.seed((config.seed + accelerator.process_index) % 2**32)  # noqa: NPY002
     torch.manual_seed(config.seed + accelerator.process_index)
     run = _Run(model, batches, config, accelerator, folder, made_from)
-    loop, losses = run.loop, run.losses
-    if resume:
-        run.restore()
-    else:
-        batches.set_epoch(config.epochs)  # leave the epoch that an earlier training may have left under way
-        batches.set_epoch(0)
-        run.write_history(whole=True)
-    run.save()
-
+    loop, losses, network, optimizer = run.loop, run.losses, run.network, run.optimizer
     total_steps, world = run.total_steps, accelerator.num_processes
-    network, optimizer = run.network, run.optimizer
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
+        if resume:
+            run.restore()
+        else:
+            batches.set_epoch(config.epochs)  # leave the epoch that an earlier training may have left under way
+            batches.set_epoch(0)
+            run.write_history(whole=True)
+        run.save()
         with _signals() as caught, run.bar(total_steps - loop["step"]) as show:
             run.validate_if_due(validate, trackers)  # the interrupted run may have left just before it
             stopped = run.stopped()
