@@ -368,8 +368,8 @@ class CCFRec(nn.Module):
         code_total = int((step_selected & in_history[:, :, None]).sum())
         if len(rows) == 0:
             empty = clean.sum() * 0 + self.code_embedding.weight.sum() * 0
-            gather_with_gradient(clean[:0]), gather_with_gradient(clean[:0])
-            return empty, empty
+            # The other processes wait for this one's rows, in the backward pass too.
+            return empty, empty + self._align(clean[:0], clean[:0], batch.lengths[:0])
         packing = Packing.of(batch.lengths[rows], batch.items.shape[1])
         tokens = packing.pack(batch.items[rows])
         selected = packing.pack(self._selected(batch.seed, batch.positions[rows], packing.width))

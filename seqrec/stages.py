@@ -371,7 +371,8 @@ def _train(
     def validate(network: Any) -> dict[str, float]:
         return summarize(rank_targets(network.scorer(), split.valid, accelerator=accelerator))
 
-    result = fit(model, batches, validate, config, folder=out, resume=resume, accelerator=accelerator)
+    made_from = {"data": dataset.hash} | {name: manifest[name] for name in ("embeddings", "codes") if name in manifest}
+    result = fit(model, batches, validate, config, out, resume, accelerator, made_from)
     manifest |= {"form": form, "training": asdict(config)}
     return _evaluate_and_save(name, model, dataset, split, out, recipe, manifest, files, result, accelerator)
 

@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sasrec-sampled": (lambda: sasrec(loss="sampled", negatives=20), {}),
     "sasrec-ce-tail": (sasrec, {"batch_size": 23}),  # its last step has one row: one process has none
     "ccfrec": (ccfrec, {}),
+    "ccfrec-tail": (ccfrec, {"batch_size": 23}),
     "ccfrec-plain": (lambda: ccfrec(mcm_weight=0.0, msa_weight=0.0), {"batch_size": 24}),
     "ccfrec-paper": (
         lambda: ccfrec(mask_share=1.0, in_batch_negatives=False, negatives=20),
