@@ -31,13 +31,14 @@ _PAPER = {
     "warmup_steps": 500,
     "epochs": 500,
     "patience": 10,
+    "precision": "no",
     "mask_share": 1.0,
     "in_batch_negatives": False,
     "max_len": 20,
 }
 
 RECIPES = {
-    "default": {"epochs": 200, "batch_size": 256, "lr": 1e-3, "warmup_steps": 100, "patience": 10, "precision": "auto"},
+    "default": {"epochs": 200, "batch_size": 256, "lr": 2e-3, "warmup_steps": 100, "patience": 10, "precision": "auto"},
     # Section 4.1.3 of the paper, and the settings released for each of its data sets.
     "paper": _PAPER
     | {"lr": 5e-4, "negatives": 25_000, "mcm_weight": 0.2, "msa_weight": 0.4, "dropout": 0.4, "fusion_dropout": 0.1},
@@ -124,7 +125,7 @@ class CCFRec(nn.Module):
         Width of the feed-forward layers.
     fusion_layers : int, default 2
         Layers of the semantic-fusion module.
-    dropout : float, default 0.4
+    dropout : float, default 0.3
         Of the backbone (attention weights too).
     fusion_dropout : float, default 0.1
         On the output of every sub-layer of the fusion module.
@@ -171,7 +172,7 @@ class CCFRec(nn.Module):
         heads: int = 2,
         ffn: int = 512,
         fusion_layers: int = 2,
-        dropout: float = 0.4,
+        dropout: float = 0.3,
         fusion_dropout: float = 0.1,
         fusion_attention_dropout: float = 0.0,
         max_len: int = 20,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def _counted_command(name: str) -> click.Command:
 
 def _training_command(name: str) -> click.Command:
     model = options_from(MODELS[name], skip=("items", "sizes", "views", "text_dim"))
-    training = options_from(_TRAINING)
+    usual = recipe_of(MODELS[name], "default")
+    training = [replace(option, default=usual.get(option.name, option.default)) for option in options_from(_TRAINING)]
     content = options_from(_CONTENT) if name in READS_CONTENT else []
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
 
