@@ -91,7 +91,7 @@ def cluster(
         Fits with different seeds; the one with the least error is kept.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Of the distances during the iterations; sums and the last two assignments are always exact. "auto" takes
-        bfloat16 where the CPU multiplies it in hardware (AMX), float32 elsewhere.
+        bfloat16 where the CPU multiplies it in hardware (AMX, AVX512-BF16), float32 elsewhere.
     start : Tensor [K, D], optional
         First centroids instead of drawn ones.
 
@@ -513,8 +513,9 @@ def _one_a_row(points: Tensor, rows: Tensor, count: int) -> Clustering:
 def _low_precision(points: Tensor, precision: str) -> _Low | None:
     """The rows in bfloat16, where distances shall be computed so."""
     if precision == "auto":
-        amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-        precision = "bfloat16" if not points.is_cuda and amx is not None and amx() else "float32"
+        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = not points.is_cuda and any(getattr(torch.cpu, name, bool)() for name in checks)
+        precision = "bfloat16" if fast else "float32"
     if precision == "float32":
         return None
     shift = points.mean(0)
