@@ -36,7 +36,16 @@ from recbase.options import progress
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Batches", "LossOutput", "TrainConfig", "TrainResult", "fit", "learning_rate", "make_accelerator"]
+__all__ = [
+    "Batches",
+    "LossOutput",
+    "TrainConfig",
+    "TrainResult",
+    "fast_bfloat16",
+    "fit",
+    "learning_rate",
+    "make_accelerator",
+]
 
 Stopped = Literal["epochs", "patience", "max_seconds", "signal"]
 
@@ -220,14 +229,14 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError("--precision fp16 needs a GPU; on this CPU use bf16 or no")
     wanted = config.precision if config.precision != "no" else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted == "auto":
-        wanted = "bf16" if _fast_bfloat16(PartialState().device) else "no"
+        wanted = "bf16" if fast_bfloat16(PartialState().device) else "no"
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()  # an earlier training of this process used another precision
     return Accelerator(mixed_precision=wanted)
 
 
-def _fast_bfloat16(device: torch.device) -> bool:
+def fast_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are quicker than in float32 on a device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.training import fast_bfloat16
 from semtok.tokenizer import Block, VectorTokenizer
 
 __all__ = [
@@ -513,9 +514,7 @@ def _one_a_row(points: Tensor, rows: Tensor, count: int) -> Clustering:
 def _low_precision(points: Tensor, precision: str) -> _Low | None:
     """The rows in bfloat16, where distances shall be computed so."""
     if precision == "auto":
-        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        fast = not points.is_cuda and any(getattr(torch.cpu, name, bool)() for name in checks)
-        precision = "bfloat16" if fast else "float32"
+        precision = "bfloat16" if not points.is_cuda and fast_bfloat16(points.device) else "float32"
     if precision == "float32":
         return None
     shift = points.mean(0)

@@ -11,7 +11,6 @@ import numpy as np
 from recbase.checkpoints import load_arrays
 from recbase.runs import Run
 from semtok.embeddings import Embeddings
-from seqrec.serving import normalized
 
 __all__ = ["NeighbourReport", "draw_neighbours", "neighbour_shares"]
 
@@ -65,6 +64,8 @@ def neighbour_shares(
     ValueError
         If the three have different items.
     """
+    from sklearn.preprocessing import normalize
+
     vectors = {
         "collaborative": _vectors(reference),
         "text": embeddings.matrix()[0],
@@ -74,7 +75,7 @@ def neighbour_shares(
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the spaces are of different items: {sizes}")
     count = len(vectors["fused"])
-    spaces = {space: normalized(found) for space, found in vectors.items()}
+    spaces = {space: normalize(found) for space, found in vectors.items()}
     chosen = np.sort(np.random.default_rng(seed).choice(count, min(anchors, count), replace=False))
     length = max(1, min(neighbours, (count - 1) // 2))
     lists = {space: _nearest(found, chosen, length) for space, found in spaces.items()}

@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from recbase.runs import Run, save_run
 from recbase.sequences import Histories
 
@@ -84,10 +82,3 @@ def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
     kept = {key: run.manifest[key] for key in ("data", "split", "recipe", "form") if key in run.manifest}
     written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]})
     return sorted(written)
-
-
-def normalized(vectors: np.ndarray) -> np.ndarray:
-    """Rows of unit length (zero rows stay zero)."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: np.ndarray = vectors / np.maximum(lengths, 1e-12)
-    return scaled

@@ -172,7 +172,7 @@ def _text_codes(
     key = {"data": dataset.hash, "embeddings": embeddings.hash, "views": views, "method": content.code_method}
 
     def build(target: Path) -> None:
-        tokenizer = resolve(content.code_method, semtok.TOKENIZERS, "method")(**arguments).fit(matrix, views=slices)
+        tokenizer = semtok.tokenizer_class(content.code_method)(**arguments).fit(matrix, views=slices)
         codes = tokenizer.item_codes(matrix, dataset.item_ids.to_numpy())
         tokenizer.save(target, codes, made_from={"data": dataset.hash, "embeddings": embeddings.hash})
 
@@ -352,7 +352,7 @@ def _train(
     files: Mapping[str, FileContent],
     resume: bool,
 ) -> dict[str, Any]:
-    from recbase.evaluation import rank_targets, summarize
+    from recbase.evaluation import validator
     from recbase.training import fit, make_accelerator
 
     accelerator = make_accelerator(config)
@@ -368,9 +368,7 @@ def _train(
         micro_batches=config.micro_batches,
     )
 
-    def validate(network: Any) -> dict[str, float]:
-        return summarize(rank_targets(network.scorer(), split.valid, accelerator=accelerator))
-
+    validate = validator(split.valid, accelerator=accelerator)
     made_from = {"data": dataset.hash} | {name: manifest[name] for name in ("embeddings", "codes") if name in manifest}
     result = fit(model, batches, validate, config, out, resume, accelerator, made_from)
     manifest |= {"form": form, "training": asdict(config)}
