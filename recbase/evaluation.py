@@ -12,7 +12,6 @@ Knows scorers as functions from histories to scores, and files as bytes. Knows n
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from recbase.metrics import coverage_at, mean_metrics
+from recbase.processes import is_main_process
 from recbase.recommender import NO_ITEM, Recommendations, Scorer
 from recbase.sequences import Histories
 from recbase.splits import Split, Targets
@@ -39,7 +39,6 @@ __all__ = [
     "KS",
     "Ranks",
     "describe_protocol",
-    "is_main_process",
     "list_faults",
     "metrics_of_run",
     "metrics_record",
@@ -675,11 +674,6 @@ def metrics_of_run(
     about = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
     protocol = describe_protocol(split.name, mask_seen)
     return metrics_record(name, about, protocol, ranks, valid, split.train, lists, **facts)
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that writes and prints (the only one, or rank 0 of a launch)."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def ranks_file(ranks: Ranks, user_ids: pl.Series) -> bytes:

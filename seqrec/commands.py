@@ -141,21 +141,15 @@ def _stage_options(function: Any) -> Any:
 
 
 def _print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
-    from accelerate import PartialState
+    from recbase.comparison import print_metrics
+    from recbase.processes import is_main_process, leave_launch
 
-    from recbase.evaluation import is_main_process
-
-    main_process = is_main_process()
-    PartialState().destroy_process_group()  # left alive, gloo aborts at exit
-    if not main_process:
-        return
-    if as_json:
+    if is_main_process() and as_json:
         print_json(metrics | {"out": str(out)})
-    elif not quiet:
-        from recbase.comparison import print_metrics
-
+    elif is_main_process() and not quiet:
         print_metrics({metrics["model"]: metrics})
         click.echo(f"Run folder: {out}")
+    leave_launch()
 
 
 @main.command()

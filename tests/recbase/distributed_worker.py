@@ -19,6 +19,7 @@ from torch import nn
 
 from recbase.checkpoints import sha256_of
 from recbase.evaluation import rank_targets
+from recbase.processes import leave_launch
 from recbase.sequences import Histories, SequenceBatches
 from recbase.splits import leave_last_out
 from recbase.training import TrainConfig, fit, make_accelerator
@@ -159,4 +160,4 @@ if __name__ == "__main__":
     everyone = gather_object([facts])
     if int(os.environ.get("RANK", "0")) == 0:
         (target / "found.json").write_text(json.dumps(everyone))
-    torch.distributed.destroy_process_group()
+    leave_launch()
