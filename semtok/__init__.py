@@ -21,16 +21,17 @@ _NAMES = {
     "Collisions": "semtok.codes",
     "Embeddings": "semtok.embeddings",
     "ItemCodes": "semtok.codes",
+    "ItemTokenizer": "semtok.tokenizer",
     "KMeans": "semtok.kmeans",
     "OptimizedProductQuantizer": "semtok.product",
     "ProductQuantizer": "semtok.product",
     "ResidualQuantizer": "semtok.residual",
     "code_report": "semtok.quality",
     "embed_dataset": "semtok.embeddings",
-    "load": "semtok.tokenizer",
+    "load": "semtok.loading",
     "load_codes": "semtok.codes",
     "load_embeddings": "semtok.embeddings",
-    "tokenizer_class": "semtok.tokenizer",
+    "tokenizer_class": "semtok.loading",
 }
 
 __all__ = ["TOKENIZERS", *sorted(_NAMES)]

@@ -216,7 +216,7 @@ def fit(
     Without --embeddings the vectors are made from --data and kept under runs/embeddings for the next time. --embeddings
     may be a folder, or a file of vectors (.npy, .safetensors). Ends with a table of the quality of the codes.
     """
-    from semtok.tokenizer import tokenizer_class
+    from semtok.loading import tokenizer_class
 
     _refuse_strange_options(method)
     overrides = recipe_of(TOKENIZERS[method], recipe)

@@ -1,13 +1,12 @@
-"""What the array-only tokenizers share: checks of vectors, views, streaming, and the tokenizer folder.
+"""What tokenizers share: the tokenizer folder, checks of vectors, views, streaming.
 
-A tokenizer here is a scikit-learn estimator whose fitted state is a list of codebooks, one a code column, each laid
-over a range of columns of its view (after an optional rotation): product quantizers lay them side by side, residual
-ones on top of each other. Knows nothing of how codebooks are fitted.
+``ItemTokenizer`` is what every tokenizer is. ``VectorTokenizer`` is one whose fitted state is a list of codebooks, one
+a code column, each laid over a range of columns of its view (after an optional rotation): product quantizers lay them
+side by side, residual ones on top of each other. Knows nothing of how codebooks are fitted.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,17 +21,17 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from recbase.checkpoints import FileContent, Folder, load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import FileContent, load_arrays, open_folder, save_folder, tensor_bytes
 from semtok.codes import KIND, MANIFEST, ItemCodes
 
-__all__ = ["CODEBOOKS_FILE", "ENGINES", "Block", "VectorTokenizer", "load", "power_of_two_bits", "tokenizer_class"]
+__all__ = ["CODEBOOKS_FILE", "ENGINES", "Block", "ItemTokenizer", "VectorTokenizer", "power_of_two_bits"]
 
 CODEBOOKS_FILE = "codebooks.safetensors"
 ENGINES = ("torch", "faiss")
 ONE_VIEW = "item"
 _CHUNK_VALUES = 1 << 22  # vector entries held at a time while streaming: 16 MiB
 
-Self = TypeVar("Self", bound="VectorTokenizer")
+Self = TypeVar("Self", bound="ItemTokenizer")
 
 
 @dataclass(frozen=True)
@@ -62,14 +61,205 @@ class Block:
         return Block([book.to(device) for book in self.codebooks], self.used, self.columns, rotation)
 
 
-class VectorTokenizer(TransformerMixin, BaseEstimator):
-    """Base of tokenizers that are fitted on item vectors alone; a subclass says how one view is fitted.
+class ItemTokenizer(TransformerMixin, BaseEstimator):
+    """Base of all tokenizers: the tokenizer folder, Hugging Face's names for it, and what every method answers.
 
-    A subclass stores its arguments in ``__init__``, among them ``codebook_size``, ``engine``, ``seed``, ``device`` and
-    ``max_points_per_centroid``, names itself in ``method`` and has ``_fit_block(points, seed) -> Block``.
+    A subclass stores its arguments in ``__init__`` as scikit-learn wants it, names itself in ``method`` and has
+    ``fit``, ``encode`` and ``decode``. Fitting sets ``n_features_in_``, ``views_``, ``sizes_`` and ``blocks_``.
+    ``_state`` gives the rest of what is fitted as JSON-able entries and arrays, enough for the NumPy ``program`` (see
+    the portable file) to encode and decode, and ``_restore`` takes it back.
     """
 
     method: ClassVar[str]
+    program: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]] = ()  # what fit takes besides vectors: "collaborative", "sequences", "missing"
+    per_view: ClassVar[bool] = False  # whether the command line gives it one view at a time, or all in one
+
+    n_features_in_: int
+    views_: dict[str, slice]
+    sizes_: list[int]
+    blocks_: dict[str, slice]
+
+    def fit(self: Self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> Self:
+        """Learn from item vectors [N, D]."""
+        raise NotImplementedError
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Codes of vectors: [N, D] to int32 [N, L]."""
+        raise NotImplementedError
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Vectors that codes stand for: [N, L] to float32 [N, D]."""
+        raise NotImplementedError
+
+    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
+        """What each item would pay for each code of one level, its other codes staying as they are.
+
+        Parameters
+        ----------
+        X : array of float [N, D]
+            Vectors of the items.
+        codes : array of int [N, L]
+            Their codes; column ``level`` is not read.
+        level : int
+            Column, from 0; negative ones count from the last.
+
+        Returns
+        -------
+        float32 array [N, K]
+            Squared distance, in the space that is quantized, between the item and what it would be decoded to. Codes
+            that stand for nothing cost infinity.
+        """
+        raise NotImplementedError
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Same as :meth:`encode`, for scikit-learn pipelines."""
+        return self.encode(X)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Same as :meth:`decode`, for scikit-learn pipelines."""
+        return self.decode(X)
+
+    def item_codes(self, X: Any, item_ids: Any) -> ItemCodes:
+        """Encode the vectors of a catalogue, row i being the item ``item_ids[i]``."""
+        return ItemCodes(self.encode(X), tuple(self.sizes_), item_ids, dict(self.blocks_))
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        item_codes: ItemCodes | None = None,
+        *,
+        unique: str = "none",
+        made_from: Mapping[str, Any] | None = None,
+        files: Mapping[str, FileContent] | None = None,
+    ) -> None:
+        """Write the tokenizer folder: ``semtok.json``, ``codebooks.safetensors`` and the codes, if given.
+
+        Parameters
+        ----------
+        folder : path
+            Made if missing; what it held is replaced at once, when all is written.
+        item_codes : ItemCodes, optional
+            Codes of the catalogue, kept as ``codes.parquet`` and as the array ``codes``.
+        unique : str, default "none"
+            The policy by which ``item_codes`` were made unique.
+        made_from : mapping, optional
+            Hashes (and names) of what the tokenizer was made from, such as ``{"embeddings": "3f.."}``.
+        files : mapping of name to bytes or writer, optional
+            More files, such as ``report.json``.
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted, or ``item_codes`` are not unique under a policy that says they are.
+        OSError
+            If the folder cannot be written.
+        """
+        self._check_fitted()
+        if unique != "none" and item_codes is not None and not item_codes.unique:
+            shared = item_codes.collisions()
+            raise ValueError(
+                f"codes under the policy unique={unique} must be unique, but {shared.items} of {shared.total} items "
+                f"share theirs: resolve them first (semtok.make_unique)"
+            )
+        entries, arrays = self._state()
+        manifest = {
+            "method": self.method,
+            "program": self.program,
+            "arguments": self.get_params(deep=False),
+            "n_features": self.n_features_in_,
+            "sizes": list(self.sizes_),
+            "views": {name: [part.start, part.stop] for name, part in self.views_.items()},
+            "blocks": {name: [part.start, part.stop] for name, part in self.blocks_.items()},
+            "unique": unique,
+            "made_from": dict(made_from or {}),
+            "codes": None if item_codes is None else item_codes.manifest(),
+        } | entries
+        content: dict[str, FileContent] = dict(files or {})
+        if item_codes is not None:
+            arrays["codes"] = item_codes.codes
+            content |= item_codes.files()
+        content[CODEBOOKS_FILE] = tensor_bytes(arrays)
+        save_folder(folder, MANIFEST, KIND, manifest, content)
+
+    @classmethod
+    def load(cls: type[Self], folder: str | os.PathLike[str]) -> Self:
+        """Read a tokenizer from a folder written by :meth:`save`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If the folder holds another method's tokenizer, or its files are damaged.
+        """
+        opened = open_folder(folder, MANIFEST, KIND)
+        if opened.manifest.get("method") != cls.method:
+            raise ValueError(
+                f"{folder} holds a tokenizer of method {opened.manifest.get('method')!r}, not {cls.method!r}"
+            )
+        made = cls(**opened.manifest["arguments"])
+        made.n_features_in_ = int(opened.manifest["n_features"])
+        made.views_ = {name: slice(*bounds) for name, bounds in opened.manifest["views"].items()}
+        made.blocks_ = {name: slice(*bounds) for name, bounds in opened.manifest["blocks"].items()}
+        made.sizes_ = [int(size) for size in opened.manifest["sizes"]]
+        made._restore(opened.manifest, load_arrays(opened.file(CODEBOOKS_FILE)))
+        return made
+
+    def save_pretrained(self, folder: str | os.PathLike[str], item_codes: ItemCodes | None = None) -> None:
+        """Same as :meth:`save`, under the name that Hugging Face's libraries use."""
+        self.save(folder, item_codes)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], name: str | os.PathLike[str], revision: str | None = None) -> Self:
+        """Read a tokenizer from a folder, or from a repository of the Hugging Face hub (downloaded once)."""
+        if Path(name).is_dir():
+            return cls.load(name)
+        from huggingface_hub import snapshot_download
+
+        return cls.load(snapshot_download(str(name), revision=revision))
+
+    def push_to_hub(self, repository: str, item_codes: ItemCodes | None = None, private: bool = False) -> None:
+        """Upload the tokenizer folder to a repository of the Hugging Face hub, which is made if it does not exist."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder, item_codes)
+            hub = HfApi()
+            hub.create_repo(repository, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repository, folder_path=folder)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "sizes_")
+
+    def _check_fitted(self) -> None:
+        check_is_fitted(self, msg="this %(name)s is not fitted yet: call fit or load first")
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Entries of the manifest and arrays of the codebooks file, besides what every method keeps."""
+        raise NotImplementedError
+
+    def _restore(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Take back what ``_state`` gave; ValueError, naming the entry, where something is missing or misshapen."""
+        raise NotImplementedError
+
+
+class VectorTokenizer(ItemTokenizer):
+    """Base of tokenizers that are fitted on item vectors alone; a subclass says how one view is fitted.
+
+    Among the arguments of a subclass are ``codebook_size``, ``engine``, ``seed``, ``device`` and
+    ``max_points_per_centroid``; it has ``_fit_block(points, seed) -> Block``.
+    """
+
+    program = "additive"
+    per_view = True
     engines: ClassVar[tuple[str, ...]] = ENGINES
     counts: ClassVar[tuple[str, ...]] = ("codebook_size", "iterations", "restarts")  # arguments that are >= 1
 
@@ -179,133 +369,27 @@ class VectorTokenizer(TransformerMixin, BaseEstimator):
             vectors[:, part] = found if rotation is None else found @ rotation.T
         return vectors
 
-    def transform(self, X: Any) -> np.ndarray:
-        """Same as :meth:`encode`, for scikit-learn pipelines."""
-        return self.encode(X)
-
-    def inverse_transform(self, X: Any) -> np.ndarray:
-        """Same as :meth:`decode`, for scikit-learn pipelines."""
-        return self.decode(X)
-
-    def item_codes(self, X: Any, item_ids: Any) -> ItemCodes:
-        """Encode the vectors of a catalogue, row i being the item ``item_ids[i]``."""
-        return ItemCodes(self.encode(X), tuple(self.sizes_), item_ids, dict(self.blocks_))
-
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        item_codes: ItemCodes | None = None,
-        *,
-        unique: str = "none",
-        made_from: Mapping[str, Any] | None = None,
-        files: Mapping[str, FileContent] | None = None,
-    ) -> None:
-        """Write the tokenizer folder: ``semtok.json``, ``codebooks.safetensors`` and the codes, if given.
-
-        Parameters
-        ----------
-        folder : path
-            Made if missing; what it held is replaced at once, when all is written.
-        item_codes : ItemCodes, optional
-            Codes of the catalogue, kept as ``codes.parquet`` and as the array ``codes``.
-        unique : str, default "none"
-            The policy by which ``item_codes`` were made unique.
-        made_from : mapping, optional
-            Hashes (and names) of what the tokenizer was made from, such as ``{"embeddings": "3f.."}``.
-        files : mapping of name to bytes or writer, optional
-            More files, such as ``report.json``.
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted.
-        OSError
-            If the folder cannot be written.
-        """
+    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
+        """See :meth:`ItemTokenizer.costs`; each code column costs in the (rotated) columns of its own view."""
         self._check_fitted()
-        manifest = {
-            "method": self.method,
-            "arguments": self.get_params(deep=False),
-            "engine": self.engine_,
-            "n_features": self.n_features_in_,
-            "sizes": self.sizes_,
-            "views": {name: [part.start, part.stop] for name, part in self.views_.items()},
-            "blocks": {name: [part.start, part.stop] for name, part in self.blocks_.items()},
-            "columns": self.columns_,
-            "used": self.used_,
-            "unused": self.unused_,
-            "unique": unique,
-            "made_from": dict(made_from or {}),
-            "codes": None if item_codes is None else item_codes.manifest(),
-        }
-        arrays = {f"codebook.{level}": book for level, book in enumerate(self.codebooks_)}
-        arrays |= {
-            f"rotation.{name}": turn
-            for name, turn in zip(self.views_, self.rotations_, strict=True)
-            if turn is not None
-        }
-        content: dict[str, FileContent] = dict(files or {})
-        if item_codes is not None:
-            arrays["codes"] = item_codes.codes
-            content |= item_codes.files()
-        content[CODEBOOKS_FILE] = tensor_bytes(arrays)
-        save_folder(folder, MANIFEST, KIND, manifest, content)
-
-    @classmethod
-    def load(cls: type[Self], folder: str | os.PathLike[str]) -> Self:
-        """Read a tokenizer from a folder written by :meth:`save`.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such folder.
-        ValueError
-            If the folder holds another method's tokenizer, or its files are damaged.
-        """
-        opened = open_folder(folder, MANIFEST, KIND)
-        if opened.manifest.get("method") != cls.method:
-            raise ValueError(
-                f"{folder} holds a tokenizer of method {opened.manifest.get('method')!r}, not {cls.method!r}"
-            )
-        made = cls(**opened.manifest["arguments"])
-        made._restore(opened)
-        return made
-
-    def save_pretrained(self, folder: str | os.PathLike[str], item_codes: ItemCodes | None = None) -> None:
-        """Same as :meth:`save`, under the name that Hugging Face's libraries use."""
-        self.save(folder, item_codes)
-
-    @classmethod
-    def from_pretrained(cls: type[Self], name: str | os.PathLike[str], revision: str | None = None) -> Self:
-        """Read a tokenizer from a folder, or from a repository of the Hugging Face hub (downloaded once)."""
-        if Path(name).is_dir():
-            return cls.load(name)
-        from huggingface_hub import snapshot_download
-
-        return cls.load(snapshot_download(str(name), revision=revision))
-
-    def push_to_hub(self, repository: str, item_codes: ItemCodes | None = None, private: bool = False) -> None:
-        """Upload the tokenizer folder to a repository of the Hugging Face hub, which is made if it does not exist."""
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save(folder, item_codes)
-            hub = HfApi()
-            hub.create_repo(repository, private=private, exist_ok=True)
-            hub.upload_folder(repo_id=repository, folder_path=folder)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "unused_")
-
-    def _check_fitted(self) -> None:
-        check_is_fitted(self, msg="this %(name)s is not fitted yet: call fit or load first")
+        table = np.asarray(codes)
+        level = range(len(self.sizes_))[level]
+        view = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
+        columns, part = self.blocks_[view], self.views_[view]
+        rotation = self.rotations_[list(self.views_).index(view)]
+        points = np.asarray(X, dtype=np.float32)[:, part]
+        left = points.copy() if rotation is None else points @ rotation
+        for other in range(columns.start, columns.stop):
+            if other != level:
+                lo, hi = self.columns_[other]
+                left[:, lo:hi] -= self.codebooks_[other][table[:, other]]
+        lo, hi = self.columns_[level]
+        book = self.codebooks_[level]
+        outside = np.square(left).sum(1) - np.square(left[:, lo:hi]).sum(1)
+        inside = np.square(left[:, lo:hi]).sum(1)[:, None] - 2 * left[:, lo:hi] @ book.T + np.square(book).sum(1)
+        found: np.ndarray = np.maximum(inside, 0) + outside[:, None]
+        found[:, self.used_[level] :] = np.inf
+        return found
 
     def _check_arguments(self) -> None:
         """Refuse hyper-parameters that mean nothing; subclasses add their own."""
@@ -355,59 +439,25 @@ class VectorTokenizer(TransformerMixin, BaseEstimator):
             found.append(self._encode_block(points, block))
         return torch.cat(found, dim=1)
 
-    def _restore(self, folder: Folder) -> None:
-        manifest = folder.manifest
-        path = folder.file(CODEBOOKS_FILE)
-        arrays = load_arrays(path)
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        entries = {"engine": self.engine_, "columns": self.columns_, "used": self.used_, "unused": self.unused_}
+        arrays = {f"codebook.{level}": book for level, book in enumerate(self.codebooks_)}
+        turns = zip(self.views_, self.rotations_, strict=True)
+        return entries, arrays | {f"rotation.{name}": turn for name, turn in turns if turn is not None}
+
+    def _restore(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.engine_ = str(manifest["engine"])
-        self.n_features_in_ = int(manifest["n_features"])
-        self.views_ = {name: slice(*bounds) for name, bounds in manifest["views"].items()}
-        self.blocks_ = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
         self.columns_ = [(int(lo), int(hi)) for lo, hi in manifest["columns"]]
-        self.sizes_ = [int(size) for size in manifest["sizes"]]
         self.used_ = [int(used) for used in manifest["used"]]
+        self.unused_ = [int(unused) for unused in manifest["unused"]]
         self.codebooks_ = []
         for level, (size, (lo, hi)) in enumerate(zip(self.sizes_, self.columns_, strict=True)):
             book = arrays.get(f"codebook.{level}")
             if book is None or book.shape != (size, hi - lo):
                 found = "missing" if book is None else f"of shape {book.shape}"
-                raise ValueError(f"codebook.{level} of {path} is {found}; the manifest expects {(size, hi - lo)}")
+                raise ValueError(f"codebook.{level} is {found}; the manifest expects {(size, hi - lo)}")
             self.codebooks_.append(book)
         self.rotations_ = [arrays.get(f"rotation.{name}") for name in self.views_]
-        self.unused_ = [int(unused) for unused in manifest["unused"]]
-
-
-def tokenizer_class(method: str) -> type[Any]:
-    """Class of a method's tokenizer.
-
-    Raises
-    ------
-    ValueError
-        If there is no such method, naming those there are.
-    """
-    from semtok import TOKENIZERS
-
-    if method not in TOKENIZERS:
-        raise ValueError(f"method {method!r} is unknown; choose from {', '.join(TOKENIZERS)}")
-    module, name = TOKENIZERS[method].split(":")
-    found: type[Any] = getattr(importlib.import_module(module), name)
-    return found
-
-
-def load(folder: str | os.PathLike[str]) -> Any:
-    """Read the tokenizer of a folder, whatever its method.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If it holds codes alone, a method that this version does not know, or damaged files.
-    """
-    method = open_folder(folder, MANIFEST, KIND).manifest.get("method")
-    if method is None:
-        raise ValueError(f"{folder} holds item codes but no tokenizer; read them with semtok.load_codes")
-    return tokenizer_class(method).load(folder)
 
 
 class _Rows:

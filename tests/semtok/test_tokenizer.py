@@ -14,7 +14,8 @@ from sklearn.exceptions import NotFittedError
 import semtok
 from recbase.checkpoints import load_arrays
 from semtok import tokenizer as plumbing
-from semtok.tokenizer import VectorTokenizer, tokenizer_class
+from semtok.loading import tokenizer_class
+from semtok.tokenizer import VectorTokenizer
 
 METHODS = [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]
 VIEWS = {"title": slice(0, 8), "brand": slice(8, 12)}

@@ -1,0 +1,87 @@
+"""Tokenizers by name and by folder: the registry, third-party methods, and reading with torch or with NumPy alone.
+
+Imports nothing heavy, so that a folder of codes can be used where neither torch nor scikit-learn is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from recbase.checkpoints import open_folder
+from semtok.codes import KIND, MANIFEST
+
+__all__ = ["BACKENDS", "ENTRY_POINTS", "load", "methods", "tokenizer_class"]
+
+BACKENDS = ("torch", "numpy")
+ENTRY_POINTS = "semtok.tokenizers"
+
+
+@cache
+def methods() -> dict[str, str]:
+    """``module:Class`` of every method by its name: our own, then those of the entry points ``semtok.tokenizers``.
+
+    Raises
+    ------
+    ValueError
+        If a third party's entry point takes the name of another method.
+    """
+    from semtok import TOKENIZERS
+
+    found = dict(TOKENIZERS)
+    for point in entry_points(group=ENTRY_POINTS):
+        if found.get(point.name, point.value) != point.value:
+            raise ValueError(
+                f"the entry point {point.name!r} = {point.value!r} of the group {ENTRY_POINTS} takes a name that "
+                f"already means {found[point.name]!r}: choose another"
+            )
+        found[point.name] = point.value
+    return found
+
+
+def tokenizer_class(method: str) -> type[Any]:
+    """Class of a method's tokenizer.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method, naming those there are.
+    """
+    known = methods()
+    if method not in known:
+        raise ValueError(f"method {method!r} is unknown; choose from {', '.join(known)}")
+    module, name = known[method].split(":")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def load(folder: str | os.PathLike[str], backend: str = "torch") -> Any:
+    """Read the tokenizer of a folder, whatever its method.
+
+    Parameters
+    ----------
+    folder : path
+    backend : {"torch", "numpy"}, default "torch"
+        "numpy" gives an object that encodes and decodes with NumPy and safetensors alone.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If it holds codes alone, a method or program that this version does not know, or damaged files; or if the
+        backend is unknown.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
+    method = open_folder(folder, MANIFEST, KIND).manifest.get("method")
+    if method is None:
+        raise ValueError(f"{folder} holds item codes but no tokenizer; read them with semtok.load_codes")
+    if backend == "numpy":
+        from semtok.portable import load_portable
+
+        return load_portable(folder)
+    return tokenizer_class(method).load(folder)
