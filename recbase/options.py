@@ -44,6 +44,7 @@ __all__ = [
     "Group",
     "Option",
     "add_options",
+    "attribute_of",
     "chosen",
     "given",
     "failures",
@@ -52,6 +53,7 @@ __all__ = [
     "progress",
     "recipe_of",
     "recipes_from",
+    "section_of",
     "shared",
     "summary_of",
     "union",
@@ -400,6 +402,51 @@ def summary_of(target: str) -> str:
     """
     _, node = _definition(target)
     return _one_line((ast.get_docstring(node) or "").partition("\n\n")[0])
+
+
+def section_of(target: str, heading: str) -> str:
+    """First sentence (or short paragraph) of a section of a class's docstring, such as ``"Notes"``; "" without one.
+
+    Parameters
+    ----------
+    target : str
+        ``"module:Class"``.
+    heading : str
+        Title of the numpydoc section.
+    """
+    _, node = _definition(target)
+    text = inspect.cleandoc(ast.get_docstring(node) or "")
+    found = re.search(rf"^{re.escape(heading)}\n-+\n(.*?)(?=\n[^\n]+\n-{{3,}}\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    return "" if found is None else _one_line(found.group(1))
+
+
+def attribute_of(target: str, name: str, default: Any = None) -> Any:
+    """Literal value of a class attribute, read from the source of the class or of its bases inside the toolkit.
+
+    Parameters
+    ----------
+    target : str
+        ``"module:Class"``.
+    name : str
+        The attribute, assigned in the body of the class.
+    default : object, default None
+        Value where no class assigns it, or not a literal.
+    """
+    module, node = _definition(target)
+    for part in node.body:
+        if not isinstance(part, ast.Assign | ast.AnnAssign) or part.value is None:
+            continue
+        named = part.targets if isinstance(part, ast.Assign) else [part.target]
+        if any(isinstance(each, ast.Name) and each.id == name for each in named):
+            value = _literal(part.value, module)
+            return default if value is _NOT_LITERAL else value
+    for base in node.bases if isinstance(node, ast.ClassDef) else []:
+        where = _resolve(module, base.id) if isinstance(base, ast.Name) else None
+        if where is not None and isinstance(where[1], ast.ClassDef):
+            value = attribute_of(f"{where[0]}:{where[1].name}", name, _NOT_LITERAL)
+            if value is not _NOT_LITERAL:
+                return value
+    return default
 
 
 # --------------------------------------------------------------------------------------- recipes

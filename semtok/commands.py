@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,28 +15,28 @@ from recbase.options import (
     Group,
     Option,
     add_options,
+    attribute_of,
     chosen,
     failures,
     given,
     options_from,
     print_json,
     recipe_of,
+    section_of,
     shared,
     summary_of,
     union,
 )
 from semtok import TOKENIZERS
+from semtok.loading import methods
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
 
 __all__ = ["main"]
 
 _EMBED = "semtok.embeddings:embed_dataset"
-_PER_VIEW = ("pq", "opq", "rq")
 _ENCODERS = {
     "tfidf": "TF-IDF and truncated SVD (scikit-learn); no download, the default.",
     "minilm": "all-MiniLM-L6-v2 from the extra semtok[minilm]; no hub needed.",
@@ -183,17 +184,43 @@ def embed(
 
 # --------------------------------------------------------------------------------------- fit
 
-_METHOD_OPTIONS = {method: options_from(target, skip=("seed",)) for method, target in TOKENIZERS.items()}
+
+def _read_methods() -> tuple[dict[str, str], dict[str, list[Option]], dict[str, str]]:
+    """The methods, the options of each, and what is wrong with those of third parties that cannot be used."""
+    usable, options = dict(TOKENIZERS), {name: _options_of(target) for name, target in TOKENIZERS.items()}
+    broken: dict[str, str] = {}
+    for name, target in methods().items():
+        if name not in usable:
+            try:
+                options[name] = _options_of(target)
+                union(options)
+            except (ImportError, ValueError, SyntaxError) as error:
+                options.pop(name, None)
+                broken[name] = f"cannot be used: {error}"
+            usable[name] = target
+    return usable, options, broken
+
+
+def _options_of(target: str) -> list[Option]:
+    return options_from(target, skip=("seed", "quiet"))
+
+
+_METHODS, _METHOD_OPTIONS, _BROKEN = _read_methods()
+_UNIQUE = ("none", "suffix", "sinkhorn", "nearest-free", "matching", "balanced")
+_INPUT_OPTIONS = [
+    Option("collaborative", "path", None, "Item vectors from behaviour (a run, or a file); of --data if not given."),
+    Option("unique", "choice", None, "How codes that items share are made unique; none keeps them.", _UNIQUE,
+           shown="the method's, see `semtok list`"),
+    Option("per_view", "bool", None, "Codes for each view on its own, or for all in one.", shown="the method's"),
+]  # fmt: skip
 
 
 @main.command()
-@add_options([Option("method", "choice", "pq", "How vectors become codes; see `semtok list`.", tuple(TOKENIZERS))])
+@add_options([Option("method", "choice", "pq", "How vectors become codes; see `semtok list`.", tuple(_METHODS))])
 @add_options(shared("data", "embeddings", "encoder", "views"))
 @add_options([Option("out", "path", None, "Folder to write; runs/semtok/METHOD if not given.")])
 @add_options(shared("recipe", "seed", "as_json", "quiet"))
-@add_options(
-    [Option("per_view", "bool", None, f"Codes for each view on its own ({', '.join(_PER_VIEW)}), or for all in one.")]
-)
+@add_options(_INPUT_OPTIONS)
 @add_options(union(_METHOD_OPTIONS), section="Method")
 @add_options(_FIT_EMBED_OPTIONS, section="Embeddings, where none are given")
 @failures
@@ -206,6 +233,8 @@ def fit(
     out: Path | None,
     recipe: str,
     seed: int,
+    collaborative: Path | None,
+    unique: str | None,
     per_view: bool | None,
     as_json: bool,
     quiet: bool,
@@ -214,57 +243,75 @@ def fit(
     """Fit a tokenizer on item vectors and write the codes of all items.
 
     Without --embeddings the vectors are made from --data and kept under runs/embeddings for the next time. --embeddings
-    may be a folder, or a file of vectors (.npy, .safetensors). Ends with a table of the quality of the codes.
+    may be a folder, or a file of vectors (.npy, .safetensors). Methods that learn from behaviour read the training part
+    of --data. Ends with a table of the quality of the codes.
     """
-    from semtok.loading import tokenizer_class
-
     _refuse_strange_options(method)
-    overrides = recipe_of(TOKENIZERS[method], recipe)
-    arguments = chosen(_METHOD_OPTIONS[method], overrides) | {"seed": seed}
-    tokenizer = tokenizer_class(method)(**arguments)
+    tokenizer = _new_tokenizer(method, recipe, seed, quiet or as_json)
+    from semtok.fitting import fit_codes
+
     started = time.perf_counter()
-    made, source, items = _vectors_for(data, embeddings, encoder, views, seed, quiet or as_json)
-    per_view = method in _PER_VIEW if per_view is None else per_view
-    matrix, columns = made.matrix(views, normalize=not per_view)
-    fitting = time.perf_counter()
-    tokenizer.fit(matrix, views=columns if per_view else None)
-    codes = tokenizer.item_codes(matrix, made.item_ids)
-    fitted = time.perf_counter()
-    report = _report(tokenizer, codes, matrix, columns if per_view else None, items, seed)
-    report |= {"method": method, "seconds": {"embeddings": fitting - started, "fit": fitted - fitting}}
+    made, source, dataset = _vectors_for(data, embeddings, encoder, views, seed, quiet or as_json)
+    embedded = time.perf_counter()
+    fitted = fit_codes(
+        tokenizer,
+        made,
+        dataset=dataset,
+        views=views,
+        per_view=per_view,
+        collaborative=collaborative,
+        unique=unique,
+        seed=seed,
+        made_from={"embeddings_folder": str(source), "recipe": recipe},
+    )
+    report = fitted.report
+    report |= {"method": method, "seconds": {"embeddings": embedded - started} | report["seconds"]}
     out = out or Path("runs/semtok") / method
-    made_from = {
-        "embeddings": made.hash,
-        "embeddings_folder": str(source),
-        "views": list(columns),
-        "joined": not per_view,
-        "dataset": made.manifest.get("dataset"),
-        "recipe": recipe,
-    }
-    content = json.dumps(report, indent=1).encode()
-    tokenizer.save(out, codes, made_from=made_from, files={"report.json": content})
+    fitted.save(out)
     if as_json:
         print_json({"folder": str(out), "method": method, "embeddings": str(source), "report": report})
     elif not quiet:
         from semtok.report import print_report
 
         print_report(report, f"{method} codes of {_origin(made)}")
-        click.echo(f"Codes and tokenizer are in {out} (fitted in {fitted - fitting:.1f} s), vectors in {source}")
+        if report["unique"] != "none":
+            shared_before = report["before"]["collisions"]
+            click.echo(
+                f"Made unique by {report['unique']}: {shared_before['items']:,} items shared their codes before "
+                f"({shared_before['rate']:.1%}), {report['collisions']['items']:,} do now"
+            )
+        click.echo(
+            f"Codes and tokenizer are in {out} (fitted in {report['seconds']['fit']:.1f} s), vectors in {source}"
+        )
+
+
+def _new_tokenizer(method: str, recipe: str, seed: int, quiet: bool) -> Any:
+    """The tokenizer with the arguments that were typed, else those of the recipe."""
+    import inspect
+
+    from semtok.loading import tokenizer_class
+
+    if method in _BROKEN:
+        raise ValueError(f"method {method} {_BROKEN[method]}")
+    arguments = chosen(_METHOD_OPTIONS[method], recipe_of(_METHODS[method], recipe))
+    made = tokenizer_class(method)
+    known = inspect.signature(made).parameters
+    return made(**arguments, **{name: value for name, value in {"seed": seed, "quiet": quiet}.items() if name in known})
 
 
 def _refuse_strange_options(method: str) -> None:
     """Refuse a typed option that the method does not have, instead of ignoring it."""
-    own = {option.name for option in _METHOD_OPTIONS[method]} | {option.name for option in _FIT_EMBED_OPTIONS}
+    named = [option.name for option in [*_METHOD_OPTIONS.get(method, []), *_FIT_EMBED_OPTIONS, *_INPUT_OPTIONS]]
     for other, options in _METHOD_OPTIONS.items():
         for option in options:
-            if option.name in given() and option.name not in own:
+            if option.name in given() and option.name not in named:
                 raise click.UsageError(f"{option.spelled} belongs to {other}; {method} has no such option")
 
 
 def _vectors_for(
     data: str, embeddings: Path | None, encoder: str, views: tuple[str, ...] | None, seed: int, quiet: bool
 ) -> tuple[Embeddings, Path, Any]:
-    """The vectors to fit on, where they lie, and the item table (None where no data set was asked for)."""
+    """The vectors to fit on, where they lie, and the data set (None where vectors were given and no data set)."""
     from recbase.datasets import load_dataset
     from semtok.embeddings import embeddings_for
 
@@ -273,11 +320,11 @@ def _vectors_for(
         if "data" not in given():
             return made, embeddings, None
         dataset = load_dataset(data)
-        return made.align(dataset.items["item_id"]), embeddings, dataset.items
+        return made.align(dataset.items["item_id"]), embeddings, dataset
     dataset = load_dataset(data)
     settings = chosen(_FIT_EMBED_OPTIONS) | {"views": views, "seed": seed, "quiet": quiet}
     made, folder = embeddings_for(dataset, encoder, **settings)
-    return made, folder, dataset.items
+    return made, folder, dataset
 
 
 def _read_vectors(path: Path) -> Embeddings:
@@ -291,16 +338,6 @@ def _read_vectors(path: Path) -> Embeddings:
     views = load_vectors(path)
     count = len(next(iter(views.values())))
     return Embeddings(views, {}, np.arange(count))
-
-
-def _report(
-    tokenizer: Any, codes: ItemCodes, matrix: np.ndarray, columns: Mapping[str, slice] | None, items: Any, seed: int
-) -> dict[str, Any]:
-    from semtok.quality import category_columns, code_report
-
-    decoded = tokenizer.decode(codes.codes) if hasattr(tokenizer, "decode") else None
-    categories = None if items is None else category_columns(items)
-    return code_report(codes, matrix, decoded, columns, categories, seed=seed)
 
 
 def _origin(made: Embeddings) -> str:
@@ -331,6 +368,7 @@ def encode(tokenizer: Path, items: Path | None, embeddings: Path | None, out: Pa
     import semtok
     from recbase.checkpoints import open_folder
     from semtok.codes import KIND, MANIFEST
+    from semtok.fitting import laid_out_as
 
     fitted = semtok.load(tokenizer)
     made_from = open_folder(tokenizer, MANIFEST, KIND).manifest.get("made_from", {})
@@ -346,7 +384,7 @@ def encode(tokenizer: Path, items: Path | None, embeddings: Path | None, out: Pa
             )
         vectors = _read_vectors(Path(folder)).transform_new(_read_table(items))
     assert vectors is not None
-    matrix, _ = vectors.matrix(made_from.get("views"), normalize=bool(made_from.get("joined")))
+    matrix = laid_out_as(vectors, made_from).matrix
     if matrix.shape[1] != fitted.n_features_in_:
         raise ValueError(
             f"the vectors have {matrix.shape[1]} columns but {tokenizer} was fitted on {fitted.n_features_in_}: "
@@ -420,6 +458,7 @@ def report(
     import semtok
     from recbase.checkpoints import open_folder
     from semtok.codes import KIND, MANIFEST, load_codes
+    from semtok.fitting import decoded_from, laid_out_as
     from semtok.quality import category_columns, code_report
 
     codes = load_codes(folder)
@@ -438,10 +477,9 @@ def report(
     tokenizer = semtok.load(folder) if opened.manifest.get("method") else None
     if vectors is not None and tokenizer is not None:
         vectors = vectors.align(codes.item_ids)
-        joined = bool(made_from.get("joined"))
-        matrix, columns = vectors.matrix(made_from.get("views"), normalize=joined)
-        columns = None if joined else columns
-    decoded = tokenizer.decode(codes.codes) if tokenizer is not None and hasattr(tokenizer, "decode") else None
+        layout = laid_out_as(vectors, made_from)
+        matrix, columns = layout.matrix, layout.columns
+    decoded = None if tokenizer is None else decoded_from(tokenizer, codes)
     found = code_report(codes, matrix, decoded, columns, categories, seed=seed)
     found = {name: kept[name] for name in ("reconstruction", "neighbours", "agreement") if name in kept} | found
     drawn: list[Path] = []
@@ -483,14 +521,33 @@ def _vectors_of(codes: ItemCodes, made_from: Mapping[str, Any], embeddings: Path
 @failures
 def list_all(as_json: bool) -> None:
     """List the methods, the encoders and the built-in data sets."""
-    methods = {name: summary_of(target) for name, target in TOKENIZERS.items()}
+    described = {name: _described(name) for name in _METHODS}
     data = _DATA | _public_sets()
     if as_json:
-        print_json({"methods": methods, "encoders": _ENCODERS, "data": data})
+        print_json({"methods": described, "encoders": _ENCODERS, "data": data})
         return
-    _table("Methods (semtok fit --method NAME)", ("name", "what it is"), list(methods.items()))
+    rows = [
+        (name, "\n".join(filter(None, (said["summary"], said["paper"]))), ", ".join(said["inputs"]), said["unique"])
+        for name, said in described.items()
+    ]
+    _table("Methods (semtok fit --method NAME)", ("name", "what it is, paper", "learns from", "made unique"), rows)
     _table("Encoders (--encoder NAME)", ("name", "what it is"), list(_ENCODERS.items()))
     _table("Data sets (--data NAME, or a folder)", ("name", "what it is"), list(data.items()))
+
+
+def _described(method: str) -> dict[str, Any]:
+    """What `semtok list` says of a method, read from its source."""
+    target = _METHODS[method]
+    if method in _BROKEN:
+        return {"summary": _BROKEN[method], "paper": "", "inputs": [], "unique": "", "class": target}
+    behaviour = [name for name in attribute_of(target, "inputs", ()) if name != "missing"]
+    return {
+        "summary": summary_of(target),
+        "paper": re.sub(r"(?s)(\b(19|20)\d\d\b).*", r"\1", section_of(target, "Notes")),
+        "inputs": [*(attribute_of(target, "modalities", ()) or ["vectors"]), *behaviour],
+        "unique": attribute_of(target, "default_unique", "matching"),
+        "class": target,
+    }
 
 
 def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -502,7 +559,8 @@ def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]
     console.print(title, style="bold")
     table = Table(box=box.SIMPLE)
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 or heading == "what it is" else "right")
+        numbers = all(row[place][:1].isdigit() for row in rows)
+        table.add_column(heading, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)

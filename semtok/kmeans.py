@@ -244,6 +244,11 @@ class KMeans(VectorTokenizer):
     unused_ : list of int
         Codes of each column that no vector of the fit has.
 
+    Notes
+    -----
+    Lloyd, Least squares quantization in PCM, IEEE Transactions on Information Theory 1982; seeds by Arthur and
+    Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
+
     Examples
     --------
     >>> vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
@@ -252,6 +257,7 @@ class KMeans(VectorTokenizer):
     """
 
     method = "kmeans"
+    per_view = False
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Tokenizers by name and by folder: the registry, third-party methods, and reading with torch or with NumPy alone.
 
-Imports nothing heavy, so that a folder of codes can be used where neither torch nor scikit-learn is installed.
+Imports nothing heavy, so that a folder can be used where neither torch nor scikit-learn is installed, and the names of
+the methods are known to a command line at once.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ import os
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
-
-from recbase.checkpoints import open_folder
-from semtok.codes import KIND, MANIFEST
 
 __all__ = ["BACKENDS", "ENTRY_POINTS", "load", "methods", "tokenizer_class"]
 
@@ -75,6 +73,9 @@ def load(folder: str | os.PathLike[str], backend: str = "torch") -> Any:
         If it holds codes alone, a method or program that this version does not know, or damaged files; or if the
         backend is unknown.
     """
+    from recbase.checkpoints import open_folder
+    from semtok.codes import KIND, MANIFEST
+
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
     method = open_folder(folder, MANIFEST, KIND).manifest.get("method")

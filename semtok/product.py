@@ -17,6 +17,11 @@ from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 
 __all__ = ["OptimizedProductQuantizer", "ProductQuantizer"]
 
+RECIPES = {
+    "default": {},
+    "paper": {"levels": 4, "codebook_size": 256},  # CCFRec's, whose views are quantized one by one
+}
+
 
 class ProductQuantizer(VectorTokenizer):
     """Product quantization (PQ) of item vectors.

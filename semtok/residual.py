@@ -14,6 +14,10 @@ from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 
 __all__ = ["ResidualQuantizer"]
 
+RECIPES = {
+    "default": {},
+    "paper": {"levels": 4, "codebook_size": 256, "beam": 1},  # CCFRec's variant with residual codes
+}
 STARTS = ("plain", "progressive")
 _BEAM_SCORES = 1 << 21
 

@@ -74,6 +74,8 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
     program: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]] = ()  # what fit takes besides vectors: "collaborative", "sequences", "missing"
     per_view: ClassVar[bool] = False  # whether the command line gives it one view at a time, or all in one
+    modalities: ClassVar[tuple[str, ...]] = ()  # or these, "image" being that view and "text" all others in one
+    default_unique: ClassVar[str] = "matching"  # how the command line makes its codes unique
 
     n_features_in_: int
     views_: dict[str, slice]
@@ -130,6 +132,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         item_codes: ItemCodes | None = None,
         *,
         unique: str = "none",
+        resolving: Mapping[str, Any] | None = None,
         made_from: Mapping[str, Any] | None = None,
         files: Mapping[str, FileContent] | None = None,
     ) -> None:
@@ -143,6 +146,8 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
             Codes of the catalogue, kept as ``codes.parquet`` and as the array ``codes``.
         unique : str, default "none"
             The policy by which ``item_codes`` were made unique.
+        resolving : mapping, optional
+            What ``semtok.make_unique`` reported.
         made_from : mapping, optional
             Hashes (and names) of what the tokenizer was made from, such as ``{"embeddings": "3f.."}``.
         files : mapping of name to bytes or writer, optional
@@ -172,6 +177,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
             "views": {name: [part.start, part.stop] for name, part in self.views_.items()},
             "blocks": {name: [part.start, part.stop] for name, part in self.blocks_.items()},
             "unique": unique,
+            "resolving": None if resolving is None else dict(resolving),
             "made_from": dict(made_from or {}),
             "codes": None if item_codes is None else item_codes.manifest(),
         } | entries
@@ -260,6 +266,7 @@ class VectorTokenizer(ItemTokenizer):
 
     program = "additive"
     per_view = True
+    default_unique = "none"
     engines: ClassVar[tuple[str, ...]] = ENGINES
     counts: ClassVar[tuple[str, ...]] = ("codebook_size", "iterations", "restarts")  # arguments that are >= 1
 

@@ -1,0 +1,368 @@
+"""From vectors to the codes of a catalogue: what a method's fit is given, unique codes, quality, the tokenizer folder.
+
+Lays the views of the embeddings out as a method wants them, reads or makes what else it learns from, fits, makes the
+codes unique and measures them. Knows no method by name: classes say what they need (see ``ItemTokenizer``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recbase.checkpoints import FileContent, load_arrays, open_folder
+from recbase.sequences import Histories
+from semtok.codes import ItemCodes
+from semtok.embeddings import IMAGE_VIEW, Embeddings, load_embeddings, load_vectors
+from semtok.quality import code_report
+
+if TYPE_CHECKING:
+    from recbase.datasets import Dataset
+
+__all__ = [
+    "ARRANGEMENTS",
+    "FittedCodes",
+    "Layout",
+    "arrangement_for",
+    "decoded_from",
+    "fit_codes",
+    "laid_out_as",
+    "lay_out",
+    "load_collaborative",
+    "popularity_of",
+]
+
+ARRANGEMENTS = ("views", "joined", "modalities")
+_RUN = ("config.json", "run")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Item vectors as a tokenizer is given them.
+
+    Attributes
+    ----------
+    matrix : float32 [N, D]
+        The views side by side.
+    columns : dict of str to slice, or None
+        Columns of each view; None where all are one view.
+    missing : dict of str to bool [N]
+        For each view of the tokenizer, the items that have nothing in it.
+    arrangement : {"views", "joined", "modalities"}
+        How it was laid out; recorded, so that new items are laid out alike.
+    views : tuple of str
+        The views of the embeddings, in the order of their columns.
+    """
+
+    matrix: Any
+    columns: dict[str, slice] | None
+    missing: dict[str, np.ndarray]
+    arrangement: str
+    views: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FittedCodes:
+    """A fitted tokenizer, the codes of its catalogue, and what is known of them."""
+
+    tokenizer: Any
+    codes: ItemCodes
+    report: dict[str, Any]
+    made_from: dict[str, Any]
+    unique: str
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the tokenizer folder with its codes and ``report.json``; see ``ItemTokenizer.save``."""
+        files: dict[str, FileContent] = {"report.json": json.dumps(self.report, indent=1).encode()}
+        self.tokenizer.save(
+            folder,
+            self.codes,
+            unique=self.unique,
+            resolving=self.report.get("resolving"),
+            made_from=self.made_from,
+            files=files,
+        )
+
+
+def arrangement_for(tokenizer: Any, per_view: bool | None = None) -> str:
+    """How the views are laid out for a tokenizer: as its class says, unless ``per_view`` says otherwise."""
+    if per_view is not None:
+        return "views" if per_view else "joined"
+    if tokenizer.modalities:
+        return "modalities"
+    return "views" if tokenizer.per_view else "joined"
+
+
+def lay_out(
+    embeddings: Embeddings,
+    arrangement: str = "views",
+    views: Sequence[str] | None = None,
+    modalities: Sequence[str] = ("text", IMAGE_VIEW),
+) -> Layout:
+    """Put the views of the embeddings side by side.
+
+    Parameters
+    ----------
+    embeddings : Embeddings
+    arrangement : {"views", "joined", "modalities"}, default "views"
+        "views" keeps each on its own, as it is. "joined" gives every row of every view length 1 and makes one view of
+        all. "modalities" does the same with the image on its own: two views, "text" and "image", where both are there;
+        missing entries are rows of zeros.
+    views : sequence of str or None, default None
+        Which views; all if None.
+    modalities : sequence of str, default ("text", "image")
+        What "modalities" makes: each name is that view, "text" is all that are not named.
+
+    Raises
+    ------
+    ValueError
+        If a view is not there, the arrangement is unknown, or no modality is left.
+    """
+    if arrangement not in ARRANGEMENTS:
+        raise ValueError(f"arrangement={arrangement!r} is not one of {', '.join(ARRANGEMENTS)}")
+    names = list(embeddings.views) if views is None else list(views)
+    if arrangement != "modalities":
+        matrix, columns = embeddings.matrix(names, normalize=arrangement == "joined")
+        missing = {name: embeddings.missing[name] for name in names}
+        if arrangement == "views":
+            return Layout(matrix, columns, missing, arrangement, tuple(names))
+        return Layout(matrix, None, {"item": _all(missing.values())}, arrangement, tuple(names))
+    rest = [name for name in names if name not in modalities]
+    groups = {
+        name: rest if name == "text" and rest else [name] for name in modalities if name in names or name == "text"
+    }
+    groups = {name: [view for view in group if view in names] for name, group in groups.items()}
+    groups = {name: group for name, group in groups.items() if group}
+    if not groups:
+        raise ValueError(f"the views {', '.join(names)} hold none of {', '.join(modalities)}")
+    order = [view for group in groups.values() for view in group]
+    matrix, columns = embeddings.matrix(order, normalize=True)
+    for view in order:
+        matrix[embeddings.missing[view], columns[view]] = 0
+    parts = {name: slice(columns[group[0]].start, columns[group[-1]].stop) for name, group in groups.items()}
+    missing = {name: _all(embeddings.missing[view] for view in group) for name, group in groups.items()}
+    return Layout(matrix, parts, missing, arrangement, tuple(order))
+
+
+def laid_out_as(embeddings: Embeddings, made_from: Mapping[str, Any]) -> Layout:
+    """Lay new vectors out as those a tokenizer was fitted on, by the ``made_from`` of its manifest."""
+    kept = "joined" if made_from.get("joined") else "views"
+    modalities = made_from.get("modalities") or ("text", IMAGE_VIEW)
+    return lay_out(embeddings, made_from.get("arrangement", kept), made_from.get("views"), modalities)
+
+
+def decoded_from(tokenizer: Any, codes: ItemCodes) -> np.ndarray | None:
+    """Vectors that codes stand for, or None where the method cannot say; levels that were added to tell items apart
+    are left out: float32 [N, D]."""
+    try:
+        found: np.ndarray = tokenizer.decode(codes.codes[:, : len(tokenizer.sizes_)])
+        return found
+    except NotImplementedError:
+        return None
+
+
+def _all(masks: Any) -> np.ndarray:
+    found: np.ndarray = np.logical_and.reduce(list(masks))
+    return found
+
+
+def popularity_of(train: Histories, n_items: int) -> np.ndarray:
+    """Training events of each item: int64 [N], row i - 1 being item number i."""
+    return np.bincount(train.flat()[0], minlength=n_items + 1)[1:]
+
+
+def load_collaborative(path: str | os.PathLike[str], item_ids: Any) -> np.ndarray:
+    """Item vectors learned from behaviour, in the order of ``item_ids``.
+
+    Parameters
+    ----------
+    path : path
+        A run folder with ``item_vectors.safetensors`` (any trained recommender that scores from a table, or what
+        ``seqrec export`` wrote), an embeddings folder (its view "collaborative", or the only one), or a file of vectors
+        (.npy, .safetensors) whose rows are the items.
+    item_ids : array of str or int [N]
+
+    Returns
+    -------
+    float32 array [N, D]
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing there.
+    ValueError
+        If it holds no item vectors, or those of other items.
+    """
+    path = Path(path)
+    wanted = np.asarray(item_ids)
+    if path.suffix in {".npy", ".safetensors"}:
+        found = _one_of(load_vectors(path), path)
+        if len(found) != len(wanted):
+            raise ValueError(f"{path} has vectors of {len(found)} items but the data has {len(wanted)}")
+        return np.ascontiguousarray(found, dtype=np.float32)
+    if (path / "embeddings.json").is_file():
+        return _one_of(load_embeddings(path).align(wanted).views, path)
+    opened = open_folder(path, *_RUN)
+    if "item_vectors.safetensors" not in opened:
+        raise ValueError(f"the run in {path} has no item vectors: its model does not score from a table")
+    vectors = load_arrays(opened.file("item_vectors.safetensors"))["item_vectors"]
+    import polars as pl
+
+    ids = pl.read_parquet(opened.file("items.parquet"), columns=["item_id"])["item_id"].to_list()
+    return Embeddings({"collaborative": vectors}, {}, np.asarray(ids)).align(wanted).views["collaborative"]
+
+
+def _one_of(views: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
+    if len(views) > 1 and "collaborative" not in views:
+        raise ValueError(f"{path} holds {', '.join(views)}; expected one array, or one called collaborative")
+    return views["collaborative"] if "collaborative" in views else next(iter(views.values()))
+
+
+def fit_codes(
+    tokenizer: Any,
+    embeddings: Embeddings,
+    *,
+    dataset: Dataset | None = None,
+    views: Sequence[str] | None = None,
+    per_view: bool | None = None,
+    collaborative: str | os.PathLike[str] | np.ndarray | None = None,
+    unique: str | None = None,
+    seed: int = 0,
+    made_from: Mapping[str, Any] | None = None,
+) -> FittedCodes:
+    """Fit a tokenizer on embeddings and give every item its codes.
+
+    Parameters
+    ----------
+    tokenizer : ItemTokenizer
+        Not fitted yet.
+    embeddings : Embeddings
+        Vectors of the items, in the order of the data set's item numbers where there is one.
+    dataset : Dataset or None, default None
+        Behaviour (its training part alone) for methods that learn from it, popularity for making codes unique, and
+        categories for the report.
+    views : sequence of str or None, default None
+        Which views; all if None.
+    per_view : bool or None, default None
+        Codes for each view on its own, or for all in one; as the method wants it if None.
+    collaborative : path, float32 array [N, Dc] or None, default None
+        Item vectors learned from behaviour, for methods that want them; made from ``dataset`` if None.
+    unique : str or None, default None
+        How codes are made unique; the method's own way if None.
+    seed : int, default 0
+        Seed of making codes unique and of the report.
+    made_from : mapping or None, default None
+        More entries for the manifest.
+
+    Raises
+    ------
+    ValueError
+        If a method needs behaviour and neither a data set nor its vectors are given, or the parts do not belong
+        together, or codes cannot be made unique.
+    """
+    started = time.perf_counter()
+    layout = lay_out(embeddings, arrangement_for(tokenizer, per_view), views, tokenizer.modalities)
+    if dataset is not None and len(dataset.items) != len(embeddings):
+        raise ValueError(f"the embeddings are of {len(embeddings)} items but {dataset.name} has {len(dataset.items)}")
+    train = None if dataset is None else dataset.split().train
+    inputs, used = _inputs(tokenizer, layout, embeddings, train, collaborative)
+    prepared = time.perf_counter()
+    tokenizer.fit(layout.matrix, views=layout.columns, **inputs)
+    fitted = time.perf_counter()
+    codes = tokenizer.item_codes(layout.matrix, embeddings.item_ids)
+    encoded = time.perf_counter()
+    policy = tokenizer.default_unique if unique is None else unique
+    popularity = None if train is None else popularity_of(train, len(embeddings))
+    resolved, resolving = _resolved(tokenizer, codes, layout.matrix, policy, popularity, seed)
+    categories = None
+    if dataset is not None:
+        from semtok.quality import category_columns
+
+        categories = category_columns(dataset.items)
+    report = _quality(tokenizer, resolved, layout, categories, seed)
+    if policy != "none":
+        report |= {"before": _quality(tokenizer, codes, layout, None, seed), "resolving": resolving}
+    if getattr(tokenizer, "history_", None):
+        report["training"] = tokenizer.history_
+    report["unique"] = policy
+    report["seconds"] = {
+        "inputs": prepared - started,
+        "fit": fitted - prepared,
+        "encode": encoded - fitted,
+        "unique and report": time.perf_counter() - encoded,
+    }
+    origin = {
+        "embeddings": embeddings.hash,
+        "views": list(layout.views),
+        "arrangement": layout.arrangement,
+        "modalities": list(tokenizer.modalities),
+        "joined": layout.arrangement != "views",
+        "dataset": embeddings.manifest.get("dataset"),
+    }
+    return FittedCodes(tokenizer, resolved, report, origin | used | dict(made_from or {}), policy)
+
+
+def _quality(
+    tokenizer: Any, codes: ItemCodes, layout: Layout, categories: Mapping[str, Sequence[Any]] | None, seed: int
+) -> dict[str, Any]:
+    decoded = decoded_from(tokenizer, codes)
+    return code_report(codes, layout.matrix, decoded, layout.columns, categories, seed=seed)
+
+
+def _inputs(
+    tokenizer: Any,
+    layout: Layout,
+    embeddings: Embeddings,
+    train: Histories | None,
+    collaborative: str | os.PathLike[str] | np.ndarray | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the method's fit takes besides vectors, and what the manifest says of it."""
+    inputs: dict[str, Any] = {}
+    used: dict[str, Any] = {}
+    for name in tokenizer.inputs:
+        if name == "missing":
+            inputs[name] = layout.missing
+        elif name == "collaborative" and collaborative is not None:
+            if isinstance(collaborative, np.ndarray):
+                inputs[name] = collaborative
+            else:
+                inputs[name] = load_collaborative(collaborative, embeddings.item_ids)
+                used["collaborative"] = str(collaborative)
+        elif name in ("collaborative", "sequences"):
+            if train is None:
+                raise ValueError(
+                    f"{tokenizer.method} learns from behaviour: give the data set of these vectors (--data)"
+                    + (" or item vectors (--collaborative)" if tokenizer.inputs == ("collaborative",) else "")
+                )
+            if name == "sequences":
+                inputs[name] = train
+            else:
+                from semtok.collaborative import collaborative_vectors
+
+                inputs[name] = collaborative_vectors(train, len(embeddings))
+                used["collaborative"] = "co-occurrence in the training part"
+        else:
+            raise ValueError(f"{tokenizer.method} wants {name!r}; known: collaborative, sequences, missing")
+    if collaborative is not None and "collaborative" not in tokenizer.inputs:
+        raise ValueError(f"{tokenizer.method} does not read collaborative vectors; leave them out")
+    return inputs, used
+
+
+def _resolved(
+    tokenizer: Any, codes: ItemCodes, matrix: Any, policy: str, popularity: np.ndarray | None, seed: int
+) -> tuple[ItemCodes, dict[str, Any] | None]:
+    if policy == "none":
+        return codes, None
+    from semtok.uniqueness import make_unique
+
+    def costs(rows: np.ndarray, level: int) -> np.ndarray:
+        found: np.ndarray = tokenizer.costs(matrix[rows], codes.codes[rows], level)
+        return found
+
+    return make_unique(codes, policy, costs=costs, popularity=popularity, seed=seed)
