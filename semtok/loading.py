@@ -8,34 +8,43 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-__all__ = ["BACKENDS", "ENTRY_POINTS", "load", "methods", "tokenizer_class"]
+__all__ = ["BACKENDS", "ENTRY_POINTS", "PROGRAM_POINTS", "load", "methods", "third_party", "tokenizer_class"]
 
 BACKENDS = ("torch", "numpy")
 ENTRY_POINTS = "semtok.tokenizers"
+PROGRAM_POINTS = "semtok.programs"
 
 
 @cache
 def methods() -> dict[str, str]:
     """``module:Class`` of every method by its name: our own, then those of the entry points ``semtok.tokenizers``.
 
-    Raises
-    ------
-    ValueError
-        If a third party's entry point takes the name of another method.
+    A third party's entry point that takes the name of another method is left out with a warning.
     """
     from semtok import TOKENIZERS
 
-    found = dict(TOKENIZERS)
-    for point in entry_points(group=ENTRY_POINTS):
-        if found.get(point.name, point.value) != point.value:
-            raise ValueError(
-                f"the entry point {point.name!r} = {point.value!r} of the group {ENTRY_POINTS} takes a name that "
-                f"already means {found[point.name]!r}: choose another"
+    return TOKENIZERS | third_party(ENTRY_POINTS, TOKENIZERS)
+
+
+def third_party(group: str, taken: Mapping[str, Any]) -> dict[str, str]:
+    """``module:Class`` by name of the installed entry points of a group, those whose names are ``taken`` left out."""
+    found: dict[str, str] = {}
+    for point in entry_points(group=group):
+        before = taken.get(point.name, found.get(point.name, point.value))
+        if before != point.value:
+            warnings.warn(
+                f"the entry point {point.name!r} = {point.value!r} of the group {group} is left out: its name already "
+                f"means {before!r}",
+                UserWarning,
+                stacklevel=2,
             )
+            continue
         found[point.name] = point.value
     return found
 

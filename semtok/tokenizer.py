@@ -71,7 +71,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
     """
 
     method: ClassVar[str]
-    program: ClassVar[str]
+    program: ClassVar[str] = ""  # none: the method needs torch
     inputs: ClassVar[tuple[str, ...]] = ()  # what fit takes besides vectors: "collaborative", "sequences", "missing"
     per_view: ClassVar[bool] = False  # whether the command line gives it one view at a time, or all in one
     modalities: ClassVar[tuple[str, ...]] = ()  # or these, "image" being that view and "text" all others in one
