@@ -31,6 +31,7 @@ _NAMES = {
     "load": "semtok.loading",
     "load_codes": "semtok.codes",
     "load_embeddings": "semtok.embeddings",
+    "make_unique": "semtok.uniqueness",
     "tokenizer_class": "semtok.loading",
 }
 

@@ -359,10 +359,7 @@ def _resolved(
 ) -> tuple[ItemCodes, dict[str, Any] | None]:
     if policy == "none":
         return codes, None
-    from semtok.uniqueness import make_unique
+    from semtok.uniqueness import costs_of, make_unique
 
-    def costs(rows: np.ndarray, level: int) -> np.ndarray:
-        found: np.ndarray = tokenizer.costs(matrix[rows], codes.codes[rows], level)
-        return found
-
+    costs = costs_of(tokenizer, matrix, codes)
     return make_unique(codes, policy, costs=costs, popularity=popularity, seed=seed)

@@ -199,6 +199,11 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         ValueError
             If the folder holds another method's tokenizer, or its files are damaged.
         """
+        if cls is ItemTokenizer:
+            from semtok.loading import load
+
+            found: Self = load(folder)
+            return found
         opened = open_folder(folder, MANIFEST, KIND)
         if opened.manifest.get("method") != cls.method:
             raise ValueError(
@@ -212,30 +217,63 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         made._restore(opened.manifest, load_arrays(opened.file(CODEBOOKS_FILE)))
         return made
 
-    def save_pretrained(self, folder: str | os.PathLike[str], item_codes: ItemCodes | None = None) -> None:
-        """Same as :meth:`save`, under the name that Hugging Face's libraries use."""
-        self.save(folder, item_codes)
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], item_codes: ItemCodes | None = None, **saving: Any
+    ) -> None:
+        """Same as :meth:`save`, and a model card README.md, under the name that Hugging Face's libraries use.
+
+        Parameters
+        ----------
+        folder : path
+        item_codes : ItemCodes, optional
+        **saving : object
+            The other arguments of :meth:`save`.
+        """
+        from semtok.cards import write_card
+
+        self.save(folder, item_codes, **saving)
+        write_card(folder)
 
     @classmethod
     def from_pretrained(cls: type[Self], name: str | os.PathLike[str], revision: str | None = None) -> Self:
-        """Read a tokenizer from a folder, or from a repository of the Hugging Face hub (downloaded once)."""
+        """Read a tokenizer from a folder, or from a repository of the Hugging Face hub (downloaded once).
+
+        ``ItemTokenizer.from_pretrained`` reads a tokenizer of any method.
+        """
         if Path(name).is_dir():
             return cls.load(name)
         from huggingface_hub import snapshot_download
 
         return cls.load(snapshot_download(str(name), revision=revision))
 
-    def push_to_hub(self, repository: str, item_codes: ItemCodes | None = None, private: bool = False) -> None:
-        """Upload the tokenizer folder to a repository of the Hugging Face hub, which is made if it does not exist."""
+    def push_to_hub(
+        self, repository: str, item_codes: ItemCodes | None = None, private: bool = False, **saving: Any
+    ) -> str:
+        """Upload the tokenizer folder and its model card to a repository of the Hugging Face hub.
+
+        Parameters
+        ----------
+        repository : str
+            "owner/name"; made if it does not exist.
+        item_codes : ItemCodes, optional
+            Codes of the catalogue, uploaded with it.
+        private : bool, default False
+            Make it private where it is made.
+        **saving : object
+            The other arguments of :meth:`save`.
+
+        Returns
+        -------
+        str
+            Address of the commit. A folder that is saved already is uploaded by ``semtok.cards.push_folder``.
+        """
         import tempfile
 
-        from huggingface_hub import HfApi
+        from semtok.cards import push_folder
 
         with tempfile.TemporaryDirectory() as folder:
-            self.save(folder, item_codes)
-            hub = HfApi()
-            hub.create_repo(repository, private=private, exist_ok=True)
-            hub.upload_folder(repo_id=repository, folder_path=folder)
+            self.save(folder, item_codes, **saving)
+            return push_folder(folder, repository, private)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
