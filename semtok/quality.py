@@ -6,7 +6,7 @@ Knows nothing of how codes are made or shown. NumPy alone, scikit-learn for the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ __all__ = [
     "agreement",
     "branching",
     "category_columns",
+    "closeness",
     "code_report",
     "collision_report",
     "gini",
     "level_report",
     "neighbour_recall",
     "perplexity",
+    "prefix_recall",
     "reconstruction_error",
 ]
 
@@ -65,7 +67,8 @@ def code_report(
     -------
     dict
         ``items``, ``sizes``, ``collisions``, ``levels``, ``branching`` and, where the parts are there,
-        ``reconstruction``, ``neighbours``, ``agreement``.
+        ``reconstruction``, ``neighbours`` (``recall@k`` by decoded vectors, ``prefix_recall@k`` by the codes alone),
+        ``agreement``.
 
     Raises
     ------
@@ -79,16 +82,19 @@ def code_report(
         "levels": level_report(codes),
         "branching": branching(codes),
     }
-    if vectors is not None and decoded is not None:
-        report["reconstruction"] = {
-            "relative_error": reconstruction_error(vectors, decoded),
-            "views": {
-                name: reconstruction_error(vectors[:, columns], decoded[:, columns])
-                for name, columns in (views or {}).items()
-            },
-        }
-        recall = neighbour_recall(vectors, decoded, k, queries, seed)
-        report["neighbours"] = {f"recall@{k}": recall, "queries": min(queries, len(codes))}
+    if vectors is not None:
+        near: dict[str, Any] = {}
+        if decoded is not None:
+            report["reconstruction"] = {
+                "relative_error": reconstruction_error(vectors, decoded),
+                "views": {
+                    name: reconstruction_error(vectors[:, columns], decoded[:, columns])
+                    for name, columns in (views or {}).items()
+                },
+            }
+            near[f"recall@{k}"] = neighbour_recall(vectors, decoded, k, queries, seed)
+        near[f"prefix_recall@{k}"] = prefix_recall(vectors, codes, k, queries, seed)
+        report["neighbours"] = near | {"queries": min(queries, len(codes))}
     if categories:
         report["agreement"] = [
             {"category": name, "block": block, **agreement(codes.codes[:, columns.start], values)}
@@ -109,8 +115,9 @@ def collision_report(codes: ItemCodes) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``items`` (that share), ``groups``, ``largest``, ``distinct``, ``rate`` and ``histogram`` (items of a tuple to
-        number of such tuples).
+        ``items`` (that share), ``groups``, ``largest``, ``distinct``, ``rate`` (share of the items that share theirs),
+        ``surplus`` (1 - distinct / items, which LC-Rec, LETTER and others call collision rate) and ``histogram`` (items
+        of a tuple to number of such tuples).
     """
     counts = np.bincount(codes.groups()) if len(codes) else np.zeros(0, dtype=np.int64)
     found = codes.collisions()
@@ -121,6 +128,7 @@ def collision_report(codes: ItemCodes) -> dict[str, Any]:
         "largest": found.largest,
         "distinct": found.distinct,
         "rate": found.rate,
+        "surplus": 1 - found.distinct / found.total if found.total else 0.0,
         "histogram": {int(size): int(number) for size, number in zip(sizes, tuples, strict=True)},
     }
 
@@ -259,6 +267,77 @@ def neighbour_recall(
         If the shapes differ, a vector holds NaN or infinity, or k is below 1.
     """
     _check_alike(vectors, decoded)
+    code_side = _unit(decoded)
+    return _recall(vectors, lambda rows: _scores(code_side, rows), k, queries, seed)
+
+
+def prefix_recall(vectors: np.ndarray, codes: ItemCodes, k: int = 10, queries: int = 1000, seed: int = 0) -> float:
+    """Share of the k nearest items by codes alone that are among the k nearest by the vectors (cosine).
+
+    By codes, an item is the nearer the longer the prefix it shares, and of those that share equally much the nearer the
+    more codes it has in common. Needs no decoder, so that codes of any origin can be compared. Ties count as in
+    `neighbour_recall`.
+
+    Parameters
+    ----------
+    vectors : float [N, D]
+        Item vectors; the codes may have been made from others.
+    codes : ItemCodes
+        Codes of the same items.
+    k : int, default 10
+        Neighbours of an item, itself left out.
+    queries : int, default 1000
+        Items whose neighbours are looked up; drawn by ``seed`` if there are more.
+    seed : int, default 0
+        Seed of that draw.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many vectors as items, a vector holds NaN or infinity, or k is below 1.
+    """
+    vectors = np.asarray(vectors)
+    if len(vectors) != len(codes):
+        raise ValueError(f"vectors have shape {vectors.shape} but there are codes of {len(codes)} items")
+    _check_alike(vectors, vectors)
+
+    def scores(rows: np.ndarray) -> np.ndarray:
+        found = closeness(codes.codes, rows).astype(np.float32)
+        found[np.arange(len(rows)), rows] = -np.inf
+        return found
+
+    return _recall(vectors, scores, k, queries, seed)
+
+
+def closeness(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How close some items are to all by their codes: (L + 1) times the codes of the shared prefix, plus equal codes.
+
+    Parameters
+    ----------
+    table : int [N, L]
+        Codes of all items.
+    rows : int [q]
+        Items that are compared with all.
+
+    Returns
+    -------
+    int32 array [q, N]
+    """
+    levels = table.shape[1]
+    found = np.zeros((len(rows), len(table)), dtype=np.int32)
+    same_so_far = np.ones(found.shape, dtype=bool)
+    for column in table.T:
+        equal = column[rows, None] == column
+        same_so_far &= equal
+        found += equal
+        found[same_so_far] += levels + 1
+    return found
+
+
+def _recall(
+    vectors: np.ndarray, scores_of: Callable[[np.ndarray], np.ndarray], k: int, queries: int, seed: int
+) -> float:
+    """Share of the k best by ``scores_of`` (rows to [q, N]) that are among the k nearest by the vectors."""
     if k < 1:
         raise ValueError(f"k is {k}; expected 1 or more")
     count = len(vectors)
@@ -268,14 +347,14 @@ def neighbour_recall(
     asked = np.arange(count)
     if count > queries:
         asked = np.sort(np.random.default_rng(seed).choice(count, queries, replace=False))
-    true_side, code_side = _unit(vectors), _unit(decoded)
+    true_side = _unit(vectors)
     hits = 0.0
     step = max(1, _SCORES_AT_ONCE // count)
     for start in range(0, len(asked), step):
         rows = asked[start : start + step]
         relevant = _scores(true_side, rows)  # [q, N]
         relevant = relevant >= _kth(relevant, k) - _TIE
-        scores = _scores(code_side, rows)
+        scores = scores_of(rows)
         last = _kth(scores, k)
         surely = scores > last + _TIE
         tied = ~surely & (scores >= last - _TIE)

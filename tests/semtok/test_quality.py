@@ -12,12 +12,14 @@ from semtok.quality import (
     agreement,
     branching,
     category_columns,
+    closeness,
     code_report,
     collision_report,
     gini,
     level_report,
     neighbour_recall,
     perplexity,
+    prefix_recall,
     reconstruction_error,
 )
 
@@ -38,8 +40,10 @@ def test_collisions(codes):
         "largest": 3,
         "distinct": 4,
         "rate": 0.5,
+        "surplus": pytest.approx(1 / 3),
         "histogram": {1: 3, 3: 1},
     }
+    assert collision_report(ItemCodes(np.empty((0, 1), dtype=int), (2,), np.array([], dtype=str)))["surplus"] == 0
 
 
 def test_levels(codes):
@@ -124,6 +128,29 @@ def test_neighbour_recall_agrees_with_brute_force_in_chunks(monkeypatch):
     assert sampled == pytest.approx(expected, abs=0.2)
 
 
+def test_closeness_counts_the_shared_prefix_before_other_equal_codes():
+    table = np.array([[1, 2, 3], [1, 2, 3], [1, 2, 0], [1, 0, 3], [0, 2, 3], [0, 0, 0]])
+    assert closeness(table, np.array([0, 4])).tolist() == [
+        [3 * 4 + 3, 3 * 4 + 3, 2 * 4 + 2, 1 * 4 + 2, 0 * 4 + 2, 0],
+        [2, 2, 1, 1, 3 * 4 + 3, 1 * 4 + 1],
+    ]
+
+
+def test_prefix_recall_of_known_neighbours(codes):
+    angles = np.array([0.0, 0.1, 0.3, 1.5, 1.65, 1.9])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
+    halves = ItemCodes(np.array([[0], [0], [0], [1], [1], [1]]), (2,), np.arange(6))
+    assert prefix_recall(vectors, halves, k=2) == pytest.approx(1)
+    assert prefix_recall(vectors, halves, k=1) == pytest.approx(1 / 2)  # two share the code, one of them is nearest
+    # a finer second code names the nearest of the half: 0-1, 1-0, 2-1, 3-4, 4-3, 5-4 (2 and 5 stay tied with two)
+    finer = ItemCodes(np.array([[0, 0], [0, 0], [0, 1], [1, 0], [1, 0], [1, 1]]), (2, 2), np.arange(6))
+    assert prefix_recall(vectors, finer, k=1) == pytest.approx((4 + 2 * 1 / 2) / 6)
+    nothing = ItemCodes(np.zeros((6, 1), dtype=int), (2,), np.arange(6))
+    assert prefix_recall(vectors, nothing, k=2) == pytest.approx(2 / 5)  # as good as drawing two of five
+    with pytest.raises(ValueError, match=r"vectors have shape \(5, 2\) but there are codes of 6 items"):
+        prefix_recall(vectors[:5], codes)
+
+
 def test_agreement():
     same = agreement(np.array([3, 3, 1, 1]), ["x", "x", "y", "y"])
     assert (same["nmi"], same["purity"], same["groups"]) == (pytest.approx(1), 1, 2)
@@ -158,6 +185,9 @@ def test_report_is_json_and_complete(codes):
     assert report["neighbours"]["recall@10"] == 1.0  # every other item is a neighbour
     assert [(row["category"], row["block"]) for row in report["agreement"]] == [("kind", "t"), ("kind", "b")]
     assert "neighbours" not in code_report(codes)
+    foreign = code_report(codes, vectors)  # codes of others, without a decoder
+    assert list(foreign["neighbours"]) == ["prefix_recall@10", "queries"]
+    assert "reconstruction" not in foreign
 
 
 def test_refusals(codes):
