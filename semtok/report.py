@@ -1,14 +1,18 @@
-"""A quality report shown to people: a table for the terminal, and PNG figures.
+"""A quality report as numbers with names, conditions on them, tables for the terminal, and PNG figures.
 
-Takes the dict that `semtok.quality.code_report` returns; computes nothing but a two-dimensional projection. rich and
-matplotlib are imported where they are used.
+Takes the dict that `semtok.quality.code_report` returns, with what `semtok fit` adds to it; computes nothing but a
+two-dimensional projection. rich and matplotlib are imported where they are used.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
+import operator
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,257 @@ import numpy as np
 
 from semtok.codes import ItemCodes
 
-__all__ = ["figures", "print_report", "project"]
+__all__ = [
+    "MEASURES",
+    "Condition",
+    "Measure",
+    "figures",
+    "numbers",
+    "print_comparison",
+    "print_report",
+    "project",
+]
 
 _BLUE, _ORANGE, _GREY = "#3b6fb6", "#e08a3c", "#c9ccd1"
 _COLOURS = ("#3b6fb6", "#e08a3c", "#4c9f70", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#4aa8b8")
 _MOST_POINTS = 1500
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a report.
+
+    Attributes
+    ----------
+    label : str
+        What tables call it.
+    meaning : str
+        One sentence.
+    form : str
+        How it is written, as for `format`.
+    better : {"low", "high", ""}
+        Which end is the good one, if one is.
+    """
+
+    label: str
+    meaning: str
+    form: str = ",d"
+    better: str = ""
+
+    def show(self, value: float | None) -> str:
+        """The value as text; a dash where it is not known."""
+        return "–" if value is None else format(value, self.form)
+
+
+MEASURES: dict[str, Measure] = {
+    "items": Measure("items", "Items that have codes."),
+    "levels": Measure("levels", "Codes of one item."),
+    "bits": Measure("bits", "Binary logarithm of the number of different tuples there could be.", ".0f"),
+    "distinct": Measure("distinct tuples", "Different tuples in use.", better="high"),
+    "collision_items": Measure("colliding items", "Items that share their tuple with another one.", better="low"),
+    "collision_rate": Measure("collision rate", "Share of the items that share their tuple.", ".2%", "low"),
+    "surplus_rate": Measure(
+        "1 - distinct / items", "What LC-Rec, LETTER and others call collision rate.", ".2%", "low"
+    ),
+    "largest_group": Measure("largest group", "Items of the tuple that most items share.", better="low"),
+    "collision_rate_before": Measure(
+        "collision rate before", "The same before the codes were made unique.", ".2%", "low"
+    ),
+    "surplus_rate_before": Measure(
+        "1 - distinct / items before", "The same before the codes were made unique.", ".2%", "low"
+    ),
+    "largest_group_before": Measure(
+        "largest group before", "The same before the codes were made unique.", better="low"
+    ),
+    "moved": Measure("moved items", "Items whose codes were changed to make them unique."),
+    "moved_share": Measure("moved share", "Share of the items whose codes were changed to make them unique.", ".2%"),
+    "distortion_added": Measure(
+        "distortion added", "What making the codes unique added, relative to the distortion before.", ".2%", "low"
+    ),
+    "utilisation": Measure("utilisation", "Used codes of a level, mean over the levels.", ".1%", "high"),
+    "utilisation_min": Measure("lowest utilisation", "Used codes of the level that uses fewest.", ".1%", "high"),
+    "perplexity": Measure("perplexity", "Effective number of codes of a level, mean over the levels.", ".1f", "high"),
+    "perplexity_min": Measure("lowest perplexity", "Effective number of codes of the least even level.", ".1f", "high"),
+    "perplexity_share": Measure("perplexity / codes", "Mean over the levels; 1 is perfectly even.", ".1%", "high"),
+    "gini": Measure("Gini", "Unevenness of the codes, mean over the levels; 0 is perfectly even.", ".2f", "low"),
+    "dead_codes": Measure("dead codes", "Codes of no item, of all levels.", better="low"),
+    "reconstruction_error": Measure(
+        "reconstruction error", "Squared error of the decoded vectors over the variance of the vectors.", ".3f", "low"
+    ),
+    "neighbour_recall": Measure(
+        "neighbour recall",
+        "Share of the 10 nearest items by decoded vectors that are so by the vectors.",
+        ".3f",
+        "high",
+    ),
+    "prefix_recall": Measure(
+        "prefix recall", "Share of the 10 nearest items by shared prefix that are so by the vectors.", ".3f", "high"
+    ),
+    "fit_seconds": Measure("fit seconds", "Time of fitting.", ".1f", "low"),
+    "encode_seconds": Measure("encode seconds", "Time of giving all items their codes.", ".1f", "low"),
+}
+"""Names of the numbers of a report, as conditions spell them."""
+
+
+def numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """The report as numbers with the names of `MEASURES`; None where it does not say.
+
+    Parameters
+    ----------
+    report : mapping
+        From `semtok.quality.code_report`, with ``seconds``, ``before`` and ``resolving`` of `semtok fit` where they
+        are known.
+    """
+    shared, levels, sizes = report["collisions"], report["levels"], report["sizes"]
+    resolving = report.get("resolving") or {}
+    before = (report.get("before") or {}).get("collisions") or resolving.get("before") or {}
+    near, seconds = report.get("neighbours") or {}, report.get("seconds") or {}
+    distinct, total = before.get("distinct"), report["items"]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    found: dict[str, float | None] = {
+        "items": total,
+        "levels": len(sizes),
+        "bits": math.fsum(math.log2(size) for size in sizes),
+        "distinct": shared["distinct"],
+        "collision_items": shared["items"],
+        "collision_rate": shared["rate"],
+        "surplus_rate": 1 - shared["distinct"] / total if total else 0.0,
+        "largest_group": shared["largest"],
+        "collision_rate_before": before["items"] / total if before and total else None,
+        "surplus_rate_before": None if distinct is None or not total else 1 - distinct / total,
+        "largest_group_before": before.get("largest"),
+        "moved": resolving.get("moved"),
+        "moved_share": resolving.get("moved_share"),
+        "distortion_added": (resolving.get("distortion") or {}).get("relative"),
+        "utilisation": mean([row["utilisation"] for row in levels]),
+        "utilisation_min": min(row["utilisation"] for row in levels),
+        "perplexity": mean([row["perplexity"] for row in levels]),
+        "perplexity_min": min(row["perplexity"] for row in levels),
+        "perplexity_share": mean([row["perplexity"] / row["size"] for row in levels]),
+        "gini": mean([row["gini"] for row in levels]),
+        "dead_codes": sum(row["dead"] for row in levels),
+        "reconstruction_error": (report.get("reconstruction") or {}).get("relative_error"),
+        "neighbour_recall": next((near[name] for name in near if name.startswith("recall@")), None),
+        "prefix_recall": next((near[name] for name in near if name.startswith("prefix_recall@")), None),
+        "fit_seconds": seconds.get("fit"),
+        "encode_seconds": seconds.get("encode"),
+    }
+    return found
+
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONDITION = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of one number of a report with a bound, such as ``collision_rate>0.01``."""
+
+    name: str
+    sign: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Read a condition.
+
+        Raises
+        ------
+        ValueError
+            If it is no comparison with a number, or of a number that reports do not have.
+        """
+        found = _CONDITION.fullmatch(text)
+        try:
+            bound = float(found.group(3)) if found else math.nan
+        except ValueError:
+            bound = math.nan
+        if found is None or math.isnan(bound):
+            raise ValueError(
+                f"{text!r} is not a condition; expected a name, one of {' '.join(_OPERATORS)} and a number, such as "
+                "collision_rate>0.01"
+            )
+        if found.group(1) not in MEASURES:
+            raise ValueError(f"reports have no {found.group(1)!r}; they have {', '.join(MEASURES)}")
+        return cls(found.group(1), found.group(2), bound)
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.sign}{self.bound:g}"
+
+    def holds(self, report: Mapping[str, Any]) -> bool | None:
+        """Whether it is so; None if the report does not say."""
+        value = numbers(report)[self.name]
+        return None if value is None else _OPERATORS[self.sign](value, self.bound)
+
+
+_COLUMNS = (
+    "collision_rate",
+    "surplus_rate",
+    "largest_group",
+    "utilisation",
+    "perplexity",
+    "reconstruction_error",
+    "neighbour_recall",
+    "prefix_recall",
+    "fit_seconds",
+)
+_HEADINGS = {
+    "collision_rate": "colliding",
+    "surplus_rate": "1-dist./items",
+    "largest_group": "largest",
+    "utilisation": "used",
+    "reconstruction_error": "error",
+    "neighbour_recall": "neighb.",
+    "prefix_recall": "prefix",
+    "fit_seconds": "fit s",
+}
+
+
+def print_comparison(reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one row a tokenizer on stdout, of what the reports say.
+
+    Parameters
+    ----------
+    reports : mapping of str to mapping
+        Name of the tokenizer to its report.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = {name: numbers(report) for name, report in reports.items()}
+    columns = [name for name in _COLUMNS if any(row[name] is not None for row in rows.values())]
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("tokenizer", overflow="fold")
+    table.add_column("codes", justify="right")
+    for name in columns:
+        table.add_column(_HEADINGS.get(name, MEASURES[name].label), justify="right", no_wrap=True)
+    for name, row in rows.items():
+        shown = (MEASURES[column].show(row[column]) for column in columns)
+        table.add_row(name, shape_of(reports[name]["sizes"]), *shown)
+    Console(highlight=False, markup=False).print(table)
+
+
+def shape_of(sizes: Sequence[int]) -> str:
+    """Levels and codes of each, such as ``4x256`` or ``256, 256, 18``."""
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)}x{sizes[0]}"
+    runs: list[list[int]] = []
+    for size in sizes:
+        if runs and runs[-1][1] == size:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, size])
+    return " + ".join(f"{count}x{size}" for count, size in runs)
 
 
 def print_report(report: Mapping[str, Any], title: str = "codes") -> None:
@@ -85,9 +335,13 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "reconstruction" in report:
         rows.append(("reconstruction error / variance", f"{report['reconstruction']['relative_error']:.3f}"))
         rows += [(f"  {name}", f"{error:.3f}") for name, error in report["reconstruction"]["views"].items()]
-    if "neighbours" in report:
-        name, value = next(iter(report["neighbours"].items()))
-        rows.append((f"neighbour {name}", f"{value:.3f}"))
+    for name, value in report.get("neighbours", {}).items():
+        if name != "queries":
+            rows.append((f"neighbour {name}".replace("neighbour prefix_", "prefix "), f"{value:.3f}"))
+    found = numbers(report)
+    for name in ("collision_rate_before", "largest_group_before", "moved_share", "distortion_added", "fit_seconds"):
+        if found[name] is not None:
+            rows.append((MEASURES[name].label, MEASURES[name].show(found[name])))
     return rows
 
 
