@@ -1,0 +1,257 @@
+"""Attention of encoder-decoders over short sequences of different lengths, in training and step by step.
+
+Rows of a batch are handled packed, one row of numbers a real token, sorted from the longest to the shortest; only the
+products of queries and keys see them side by side, in runs of rows of (nearly) one length. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Mixer", "Ragged", "Run", "attend", "attend_memory", "attend_self"]
+
+Mixer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Replaces "weights @ values": weights [b, H, Q, K], values [b, H, K, d], context of these rows -> [b, H, Q, d]."""
+
+_RUN_WASTE = 0.125  # share of a run's attention that may be padding
+_RUN_ROWS = 8  # fewest rows worth a run of their own
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows of similar length, next to each other.
+
+    Attributes
+    ----------
+    rows : slice
+        Among the sorted rows.
+    tokens : slice
+        Among the packed tokens.
+    width : int
+        Longest row, which all are padded to.
+    index : int64 Tensor or None
+        Place of each token in the flattened [rows * width]; None where nothing is padded.
+    keys : bool Tensor [rows, 1, 1, width] or None
+        Which places are real; None where all are.
+    """
+
+    rows: slice
+    tokens: slice
+    width: int
+    index: Tensor | None
+    keys: Tensor | None
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Tokens of the whole batch [S, ...] to the rows of this run [b, width, ...], zero where padded."""
+        mine = packed[self.tokens]
+        count = self.rows.stop - self.rows.start
+        if self.index is not None:
+            mine = mine.new_zeros(count * self.width, *mine.shape[1:]).index_copy(0, self.index, mine)
+        return mine.unflatten(0, (count, self.width))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Rows of this run [b, width, ...] to its tokens."""
+        flat = padded.flatten(0, 1)
+        return flat if self.index is None else flat[self.index]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Where the real tokens of a batch are, once its rows are sorted from the longest to the shortest.
+
+    Attributes
+    ----------
+    order : int64 Tensor [B]
+        Row of the batch that stands at each place.
+    inverse : int64 Tensor [B]
+        Place of each row of the batch.
+    lengths : int64 Tensor [B]
+        Of the sorted rows.
+    index : int64 Tensor [S]
+        Place of each packed token in the flattened [B * T] of the batch as it was given.
+    steps : int64 Tensor [S]
+        Position of each packed token in its row.
+    width : int
+        T of the batch as it was given.
+    """
+
+    order: Tensor
+    inverse: Tensor
+    lengths: Tensor
+    index: Tensor
+    steps: Tensor
+    width: int
+
+    @classmethod
+    def of(cls, lengths: Tensor, width: int) -> Ragged:
+        """From the lengths [B] of rows that are right padded to ``width``.
+
+        Raises
+        ------
+        ValueError
+            If a row is empty or longer than the width.
+        """
+        if len(lengths) and (int(lengths.min()) < 1 or int(lengths.max()) > width):
+            raise ValueError(f"lengths lie in {int(lengths.min())}..{int(lengths.max())}; expected 1..{width}")
+        order = lengths.argsort(descending=True, stable=True)
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=order.device)
+        ordered = lengths[order]
+        place = (torch.arange(width, device=lengths.device) < ordered[:, None]).flatten().nonzero()[:, 0]
+        row, steps = place // width, place % width
+        return cls(order, inverse, ordered, order[row] * width + steps, steps, width)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, T, ...] of the batch as it was given to [S, ...]."""
+        return padded.flatten(0, 1)[self.index]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """[S, ...] to [B, T, ...] of the batch as it was given, zero where padded."""
+        empty = packed.new_zeros(len(self) * self.width, *packed.shape[1:])
+        return empty.index_copy(0, self.index, packed).unflatten(0, (len(self), self.width))
+
+    @cached_property
+    def longest(self) -> int:
+        """Longest row."""
+        return int(self.lengths[0]) if len(self) else 0
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Rows in runs of similar length on a CPU; all of them in one elsewhere."""
+        lengths = self.lengths.tolist()
+        runs, first, token = [], 0, 0
+        while first < len(lengths):
+            stop = self._stop(lengths, first)
+            count = sum(lengths[first:stop])
+            runs.append(self._run(slice(first, stop), slice(token, token + count), lengths[first], count))
+            first, token = stop, token + count
+        return runs
+
+    def _stop(self, lengths: list[int], first: int) -> int:
+        if self.lengths.device.type != "cpu":
+            return len(lengths)
+        width, used, stop = lengths[first], 0, first
+        while stop < len(lengths):
+            used += lengths[stop] ** 2
+            wasted = 1 - used / (width**2 * (stop + 1 - first))
+            if wasted > _RUN_WASTE and stop - first >= _RUN_ROWS:
+                break
+            stop += 1
+        return stop
+
+    def _run(self, rows: slice, tokens: slice, width: int, count: int) -> Run:
+        if count == width * (rows.stop - rows.start):
+            return Run(rows, tokens, width, None, None)
+        valid = torch.arange(width, device=self.lengths.device) < self.lengths[rows, None]
+        return Run(rows, tokens, width, valid.flatten().nonzero()[:, 0], valid[:, None, None])
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    dropout: float,
+    training: bool,
+    mixer: Mixer | None = None,
+    context: Tensor | None = None,
+) -> Tensor:
+    """softmax(q k + bias) v with no scaling: [b, Q, H, d], [b, K, H, d], [b, K, H, d] -> [b, Q, H, d].
+
+    Parameters
+    ----------
+    bias : Tensor, optional
+        Broadcast to [b, H, Q, K]; -inf where a key must not be seen.
+    """
+    scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1)  # [b, H, Q, K]
+    if bias is not None:
+        scores = scores + bias
+    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout, training)
+    values = value.transpose(1, 2)
+    mixed = weights @ values if mixer is None else mixer(weights, values, context)
+    return mixed.transpose(1, 2)
+
+
+def attend_self(
+    qkv: Tensor,
+    heads: int,
+    ragged: Ragged,
+    bias: Tensor | None,
+    dropout: float = 0.0,
+    training: bool = False,
+    mixer: Mixer | None = None,
+    context: Tensor | None = None,
+) -> Tensor:
+    """Bidirectional self-attention of packed tokens.
+
+    Parameters
+    ----------
+    qkv : Tensor [S, 3 * H * d]
+        Queries, keys and values of every token, one after the other.
+    heads : int
+        H.
+    ragged : Ragged
+        Which rows the tokens are of.
+    bias : Tensor [H, T, T], optional
+        T at least the longest row; added to the scores.
+    dropout : float, default 0.0
+        On the weights, where ``training``.
+    mixer : callable, optional
+        Replaces the product of weights and values; it is given the rows of ``context`` that are at hand.
+    context : Tensor [B, ...], optional
+        Rows as in the batch that was given, before sorting.
+
+    Returns
+    -------
+    Tensor [S, H * d]
+    """
+    parts = []
+    for run in ragged.runs:
+        query, key, value = run.unpack(qkv).unflatten(-1, (3, heads, -1)).unbind(2)
+        added = _run_bias(run, bias, run.width)
+        rows = None if context is None else context[ragged.order[run.rows]]
+        parts.append(run.pack(attend(query, key, value, added, dropout, training, mixer, rows).flatten(2)))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def attend_memory(
+    query: Tensor, key_value: Tensor, heads: int, ragged: Ragged, dropout: float = 0.0, training: bool = False
+) -> Tensor:
+    """Attention of a few queries a row to the packed tokens of that row.
+
+    Parameters
+    ----------
+    query : Tensor [B, Q, H * d]
+        Rows sorted as in ``ragged``.
+    key_value : Tensor [S, 2 * H * d]
+        Keys and values of every token, one after the other.
+
+    Returns
+    -------
+    Tensor [B, Q, H * d]
+    """
+    parts = []
+    for run in ragged.runs:
+        key, value = run.unpack(key_value).unflatten(-1, (2, heads, -1)).unbind(2)
+        mine = query[run.rows].unflatten(-1, (heads, -1))
+        parts.append(attend(mine, key, value, _run_bias(run, None, run.width), dropout, training).flatten(2))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _run_bias(run: Run, bias: Tensor | None, width: int) -> Tensor | None:
+    """What is added to the scores of a run, broadcast to [b, H, Q, width]."""
+    cut = None if bias is None else bias[:, :width, :width]
+    if run.keys is None:
+        return cut
+    hidden = torch.zeros(run.keys.shape, device=run.keys.device).masked_fill(~run.keys, -torch.inf)
+    return hidden if cut is None else cut + hidden

@@ -1,0 +1,93 @@
+"""The trie as a logits processor of transformers, for causal language models that generate item codes.
+
+Knows the trie and the tokens generated so far. Works with greedy search, sampling and beams of ``generate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from genrec.trie import CodeTrie
+
+__all__ = ["TrieLogitsProcessor"]
+
+
+class TrieLogitsProcessor(LogitsProcessor):
+    """Leaves only the tokens that continue a code of the catalogue, then only the end of the sequence.
+
+    Build the trie over the model's own token ids: ``CodeTrie.from_codes(token_ids [N, C], sizes=[vocabulary] * C)``.
+
+    Parameters
+    ----------
+    trie : CodeTrie
+        Of token ids; one token a step.
+    prompt_length : int
+        Tokens before the first code: the padded width of the prompts (1 for an encoder-decoder, its start token).
+    end_token : int
+        Token that follows a whole code, usually the model's end of sequence.
+    num_beams : int, default 1
+        Rows of ``input_ids`` that belong to one request, where ``mask`` or ``exclude`` have a row a request.
+    mask, exclude
+        As in :meth:`genrec.trie.CodeTrie.allow`.
+
+    Raises
+    ------
+    ValueError
+        If a node of the trie is a tuple; while generating, if a request has no allowed item at all or the trie holds
+        tokens that the model does not have. A row that is no prefix of an allowed item's code (``generate`` makes such
+        rows, at a score of -inf, where there are more beams than codes) can only end: no step is ever unconstrained,
+        and :meth:`CodeTrie.find` says -1 for it.
+    """
+
+    def __init__(
+        self,
+        trie: CodeTrie,
+        prompt_length: int,
+        end_token: int,
+        num_beams: int = 1,
+        mask: Tensor | np.ndarray | None = None,
+        exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        if max(trie.widths) > 1:
+            raise ValueError(f"the trie has steps of {trie.widths} codes; generate() needs one token a step")
+        self.trie, self.prompt_length, self.end_token = trie, prompt_length, end_token
+        self.num_beams = num_beams
+        self.allowed = None if mask is None and exclude is None else trie.allow(mask, exclude)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [rows, V] with -inf at every token that may not come next."""
+        generated = input_ids[:, self.prompt_length :]
+        step = generated.shape[1]
+        keep = torch.zeros_like(scores, dtype=torch.int8)
+        if step < self.trie.steps:
+            if self.trie.sizes[step] > scores.shape[1]:
+                raise ValueError(f"the trie has {self.trie.sizes[step]} tokens but the model only {scores.shape[1]}")
+            nodes = self.trie.walk(generated) if step else torch.zeros_like(input_ids[:, 0])
+            children, there = self.trie.expand(step, nodes)  # [rows, M]
+            there = self._allowed(step, children, there)
+            tokens = self.trie.tokens[step][:, 0][children].long()
+            keep.scatter_add_(1, tokens, there.to(torch.int8))
+            dead = ~there.any(1)
+            if not step and bool(dead.any()):
+                row = int(dead.nonzero()[0, 0]) // self.num_beams
+                raise ValueError(f"request {row} has no allowed item among the {len(self.trie)} of the trie")
+            keep[:, self.end_token] += dead
+        else:
+            keep[:, self.end_token] = 1
+        return scores.masked_fill(keep == 0, -torch.inf)
+
+    def _allowed(self, step: int, children: Tensor, there: Tensor) -> Tensor:
+        """Which children lead to an allowed item, bool [rows, M]."""
+        if self.allowed is None:
+            return there
+        rows = len(children)
+        if self.allowed.rows not in (1, rows // self.num_beams):
+            raise ValueError(f"mask and exclude are of {self.allowed.rows} requests, but there are {rows} rows")
+        beams = self.num_beams if self.allowed.rows > 1 else 1
+        counts = self.allowed.count(step + 1, children.unflatten(0, (rows // beams, beams)))
+        return there & (counts.flatten(0, 1) > 0)

@@ -1,0 +1,662 @@
+"""A T5-style encoder-decoder that computes real tokens only, and decodes beams with shared cross-attention.
+
+Relative position bias, RMS norms, no biases (Raffel et al., JMLR 2020, arXiv 1910.10683). Knows tokens and levels of
+codes; nothing of items or of the trie.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genrec.attention import Ragged, attend, attend_memory, attend_self
+from genrec.vocabulary import BOS, CodeVocabulary
+
+__all__ = ["T5", "DecoderState", "FeedForward", "Memory", "RelativeBias", "RMSNorm", "T5Decoder", "T5Encoder"]
+
+Activation = Literal["relu", "gated-gelu"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an encoder leaves for a decoder.
+
+    Attributes
+    ----------
+    states : Tensor [S, D]
+        Encoded tokens, packed.
+    ragged : Ragged
+        Which rows they are of.
+    """
+
+    states: Tensor
+    ragged: Ragged
+
+    def __len__(self) -> int:
+        return len(self.ragged)
+
+
+class RMSNorm(nn.Module):
+    """Scale to a root mean square of 1, then by a weight; in float32 inside.
+
+    Parameters
+    ----------
+    dim : int
+    eps : float, default 1e-6
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+
+
+class RelativeBias(nn.Module):
+    """T5's position bias: one number a head and bucket of the distance between key and query.
+
+    Half of the buckets are single distances, the other half grow logarithmically up to ``max_distance``.
+
+    Parameters
+    ----------
+    heads : int
+    buckets : int, default 32
+    max_distance : int, default 128
+        Distances from here on share the last bucket.
+    bidirectional : bool, default True
+        Whether keys after the query have buckets of their own (half of them).
+    """
+
+    def __init__(self, heads: int, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> None:
+        super().__init__()
+        self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
+        self.weight = nn.Parameter(torch.empty(buckets, heads))
+        self._known: dict[tuple[int, int, int, str], Tensor] = {}
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Bucket of each distance (position of the key minus that of the query), int64."""
+        buckets, shift = self.buckets, torch.zeros_like(distance)
+        if self.bidirectional:
+            buckets //= 2
+            shift, distance = (distance > 0).long() * buckets, distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = buckets // 2
+        ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+        return shift + torch.where(distance < exact, distance, far)
+
+    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        """Bias [H, queries, keys] of queries at positions ``first`` and on."""
+        name = (queries, keys, first, str(self.weight.device))
+        if name not in self._known:
+            device = self.weight.device
+            places = torch.arange(first, first + queries, device=device)
+            self._known[name] = self.bucket(torch.arange(keys, device=device) - places[:, None])
+        return self.weight[self._known[name]].permute(2, 0, 1)
+
+
+class FeedForward(nn.Module):
+    """Norm, up, activation, down, with a residual.
+
+    Parameters
+    ----------
+    dim, ffn : int
+        Width of the tokens and of the layer between.
+    dropout : float
+        Between and at the end.
+    activation : {"relu", "gated-gelu"}
+        The second multiplies GELU (its tanh form) of one projection with another, as in T5 1.1.
+    """
+
+    def __init__(self, dim: int, ffn: int, dropout: float, activation: Activation, eps: float) -> None:
+        super().__init__()
+        self.dropout, self.gated = dropout, activation == "gated-gelu"
+        self.norm = RMSNorm(dim, eps)
+        self.up = nn.Linear(dim, (1 + self.gated) * ffn, bias=False)
+        self.down = nn.Linear(ffn, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        inner = self.up(self.norm(x))
+        if self.gated:
+            gate, inner = inner.chunk(2, -1)
+            inner = F.gelu(gate, approximate="tanh") * inner
+        else:
+            inner = F.relu(inner)
+        inner = F.dropout(inner, self.dropout, self.training)
+        return x + F.dropout(self.down(inner), self.dropout, self.training)
+
+
+class SelfAttention(nn.Module):
+    """Norm, attention among the tokens of a row, output, with a residual.
+
+    Parameters
+    ----------
+    dim, heads, head_dim : int
+    dropout : float
+        On the weights and on the output.
+    eps : float
+        Of the norm.
+    mixer : module, optional
+        Replaces "weights @ values", see :data:`genrec.attention.Mixer`.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, dropout: float, eps: float, mixer: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.heads, self.inner, self.dropout = heads, heads * head_dim, dropout
+        self.norm = RMSNorm(dim, eps)
+        self.qkv = nn.Linear(dim, 3 * self.inner, bias=False)
+        self.out = nn.Linear(self.inner, dim, bias=False)
+        self.mixer = mixer
+
+    def forward(self, x: Tensor, ragged: Ragged, bias: Tensor, context: Tensor | None) -> Tensor:
+        """Packed tokens of which each sees all of its row: [S, D] -> [S, D]."""
+        qkv, mixer = self.qkv(self.norm(x)), self.mixer
+        return self._add(x, attend_self(qkv, self.heads, ragged, bias, self.dropout, self.training, mixer, context))
+
+    def causal(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Rows of one length; ``bias`` hides what comes later: [B, L, D] -> [B, L, D]."""
+        query, key, value = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return self._add(x, attend(query, key, value, bias, self.dropout, self.training).flatten(2))
+
+    def step(self, x: Tensor, parents: Tensor | None, past: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """One token after each prefix: x [B, W, D] and ``past`` [B, W', t - 1, 2 H d] to x and the past of t tokens."""
+        rows, width, _ = x.shape
+        query, fresh = self.qkv(self.norm(x)).tensor_split([self.inner], -1)
+        history = fresh[:, :, None]
+        if past is not None and parents is not None:
+            index = parents[..., None, None].expand(-1, -1, *past.shape[2:])
+            history = torch.cat([past.gather(1, index), history], 2)
+        key, value = history.flatten(0, 1).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        mixed = attend(query.reshape(rows * width, 1, self.heads, -1), key, value, bias, 0.0, False)
+        return self._add(x, mixed.reshape(rows, width, -1)), history
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return x + F.dropout(self.out(mixed), self.dropout, self.training)
+
+
+class CrossAttention(nn.Module):
+    """Norm, attention to the memory, output, with a residual.
+
+    Parameters are those of :class:`SelfAttention`.
+    """
+
+    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, eps: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm = RMSNorm(dim, eps)
+        self.query = nn.Linear(dim, heads * head_dim, bias=False)
+        self.key_value = nn.Linear(dim, 2 * heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, dim, bias=False)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
+        query, key_value = self.query(self.norm(x)), self.key_value(memory.states)
+        mixed = attend_memory(query, key_value, self.heads, memory.ragged, self.dropout, self.training)
+        return x + F.dropout(self.out(mixed), self.dropout, self.training)
+
+    def remember(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [B, H, d, T] and values [B, H, T, d] of the memory [B, T, D]."""
+        key, value = self.key_value(states).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return key.permute(0, 2, 3, 1).contiguous(), value.transpose(1, 2).contiguous()
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+        """The prefixes of a row are queries side by side: [B, W, D] -> [B, W, D]."""
+        query = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        scores = query @ keys  # [B, H, W, T]
+        if hidden is not None:
+            scores = scores + hidden
+        mixed = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+        added: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return x + added
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention, feed-forward."""
+
+    def __init__(self, attention: SelfAttention, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.attention, self.feed_forward = attention, feed_forward
+
+    def forward(self, x: Tensor, ragged: Ragged, bias: Tensor, context: Tensor | None) -> Tensor:
+        """Packed [S, D] -> [S, D]."""
+        result: Tensor = self.feed_forward(self.attention(x, ragged, bias, context))
+        return result
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, attention to the memory, feed-forward."""
+
+    def __init__(self, attention: SelfAttention, cross: CrossAttention, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.attention, self.cross, self.feed_forward = attention, cross, feed_forward
+
+    def forward(self, x: Tensor, memory: Memory, bias: Tensor) -> Tensor:
+        """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
+        result: Tensor = self.feed_forward(self.cross(self.attention.causal(x, bias), memory))
+        return result
+
+
+class T5Encoder(nn.Module):
+    """A stack of bidirectional T5 blocks over packed tokens.
+
+    Parameters
+    ----------
+    dim, layers, heads, head_dim, ffn : int
+    dropout : float, default 0.1
+    activation : {"relu", "gated-gelu"}, default "relu"
+    buckets, max_distance : int, default 32, 128
+        Of the position bias, which all layers share.
+    eps : float, default 1e-6
+    mixers : sequence of module, optional
+        One a layer: replaces "weights @ values" of its attention, see :data:`genrec.attention.Mixer`.
+
+    Raises
+    ------
+    ValueError
+        If there is not one mixer for every layer.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        ffn: int,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        buckets: int = 32,
+        max_distance: int = 128,
+        eps: float = 1e-6,
+        mixers: Sequence[nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        if mixers is not None and len(mixers) != layers:
+            raise ValueError(f"there are {len(mixers)} mixers for {layers} layers; expected one each")
+        self.dropout = dropout
+        self.bias = RelativeBias(heads, buckets, max_distance)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(
+                SelfAttention(dim, heads, head_dim, dropout, eps, None if mixers is None else mixers[layer]),
+                FeedForward(dim, ffn, dropout, activation, eps),
+            )
+            for layer in range(layers)
+        )
+        self.final_norm = RMSNorm(dim, eps)
+
+    def forward(self, x: Tensor, ragged: Ragged, context: Tensor | None = None) -> Memory:
+        """Embedded tokens, packed [S, D], to encoded ones.
+
+        Parameters
+        ----------
+        context : Tensor [B, ...], optional
+            Handed to the mixers, the rows that they work on.
+        """
+        bias = self.bias(ragged.longest, ragged.longest)
+        x = F.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, ragged, bias, context)
+        return Memory(F.dropout(self.final_norm(x), self.dropout, self.training), ragged)
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What a decoder remembers of the prefixes of a batch.
+
+    Attributes
+    ----------
+    keys, values : list of Tensor, one a layer: [B, H, d, T] and [B, H, T, d]
+        Of the memory, once a request and never copied.
+    hidden : Tensor [B, 1, 1, T] or None
+        -inf where the memory is padded; None where it is not.
+    past : list of Tensor [B, W, t, 2 * H * d]
+        Keys and values of the t codes so far, one a layer; empty before the first.
+    steps : int
+        Codes so far, t.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor | None
+    past: list[Tensor]
+    steps: int = 0
+
+
+class T5Decoder(nn.Module):
+    """A stack of causal T5 blocks with cross-attention, for whole sequences and step by step.
+
+    Parameters are those of :class:`T5Encoder`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        ffn: int,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        buckets: int = 32,
+        max_distance: int = 128,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.bias = RelativeBias(heads, buckets, max_distance, bidirectional=False)
+        self.blocks = nn.ModuleList(
+            DecoderBlock(
+                SelfAttention(dim, heads, head_dim, dropout, eps),
+                CrossAttention(dim, heads, head_dim, dropout, eps),
+                FeedForward(dim, ffn, dropout, activation, eps),
+            )
+            for _ in range(layers)
+        )
+        self.final_norm = RMSNorm(dim, eps)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """Embedded tokens [B, L, D], each seeing itself and those before it, to states [B, L, D].
+
+        Rows as in the batch that was encoded.
+        """
+        width = x.shape[1]
+        later = torch.ones(width, width, dtype=torch.bool, device=x.device).triu(1)
+        bias = self.bias(width, width).masked_fill(later, -torch.inf)
+        x = F.dropout(x[memory.ragged.order], self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, memory, bias)
+        return F.dropout(self.final_norm(x), self.dropout, self.training)[memory.ragged.inverse]
+
+    def start(self, memory: Memory) -> DecoderState:
+        """State before the first token, one prefix a row; rows as in the batch that was encoded."""
+        ragged = memory.ragged
+        states = ragged.unpack(memory.states)[:, : ragged.longest]  # [B, T, D]
+        lengths = ragged.lengths[ragged.inverse]
+        valid = torch.arange(ragged.longest, device=lengths.device) < lengths[:, None]
+        hidden = None
+        if not bool(valid.all()):
+            hidden = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None, None]
+        pairs = [block.cross.remember(states) for block in self._stack]
+        return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden, [])
+
+    def step(self, state: DecoderState, parents: Tensor | None, x: Tensor) -> tuple[Tensor, DecoderState]:
+        """Add one embedded token to each prefix: x [B, W, D] to its states [B, W, D].
+
+        Parameters
+        ----------
+        parents : int64 Tensor [B, W] or None
+            Which of the prefixes of ``state`` each new one continues; None for the first token.
+        """
+        bias = self.bias(1, state.steps + 1, state.steps)  # [H, 1, t]
+        past = []
+        for layer, block in enumerate(self._stack):
+            x, kept = block.attention.step(x, parents, state.past[layer] if state.past else None, bias)
+            past.append(kept)
+            x = block.cross.step(x, state.keys[layer], state.values[layer], state.hidden)
+            x = block.feed_forward(x)
+        return self.final_norm(x), replace(state, past=past, steps=state.steps + 1)
+
+    @property
+    def _stack(self) -> Sequence[DecoderBlock]:
+        return cast(Sequence[DecoderBlock], self.blocks)
+
+
+class T5(nn.Module):
+    """Encoder, decoder, one token embedding for both, and the output heads.
+
+    Over a :class:`CodeVocabulary` every level has a head over its own codes alone; over a plain number of tokens there
+    is one head over all of them. It is a :class:`genrec.decoding.CodeDecoder`.
+
+    Parameters
+    ----------
+    vocabulary : CodeVocabulary or int
+        Tokens of input and output.
+    dim : int, default 128
+        Width of tokens, D.
+    encoder_layers, decoder_layers : int, default 4
+    heads : int, default 6
+    head_dim : int, default 64
+        Width of a head (not dim / heads).
+    ffn : int, default 1024
+        Width of the feed-forward layers.
+    dropout : float, default 0.1
+    activation : {"relu", "gated-gelu"}, default "relu"
+    tied : bool, default True
+        Whether the heads are the token embeddings or weights of their own.
+    scale_outputs : bool, optional
+        Whether states are divided by sqrt(D) before the heads; where these are tied if not given.
+    buckets : int, default 32
+    max_distance : int, default 128
+    eps : float, default 1e-6
+        Of the norms.
+    start_token : int, default 1
+        Token that decoding starts from.
+    mixers : sequence of module, optional
+        See :class:`T5Encoder`.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        vocabulary: CodeVocabulary | int,
+        dim: int = 128,
+        encoder_layers: int = 4,
+        decoder_layers: int = 4,
+        heads: int = 6,
+        head_dim: int = 64,
+        ffn: int = 1024,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        tied: bool = True,
+        scale_outputs: bool | None = None,
+        buckets: int = 32,
+        max_distance: int = 128,
+        eps: float = 1e-6,
+        start_token: int = BOS,
+        mixers: Sequence[nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        numbers = {"dim": dim, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "heads": heads}
+        for name, value in (numbers | {"head_dim": head_dim, "ffn": ffn}).items():
+            if value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"--dropout must lie in [0, 1), got {dropout}")
+        if activation not in ("relu", "gated-gelu"):
+            raise ValueError(f"--activation must be relu or gated-gelu, got {activation!r}")
+        self.vocabulary = vocabulary if isinstance(vocabulary, CodeVocabulary) else None
+        self.dim, self.tied, self.start_token = dim, tied, start_token
+        self.head_dim, self.scale = head_dim, dim**-0.5 if (tied if scale_outputs is None else scale_outputs) else 1.0
+        size = vocabulary.size if isinstance(vocabulary, CodeVocabulary) else vocabulary
+        self.embedding = nn.Embedding(size, dim)
+        shape = (heads, head_dim, ffn, dropout, activation, buckets, max_distance, eps)
+        self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers)
+        self.decoder = T5Decoder(dim, decoder_layers, *shape)
+        outputs = self.vocabulary.output_sizes if self.vocabulary else (size,)
+        self.heads = None if tied else nn.ModuleList(nn.Linear(dim, count, bias=False) for count in outputs)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """T5's own scheme, by fan-in; the query also divides by sqrt(head_dim), as scores are not scaled."""
+        nn.init.normal_(self.embedding.weight)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if isinstance(module, RelativeBias):
+                nn.init.normal_(module.weight, std=self.dim**-0.5)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, SelfAttention):
+                    module.qkv.weight[: module.inner] *= self.head_dim**-0.5
+                if isinstance(module, CrossAttention):
+                    module.query.weight *= self.head_dim**-0.5
+
+    def encode(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Memory:
+        """Source tokens [B, T], right padded, of which ``lengths`` [B] (>= 1) are real."""
+        ragged = Ragged.of(lengths, tokens.shape[1])
+        return self.encode_embedded(self.embedding(ragged.pack(tokens)), ragged, context)
+
+    def encode_embedded(self, x: Tensor, ragged: Ragged, context: Tensor | None = None) -> Memory:
+        """Source tokens that were embedded elsewhere, packed [S, D]."""
+        memory: Memory = self.encoder(x, ragged, context)
+        return memory
+
+    def forward(self, tokens: Tensor, lengths: Tensor, targets: Tensor) -> Tensor | list[Tensor]:
+        """Logits of every target given those before it.
+
+        Parameters
+        ----------
+        tokens : int64 Tensor [B, T]
+            Source, right padded.
+        lengths : int64 Tensor [B]
+        targets : int64 Tensor [B, L]
+            Target TOKENS (padding where a code has ended); the start token is put before them here.
+
+        Returns
+        -------
+        Tensor [B, L, V], or a list with [B, V_l] for every level over a CodeVocabulary
+        """
+        return self.logits(self.decode(self.encode(tokens, lengths), targets[:, :-1]))
+
+    def decode(self, memory: Memory, tokens: Tensor) -> Tensor:
+        """States [B, L + 1, D] of the start token and the given tokens [B, L]."""
+        start = tokens.new_full((len(tokens), 1), self.start_token)
+        states: Tensor = self.decoder(self.embedding(torch.cat([start, tokens], 1)), memory)
+        return states
+
+    def logits(self, states: Tensor) -> Tensor | list[Tensor]:
+        """States [B, L, D] to logits [B, L, V], or to a list with [B, V_l] for every level."""
+        if self.vocabulary is None:
+            return self.level_logits(states, 0)
+        return [self.level_logits(states[:, level], level) for level in range(states.shape[1])]
+
+    def level_logits(self, states: Tensor, level: int) -> Tensor:
+        """Logits of one level: states [..., D] to [..., V_l]."""
+        states = states * self.scale
+        if self.heads is not None:
+            logits: Tensor = self.heads[level if self.vocabulary else 0](states)
+            return logits
+        weight = self.embedding.weight
+        if self.vocabulary is not None:
+            weight = weight[self.vocabulary.level_tokens(level).to(weight.device)]
+        return F.linear(states, weight)
+
+    def start(self, memory: Memory) -> DecoderState:
+        """State before the first code; see :class:`genrec.decoding.CodeDecoder`."""
+        return self.decoder.start(memory)
+
+    def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Tensor, DecoderState]:
+        """Logits of the next code; see :class:`genrec.decoding.CodeDecoder`."""
+        level = state.steps
+        if tokens is None:
+            given = torch.full((len(state.keys[0]), 1), self.start_token, device=state.keys[0].device)
+        elif self.vocabulary is not None:
+            given = self.vocabulary.level_codes_to_tokens(level - 1, tokens)
+        else:
+            given = tokens
+        states, state = self.decoder.step(state, parents, self.embedding(given))
+        return self.level_logits(states, level), state
+
+    @classmethod
+    def from_transformers(cls, source: Any, dropout: float | None = None) -> T5:
+        """With the weights of a T5 model of transformers.
+
+        Parameters
+        ----------
+        source : T5ForConditionalGeneration, or path
+            A model, or the folder of one.
+        dropout : float, optional
+            Instead of the model's own.
+
+        Raises
+        ------
+        ValueError
+            If its activation is neither ReLU nor gated GELU.
+        """
+        return _from_transformers(cls, source, dropout)
+
+
+def _from_transformers(cls: type[T5], source: Any, dropout: float | None) -> T5:
+    if isinstance(source, str | os.PathLike):
+        from transformers import T5ForConditionalGeneration
+
+        source = T5ForConditionalGeneration.from_pretrained(source, local_files_only=os.path.isdir(source))
+    config = source.config
+    activations: dict[str, Activation] = {"relu": "relu", "gated-gelu": "gated-gelu"}
+    if config.feed_forward_proj not in activations:
+        raise ValueError(f"the model's activation is {config.feed_forward_proj!r}; expected 'relu' or 'gated-gelu'")
+    weights = dict(source.state_dict())
+    tied = torch.equal(weights["lm_head.weight"], weights["shared.weight"])
+    model = cls(
+        config.vocab_size,
+        dim=config.d_model,
+        encoder_layers=config.num_layers,
+        decoder_layers=config.num_decoder_layers,
+        heads=config.num_heads,
+        head_dim=config.d_kv,
+        ffn=config.d_ff,
+        dropout=config.dropout_rate if dropout is None else dropout,
+        activation=activations[config.feed_forward_proj],
+        tied=tied,
+        scale_outputs=getattr(config, "scale_decoder_outputs", config.tie_word_embeddings),
+        buckets=config.relative_attention_num_buckets,
+        max_distance=config.relative_attention_max_distance,
+        eps=config.layer_norm_epsilon,
+        start_token=config.decoder_start_token_id,
+    )
+    renamed = {"embedding.weight": weights["shared.weight"]}
+    if not tied:
+        renamed["heads.0.weight"] = weights["lm_head.weight"]
+    for stack, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
+        first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        renamed[f"{stack}.bias.weight"] = weights[first]
+        renamed[f"{stack}.final_norm.weight"] = weights[f"{stack}.final_layer_norm.weight"]
+        for layer in range(layers):
+            renamed |= _block(weights, stack, layer, config.feed_forward_proj == "gated-gelu")
+    model.load_state_dict(renamed)
+    return model
+
+
+def _block(weights: dict[str, Tensor], stack: str, layer: int, gated: bool) -> dict[str, Tensor]:
+    """One block of a transformers T5 under our names."""
+    theirs, ours = f"{stack}.block.{layer}.layer", f"{stack}.blocks.{layer}"
+    own = f"{theirs}.0.SelfAttention"
+    parts = {
+        f"{ours}.attention.norm.weight": weights[f"{theirs}.0.layer_norm.weight"],
+        f"{ours}.attention.qkv.weight": torch.cat([weights[f"{own}.{name}.weight"] for name in "qkv"]),
+        f"{ours}.attention.out.weight": weights[f"{own}.o.weight"],
+    }
+    last = 1
+    if stack == "decoder":
+        last, cross = 2, f"{theirs}.1.EncDecAttention"
+        parts |= {
+            f"{ours}.cross.norm.weight": weights[f"{theirs}.1.layer_norm.weight"],
+            f"{ours}.cross.query.weight": weights[f"{cross}.q.weight"],
+            f"{ours}.cross.key_value.weight": torch.cat([weights[f"{cross}.{name}.weight"] for name in "kv"]),
+            f"{ours}.cross.out.weight": weights[f"{cross}.o.weight"],
+        }
+    dense = f"{theirs}.{last}.DenseReluDense"
+    up = ["wi_0", "wi_1"] if gated else ["wi"]
+    return parts | {
+        f"{ours}.feed_forward.norm.weight": weights[f"{theirs}.{last}.layer_norm.weight"],
+        f"{ours}.feed_forward.up.weight": torch.cat([weights[f"{dense}.{name}.weight"] for name in up]),
+        f"{ours}.feed_forward.down.weight": weights[f"{dense}.wo.weight"],
+    }
