@@ -171,7 +171,7 @@ def rank_targets(
 @torch.no_grad()
 def _count(scorer: Scorer, targets: Targets, rows: np.ndarray, accelerator: Accelerator | None) -> Tensor:
     """Return rank, masked rank, ties and "has NaN" of one batch: int32 [B, 4] on the scorer's device."""
-    scores = _scores(scorer, targets.histories, rows, accelerator)  # [B, N]
+    scores = _scores(scorer, targets.histories, rows, accelerator, targets.users)  # [B, N]
     device = scores.device
     column = torch.from_numpy(targets.items[rows].astype(np.int64) - 1).to(device, non_blocking=True)
     own = scores.gather(1, column[:, None])  # [B, 1]
@@ -186,12 +186,22 @@ def _count(scorer: Scorer, targets: Targets, rows: np.ndarray, accelerator: Acce
     return torch.stack([at_least, at_least - seen, at_least - higher - 1, nan], 1)
 
 
-def _scores(scorer: Scorer, histories: Histories, rows: np.ndarray, accelerator: Accelerator | None = None) -> Tensor:
-    """Score all items for some histories: [B, N]."""
+def _scores(
+    scorer: Scorer,
+    histories: Histories,
+    rows: np.ndarray,
+    accelerator: Accelerator | None = None,
+    users: np.ndarray | None = None,
+) -> Tensor:
+    """Score all items for some histories: [B, N]. A scorer with ``reads_users`` is told who they are, if known."""
     items, lengths = (torch.from_numpy(part) for part in histories.padded(rows, scorer.max_len))
     if accelerator is not None:
         items, lengths = items.to(accelerator.device), lengths.to(accelerator.device)
-    scores = scorer(items, lengths)
+    if users is not None and getattr(scorer, "reads_users", False):
+        who = torch.from_numpy(np.asarray(users, dtype=np.int64)[rows]).to(items.device)
+        scores = scorer(items, lengths, who)  # type: ignore[call-arg]
+    else:
+        scores = scorer(items, lengths)
     if scores.shape != (len(rows), scorer.n_items):
         raise ValueError(
             f"the scorer returned scores of shape {list(scores.shape)}, expected {[len(rows), scorer.n_items]}"
@@ -244,6 +254,7 @@ def topk(
     batch_size: int = 256,
     accelerator: Accelerator | None = None,
     progress: bool = False,
+    users: np.ndarray | None = None,
 ) -> Recommendations:
     """Return the k best items of every history, equal scores in the order of their item numbers.
 
@@ -263,6 +274,8 @@ def topk(
         Its device receives the histories; the work is not spread over processes.
     progress : bool, default False
         Show a progress bar.
+    users : ndarray of int64 [B], optional
+        Row of each user in the data set, for scorers that have ``reads_users``; without it they are strangers.
 
     Returns
     -------
@@ -284,7 +297,7 @@ def topk(
     batches = _batches(histories, scorer.max_len, batch_size)
     for b in _progress(range(len(batches)), "recommending", progress):
         rows = batches[b]
-        best_scores, best_items = _best(scorer, histories, rows, width, mask_seen, accelerator)
+        best_scores, best_items = _best(scorer, histories, rows, width, mask_seen, accelerator, users)
         items[rows, :width] = np.where(np.isneginf(best_scores), NO_ITEM, best_items)
         scores[rows, :width] = best_scores
     return Recommendations(items, scores)
@@ -298,9 +311,10 @@ def _best(
     k: int,
     mask_seen: bool,
     accelerator: Accelerator | None,
+    users: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return scores float32 [B, k] and item numbers int64 [B, k] of one batch."""
-    scores = _scores(scorer, histories, rows, accelerator)
+    scores = _scores(scorer, histories, rows, accelerator, users)
     if mask_seen:
         pair_rows, pair_items = (
             torch.from_numpy(part).to(scores.device) for part in _distinct_seen(histories, rows, None)
@@ -664,7 +678,7 @@ def metrics_of_run(
     """
     lists = None
     if scorer is not None and is_main_process():
-        lists = topk(scorer, split.test.histories, max(KS), mask_seen)
+        lists = topk(scorer, split.test.histories, max(KS), mask_seen, users=split.test.users)
     facts = {"recipe": recipe, "budget": budget} | facts
     if isinstance(result, float | int):
         facts["train_seconds"] = round(float(result), 3)

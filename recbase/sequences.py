@@ -111,6 +111,8 @@ class SequenceBatch:
         Targets and samples of the whole step: what sums are divided by.
     seed : int
         Seed of this step, the same on every rank: shared negatives are drawn from it.
+    users : int64 [B]
+        Row of each sample's user in the training histories, for models that know users.
     """
 
     items: Tensor
@@ -122,6 +124,7 @@ class SequenceBatch:
     target_count: int
     row_count: int
     seed: int
+    users: Tensor
 
     @property
     def valid(self) -> Tensor:
@@ -132,7 +135,7 @@ class SequenceBatch:
         """The same batch on another device."""
         if self.items.device == torch.device(device):
             return self
-        fields = ("items", "lengths", "targets", "positions", "step_lengths", "step_targets")
+        fields = ("items", "lengths", "targets", "positions", "step_lengths", "step_targets", "users")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in fields})
 
 
@@ -202,23 +205,23 @@ class SequenceBatches:
         self.histories, self.form, self.batch_size, self.max_len = histories, form, batch_size, max_len
         self.seed, self.rank, self.world, self.micro_batches = seed, rank, world, micro_batches
         self.mask_item, self.mask_prob, self.last_prob, self.pool = mask_item, mask_prob, last_prob, max(1, pool)
-        self._starts, self._ends = self._samples()
+        self._starts, self._ends, self._users = self._samples()
         if len(self._starts) == 0:
             raise ValueError(f"no history of the {len(histories)} users is long enough to train on (2 events)")
         self.epoch = 0
         self.step = 0
 
-    def _samples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each sample as a slice [start, end) of the item array whose last item is a target."""
-        long = np.flatnonzero(self.histories.lengths >= 2)
-        starts, ends = self.histories.starts[long], self.histories.ends[long]
+    def _samples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each sample as a slice [start, end) of the item array whose last item is a target, and its user."""
+        users = np.flatnonzero(self.histories.lengths >= 2)
+        starts, ends = self.histories.starts[users], self.histories.ends[users]
         if self.form == "prefix":
             counts = ends - starts - 1
-            first = np.repeat(starts, counts)
+            first, users = np.repeat(starts, counts), np.repeat(users, counts)
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             starts, ends = first, first + within + 2
         window = self.max_len if self.form == "cloze" else self.max_len + 1
-        return np.maximum(starts, ends - window), ends
+        return np.maximum(starts, ends - window), ends, users
 
     @property
     def samples(self) -> int:
@@ -310,6 +313,7 @@ class SequenceBatches:
                     len(step_targets),
                     len(rows),
                     seed,
+                    torch.from_numpy(self._users[rows[mine]].astype(np.int64)),
                 )
             )
         return batches

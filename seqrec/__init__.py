@@ -1,39 +1,85 @@
 """Sequential recommenders that rank items: histories (and codes, text, images) in, scores of the next item out.
 
-One readable file a model. ``MODELS`` maps the name used on the command line to ``module:Class``; nothing heavy is
-imported until a name is used. ``COUNTED`` models are not trained by gradient, ``READS_CONTENT`` models need codes and
-text, ``DEPLOYED`` ones are made from a trained model and not trained by name.
+One readable file a model. ``REGISTRY`` says of every model where its class is and what it needs; commands, stages, the
+list and the contract tests read it, and nothing heavy is imported until a name is used. How a model is added: the
+docstring of :mod:`seqrec.stages`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
-
-MODELS = {
-    "popularity": "seqrec.popularity:Popularity",
-    "transitions": "seqrec.transitions:Transitions",
-    "sasrec": "seqrec.sasrec:SASRec",
-    "ccfrec": "seqrec.ccfrec:CCFRec",
-    "ccfrec-tabulated": "seqrec.ccfrec:TabulatedCCFRec",
-}
-COUNTED = ("popularity", "transitions")
-READS_CONTENT = ("ccfrec",)
-DEPLOYED = ("ccfrec-tabulated",)
-
-_PUBLIC = {path.rpartition(":")[2]: path for path in MODELS.values()}
+from typing import Any, Literal
 
 __all__ = [
-    "COUNTED",
-    "DEPLOYED",
     "MODELS",
-    "READS_CONTENT",
+    "REGISTRY",
     "CCFRec",
+    "ModelEntry",
     "Popularity",
     "SASRec",
     "TabulatedCCFRec",
     "Transitions",
 ]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What is known of a model before its module is imported.
+
+    Attributes
+    ----------
+    target : str
+        ``module:Class``.
+    paper : str
+        Authors, venue and year, or where else the model comes from.
+    inputs : tuple of str
+        What it may read: ``ids``, ``text`` (one vector an item), ``views`` (one vector a text column), ``images``,
+        ``codes``, ``attributes``, ``histories`` (the training part: graphs, neighbours), ``sentences`` (raw text),
+        ``pictures`` (image files).
+    loss : str
+        The default training loss.
+    forms : tuple of str
+        Sample forms that do not show the model its own labels, the default first; empty where nothing is trained.
+    kind : {"trained", "counted", "deployed"}
+        By gradient; by counting; or made from a trained model and not trained by name.
+    """
+
+    target: str
+    paper: str
+    inputs: tuple[str, ...]
+    loss: str
+    forms: tuple[str, ...] = ()
+    kind: Literal["trained", "counted", "deployed"] = "trained"
+
+
+REGISTRY: dict[str, ModelEntry] = {
+    "popularity": ModelEntry("seqrec.popularity:Popularity", "none", ("ids",), "none", kind="counted"),
+    "transitions": ModelEntry("seqrec.transitions:Transitions", "none (ours)", ("ids",), "none", kind="counted"),
+    "sasrec": ModelEntry(
+        "seqrec.sasrec:SASRec", "Kang and McAuley, ICDM 2018", ("ids",), "full softmax", ("all", "prefix")
+    ),
+    "ccfrec": ModelEntry(
+        "seqrec.ccfrec:CCFRec",
+        "Liu et al., KDD 2025",
+        ("views", "codes"),
+        "softmax by cosine + masked codes + alignment",
+        ("all", "prefix"),
+    ),
+    "ccfrec-tabulated": ModelEntry(
+        "seqrec.ccfrec:TabulatedCCFRec",
+        "Liu et al., KDD 2025",
+        ("ids",),
+        "softmax by cosine",
+        ("all", "prefix"),
+        "deployed",
+    ),
+}
+
+MODELS = {name: entry.target for name, entry in REGISTRY.items()}
+"""Name on the command line to ``module:Class``."""
+
+_PUBLIC = {target.rpartition(":")[2]: target for target in MODELS.values()}
 
 
 def __getattr__(name: str) -> Any:

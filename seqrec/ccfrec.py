@@ -19,6 +19,7 @@ from recbase.losses import gather_with_gradient, info_nce, linear_cross_entropy,
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Encoder, Packing
+from seqrec.model import Pretrained
 
 __all__ = ["RECIPES", "CCFRec", "TabulatedCCFRec"]
 
@@ -95,7 +96,7 @@ class Backbone(nn.Module):
         return states
 
 
-class CCFRec(nn.Module):
+class CCFRec(Pretrained, nn.Module):
     """Code-guided fusion of text and collaborative signals (Liu et al., KDD 2025, arXiv 2503.12183).
 
     Where paper and released code differ this follows the code: whitened PCA of the text vectors, residuals and layer
@@ -221,14 +222,14 @@ class CCFRec(nn.Module):
         self.register_buffer("text", torch.zeros(items + 1, views, text_dim))
         _initialise(self)
 
-    def with_content(self, codes: np.ndarray | Tensor, text: np.ndarray | Tensor) -> CCFRec:
+    def with_content(self, codes: np.ndarray | Tensor, views: np.ndarray | Tensor) -> CCFRec:
         """Set the items' codes and text vectors (frozen inputs, saved with the model) and return the model.
 
         Parameters
         ----------
         codes : int [N, L]
             Codes of item 1..N, each below the size of its position.
-        text : float32 [N, m, E]
+        views : float32 [N, m, E]
             Text vectors of item 1..N.
 
         Raises
@@ -236,7 +237,7 @@ class CCFRec(nn.Module):
         ValueError
             If a shape, or a code's range, does not fit the model.
         """
-        code, vectors = torch.as_tensor(codes).long(), torch.as_tensor(text).float()
+        code, vectors = torch.as_tensor(codes).long(), torch.as_tensor(views).float()
         for name, found, expected in (
             ("codes", tuple(code.shape), (self.items, self.codes.shape[1])),
             ("text", tuple(vectors.shape), (self.items, *self.text.shape[1:])),
@@ -341,7 +342,7 @@ class CCFRec(nn.Module):
         distinct: Tensor,
         batch: SequenceBatch,
     ) -> Tensor:
-        if len(targets) != batch.target_count:  # PREFIX form: one target a row
+        if len(batch.items) != batch.row_count or len(targets) != batch.target_count:  # not a target at every position
             chosen = targets.nonzero()[:, 0]
             states, targets = states[chosen], targets[chosen]
         users = F.normalize(states.float(), dim=1)
@@ -500,7 +501,7 @@ class CCFRec(nn.Module):
         return deployed.to(self.codes.device)
 
 
-class TabulatedCCFRec(nn.Module):
+class TabulatedCCFRec(Pretrained, nn.Module):
     """CCFRec with its fusion module replaced by tables: the deployed form, and the item-id fine-tuning stage.
 
     Liu et al., KDD 2025, sections 3.4 and 4.4.5. Only the id embedding, if there is one, is trained; it starts at zero,

@@ -21,13 +21,28 @@ from recbase.options import (
     shared,
     summary_of,
 )
-from seqrec import COUNTED, DEPLOYED, MODELS, READS_CONTENT
+from seqrec import MODELS, REGISTRY
+from seqrec.content import SHAPES
 
 __all__ = ["main"]
 
-_TRAINABLE = [name for name in MODELS if name not in DEPLOYED]
+_TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
 _TRAINING = "recbase.training:TrainConfig"
 _CONTENT = "seqrec.stages:Content"
+_FORMS = {
+    "all": "all = one a user with a target at every position",
+    "prefix": "prefix = one a target, with all that came before",
+    "cloze": "cloze = one a user, with masked items to predict",
+}
+_VECTORS = ("views", "encoder", "pca", "whiten")
+_CONTENT_OPTIONS = {
+    "text": (*_VECTORS, "global_text"),
+    "views": (*_VECTORS, "global_text"),
+    "images": _VECTORS,
+    "codes": (*_VECTORS, "code_method", "code_levels", "codebook_size", "code_type", "vectors"),
+    "attributes": ("attribute_columns", "attribute_items"),
+    "sentences": ("views",),
+}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +61,7 @@ class _Models(Group):
         """The command of one model, its options read from the model's signature."""
         if name not in _TRAINABLE:
             raise click.UsageError(f"unknown model {name!r}; known: {', '.join(_TRAINABLE)}")
-        return _counted_command(name) if name in COUNTED else _training_command(name)
+        return _counted_command(name) if REGISTRY[name].kind == "counted" else _training_command(name)
 
 
 @main.group(cls=_Models)
@@ -55,7 +70,7 @@ def train() -> None:
 
 
 def _counted_command(name: str) -> click.Command:
-    options = options_from(MODELS[name], skip=("items",))
+    options = options_from(MODELS[name], skip=SHAPES)
 
     @click.command(name, cls=Command, help=summary_of(MODELS[name]))
     @add_options(shared("data", "out", "as_json", "quiet"))
@@ -73,19 +88,24 @@ def _counted_command(name: str) -> click.Command:
 
 
 def _training_command(name: str) -> click.Command:
-    model = options_from(MODELS[name], skip=("items", "sizes", "views", "text_dim"))
+    entry = REGISTRY[name]
+    model = options_from(MODELS[name], skip=SHAPES)
     usual = recipe_of(MODELS[name], "default")
     training = [replace(option, default=usual.get(option.name, option.default)) for option in options_from(_TRAINING)]
-    content = options_from(_CONTENT) if name in READS_CONTENT else []
+    wanted = {option for source in entry.inputs for option in _CONTENT_OPTIONS.get(source, ())}
+    content = [option for option in options_from(_CONTENT) if option.name in wanted]
+    content = [replace(option, default=usual.get(option.name, option.default)) for option in content]
+    folders = ["embeddings"] if {"text", "views", "images", "codes"} & set(entry.inputs) else []
+    folders += ["codes"] if "codes" in entry.inputs else []
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
 
     @click.command(name, cls=Command, help=f"{summary_of(MODELS[name])} Recipes: {recipes}.")
     @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
-    @click.option("--form", type=click.Choice(["all", "prefix"]), default="all", show_default=True,
-                  help="Samples: one a user with a target at every position, or one a prefix.")  # fmt: skip
-    @add_options(shared("embeddings", "codes") if content else [], section="Content")
+    @click.option("--form", type=click.Choice(["all", "prefix", "cloze"]), default=entry.forms[0], show_default=True,
+                  help=f"Samples: {'; '.join(_FORMS[form] for form in entry.forms)}.")  # fmt: skip
+    @add_options(shared(*folders), section="Content")
     @add_options(content, section="Content")
-    @(_stage_options if content else lambda function: function)
+    @(_stage_options if name == "ccfrec" else lambda function: function)
     @add_options(model, section="Model")
     @add_options(training, section="Training")
     @failures
@@ -277,21 +297,27 @@ def neighbours(
 @add_options(shared("as_json"))
 @failures
 def list_models(as_json: bool) -> None:
-    """List the models: name, what it is, recipes."""
+    """List the models: name, what it is, paper, inputs, loss, sample form, recipes."""
     rows = [
         {
             "name": name,
-            "summary": summary_of(MODELS[name]),
-            "inputs": "ids, text, codes" if name in READS_CONTENT else "ids",
-            "recipes": sorted({"default", *recipes_from(MODELS[name])}),
+            "summary": summary_of(entry.target),
+            "paper": entry.paper,
+            "inputs": ", ".join(entry.inputs),
+            "loss": entry.loss,
+            "form": " or ".join(entry.forms) or "counts",
+            "recipes": sorted({"default", *recipes_from(entry.target)}),
         }
-        for name in _TRAINABLE
+        for name, entry in REGISTRY.items()
+        if entry.kind != "deployed"
     ]
     if as_json:
         print_json(rows)
         return
     for row in rows:
-        click.echo(f"{row['name']:<14}{row['summary']} [{row['inputs']}; recipes: {', '.join(row['recipes'])}]")
+        click.echo(f"{row['name']:<14}{row['summary']}")
+        facts = [f"{fact}: {row[fact]}" for fact in ("paper", "inputs", "loss", "form")]
+        click.echo(f"{'':<14}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
 
 
 if __name__ == "__main__":

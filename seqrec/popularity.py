@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from recbase.sequences import Histories
+from seqrec.model import Pretrained
 
 __all__ = ["Popularity"]
 
 
-class Popularity:
+class Popularity(Pretrained):
     """Score = number of training interactions of the item, the same list for everyone. Nothing is trained.
 
     Parameters
@@ -21,8 +22,6 @@ class Popularity:
     items : int
         Items in the catalogue, N.
     """
-
-    counted = True
 
     def __init__(self, items: int) -> None:
         if items < 1:

@@ -5,17 +5,14 @@ One model with the losses it is trained with in the literature, because the loss
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbase.draws import draw_integers
-from recbase.losses import binary_cross_entropy, gbce_exponent, linear_cross_entropy, sampled_cross_entropy
-from recbase.sequences import SequenceBatch
-from recbase.training import LossOutput
+from recbase.losses import gbce_exponent
 from recbase.transformer import Encoder, Packing
+from seqrec.model import SequentialModel, TableScorer, check_arguments, initialise
 
 __all__ = ["RECIPES", "SASRec", "TableScorer"]
 
@@ -61,7 +58,7 @@ RECIPES = {
 }
 
 
-class SASRec(nn.Module):
+class SASRec(SequentialModel):
     """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018, arXiv 1808.09781).
 
     The default departs from the paper where later work found it weak: full softmax over all items at every position
@@ -126,21 +123,17 @@ class SASRec(nn.Module):
         embedding_norm: bool = True,
         init_std: float = 0.02,
     ) -> None:
-        super().__init__()
-        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        for name in ("items", "dim", "layers", "heads", "ffn", "max_len", "negatives"):
-            if self._config[name] < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {self._config[name]}")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= self._config[name] < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {self._config[name]}")
-        if loss not in ("ce", "bce", "gbce", "sampled"):
-            raise ValueError(f"--loss must be one of ce, bce, gbce, sampled, got {loss!r}")
-        if temperature <= 0:
-            raise ValueError(f"--temperature must be above 0, got {temperature}")
+        super().__init__(locals())
+        check_arguments(
+            self._config,
+            counts=("dim", "layers", "heads", "ffn", "negatives"),
+            dropouts=("dropout", "attention_dropout"),
+            temperatures=("temperature",),
+            choices={"loss": ("ce", "bce", "gbce", "sampled")},
+        )
         if not 0 <= calibration <= 1:
             raise ValueError(f"--calibration must lie in [0, 1], got {calibration}")
-        self.items, self.dim, self.max_len, self.loss = items, dim, max_len, loss
+        self.dim, self.loss = dim, loss
         self.negatives, self.scale, self.dropout = negatives, 1 / temperature, dropout
         self.embedding_scale = dim**0.5 if scale_embedding else 1.0
         self.exponent = gbce_exponent(negatives, items, calibration) if loss == "gbce" else 1.0
@@ -148,84 +141,11 @@ class SASRec(nn.Module):
         self.position_embedding = nn.Embedding(max_len, dim)
         self.embedding_norm = nn.LayerNorm(dim, eps=1e-12) if embedding_norm else nn.Identity()
         self.encoder = Encoder(layers, dim, heads, ffn, dropout, attention_dropout, norm, activation)
-        self._initialise(init_std)
+        initialise(self, init_std)
 
-    def _initialise(self, std: float) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            self.item_embedding.weight[0] = 0
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments; ``SASRec(**config)`` rebuilds the model."""
-        return dict(self._config)
-
-    def states(self, items: Tensor, packing: Packing) -> Tensor:
+    def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens: items [B, T] -> [S, D]."""
         tokens = self.item_embedding(packing.pack(items)) * self.embedding_scale
         x = self.embedding_norm(tokens + self.position_embedding(packing.steps))
         encoded: Tensor = self.encoder(F.dropout(x, self.dropout, self.training), packing)
         return encoded
-
-    def forward(self, batch: SequenceBatch) -> LossOutput:
-        """This batch's share of the mean loss over all targets of the step."""
-        packing = Packing.of(batch.lengths, batch.items.shape[1])
-        states, targets = self.states(batch.items, packing), packing.pack(batch.targets)
-        if len(targets) != batch.target_count:  # PREFIX form: one target a row
-            chosen = targets.nonzero()[:, 0]
-            states, targets = states[chosen], targets[chosen]
-        loss = self._loss(states, targets, batch) / batch.target_count
-        return LossOutput(loss, {self.loss: loss.detach()})
-
-    def _loss(self, states: Tensor, targets: Tensor, batch: SequenceBatch) -> Tensor:
-        table, rights = self.item_embedding.weight[1:], targets - 1
-        if self.loss == "ce":
-            return linear_cross_entropy(states, table, rights, self.scale)
-        if self.loss == "sampled":
-            draws = torch.arange(self.negatives, device=states.device)
-            shared = draw_integers(batch.seed, self.items, draws)
-            return sampled_cross_entropy(states, table, rights, shared, self.scale)
-        rows, steps = (batch.targets > 0).nonzero(as_tuple=True)
-        draws = torch.arange(self.negatives, device=states.device)
-        keys = batch.positions[rows][:, None], steps[:, None], draws[None, :]
-        wrongs = draw_integers(batch.seed, self.items, *keys)
-        return binary_cross_entropy(states, table, rights, wrongs, self.exponent)
-
-    def scorer(self) -> TableScorer:
-        """Scores of all items from the last state of a history."""
-        return TableScorer(self, self.item_vectors())
-
-    def item_vectors(self) -> Tensor:
-        """The item table without the padding row, [N, D]."""
-        return self.item_embedding.weight.detach()[1:]
-
-    def user_vectors(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Last states: items [B, T] -> [B, D]. Their dot product with :meth:`item_vectors` is the score."""
-        packing = Packing.of(lengths, items.shape[1])
-        return self.states(items, packing)[packing.last]
-
-
-class TableScorer:
-    """Scores of a model whose score is a dot product of a user vector and an item vector.
-
-    Parameters
-    ----------
-    model : module
-        Has ``user_vectors(items, lengths)`` and ``max_len``.
-    table : Tensor [N, D]
-        Item vectors, computed once.
-    """
-
-    def __init__(self, model: Any, table: Tensor) -> None:
-        self.model, self.table = model.eval(), table.T.contiguous()
-        self.n_items, self.max_len = table.shape[0], model.max_len
-
-    @torch.no_grad()
-    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """[B, T] -> float32 [B, N]."""
-        device = self.table.device
-        users = self.model.user_vectors(items.to(device), lengths.to(device))
-        return users.float() @ self.table.float()

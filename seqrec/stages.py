@@ -2,15 +2,35 @@
 
 Each stage is a folder whose name carries the hash of what it was made from, so a second command reuses it. Commands
 parse, call a function here, and print.
+
+How a model that reads content is added
+---------------------------------------
+1. One file with one class, built as ``Class(items, **shapes, **options)``. Of the shapes it names in its signature
+   those it needs: ``users``, ``text_dim``, ``views``, ``image_dim`` (0 where the data set has no pictures), ``sizes``
+   (of each code level), ``attributes`` (their number, perhaps 0). All other arguments become options of the command.
+2. ``with_content(**content)`` takes what its line of ``REGISTRY`` lists and returns the model: ``text`` float32 [N, d],
+   ``views`` float32 [N, V, d], ``images`` float32 [N, d] with ``missing_images`` bool [N] (both left out where there
+   are none), ``codes`` int32 [N, L], ``attributes`` int32 [N, K] (numbers 1..A, 0 = none), ``histories`` (the training
+   part), ``sentences``, ``pictures``. It copies them into buffers with a row 0 of zeros for padding. Buffers are saved
+   with the weights, so a run folder reloads by itself; what only training needs is registered ``persistent=False``.
+3. A model whose inputs depend on its options has a static method ``reads(arguments) -> tuple of str`` (a part of the
+   line in ``REGISTRY``; ``arguments`` are its options).
+4. It is trained like any other: ``forward(batch) -> LossOutput`` gives its share of the step's mean loss, ``scorer()``
+   scores, ``config()`` rebuilds; `seqrec.model.SequentialModel` has these for models that score by a dot product.
+   ``batch_settings()`` may add arguments of `SequenceBatches` (``mask_item`` ...), ``pretraining()`` may return a
+   module that shares parameters and is trained first (see `Pretraining`).
+5. The line in ``REGISTRY`` lists only sample forms that do not leak: a model that lets a position see later items takes
+   ``prefix`` or ``cloze``. The contract tests run over every line; what a model cannot keep stands there by name.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +39,8 @@ import numpy as np
 from recbase.checkpoints import FileContent
 from recbase.runs import resolve, save_run
 from recbase.sequences import SampleForm, SequenceBatches
-from seqrec import MODELS, READS_CONTENT
+from seqrec import MODELS, REGISTRY
+from seqrec.content import ItemContent, item_attributes, item_texts
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
@@ -28,10 +49,48 @@ if TYPE_CHECKING:
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
 
-__all__ = ["Content", "item_codes", "item_embeddings", "stage", "train_counted", "train_item_ids", "train_network"]
+__all__ = [
+    "Content",
+    "Pretraining",
+    "build_model",
+    "check_form",
+    "item_codes",
+    "item_content",
+    "item_embeddings",
+    "stage",
+    "train_counted",
+    "train_item_ids",
+    "train_network",
+]
 
 STAGES = "stages"
 JOINED = "joined"  # the view of all columns together, as embed_dataset names it
+IMAGE = "image"
+
+
+_MADE_FROM = ("embeddings", "codes", "attributes")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The first stage of a model's training, as its ``pretraining()`` describes it.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Shares its parameters with the model; ``module(batch)`` returns the loss of this stage.
+    epochs : int
+        Passes over the users; with a budget in seconds the stage ends at half of it.
+    form : {"all", "prefix", "cloze"}
+        Sample form.
+    settings : dict
+        More arguments of `SequenceBatches`.
+    """
+
+    module: Any
+    epochs: int
+    form: SampleForm
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,9 +117,13 @@ class Content:
     """Attend to one vector of all views together (ablation "global emb") instead of one a view."""
     vectors: Path | None = None
     """Run whose item vectors make codes of type sasrec or mixed; a SASRec is trained if not given."""
+    attribute_columns: tuple[str, ...] | None = None
+    """Columns of categories, as a,b; if not given those of categories, brand, department ... that there are."""
+    attribute_items: int = 2
+    """Fewest items that an attribute must have to count."""
 
     def __post_init__(self) -> None:
-        for name in ("pca", "code_levels", "codebook_size"):
+        for name in ("pca", "code_levels", "codebook_size", "attribute_items"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -232,15 +295,108 @@ def _check_items(dataset: Dataset, item_ids: Any, what: str) -> None:
         raise ValueError(f"{what} are of other items than the data set {dataset.name} (same number, other ids)")
 
 
-def content_model(
-    name: str, dataset: Dataset, embeddings: Embeddings, codes: ItemCodes, content: Content, arguments: dict[str, Any]
-) -> Any:
-    """A model that reads codes and text, with its content set."""
-    views = [JOINED] if content.global_text else _views(embeddings, content)
-    text = np.stack([embeddings.views[view] for view in views], 1)
-    sizes = [int(size) for size in codes.sizes]
-    model = resolve(name, MODELS)(dataset.n_items, sizes, len(views), text.shape[2], **arguments)
-    return model.with_content(codes.codes, text)
+def item_content(
+    inputs: Sequence[str],
+    dataset: Dataset,
+    content: Content,
+    root: Path,
+    embeddings: Path | None = None,
+    codes: Path | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> tuple[ItemContent, dict[str, Any]]:
+    """Everything that a model reads besides ids, and what the manifest says of it.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        As in ``seqrec.REGISTRY``.
+    dataset : Dataset
+        Its training part alone is used for ``histories``.
+    content : Content
+    root : Path
+        Where stages are kept.
+    embeddings, codes : Path, optional
+        Folders to read instead of making them.
+    seed : int, default 0
+    quiet : bool, default False
+
+    Raises
+    ------
+    ValueError
+        If a folder belongs to other items, or there is no text to read.
+    """
+    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
+    if {"text", "views", "images", "codes"} & set(inputs):
+        vectors = item_embeddings(dataset, content, root, embeddings, quiet)
+        record["embeddings"] = vectors.hash
+        if "views" in inputs:
+            names = [JOINED] if content.global_text else _views(vectors, content)
+            found["views"] = np.stack([vectors.views[view] for view in names], 1)
+        if "text" in inputs:
+            found["text"] = _joined_text(vectors, content)
+        if "images" in inputs and IMAGE in vectors.views:
+            found |= {"images": vectors.views[IMAGE], "missing_images": vectors.missing[IMAGE]}
+        if "codes" in inputs:
+            found["codes"] = item_codes(dataset, vectors, content, root, codes, seed, quiet)
+            record["codes"] = found["codes"].hash
+    if "attributes" in inputs:
+        found["attributes"] = item_attributes(dataset.items, content.attribute_columns, content.attribute_items)
+        record["attributes"] = found["attributes"].names
+    if "histories" in inputs:
+        found["histories"] = dataset.split().train
+    if "sentences" in inputs:
+        found["sentences"] = item_texts(dataset.items, content.views or dataset.views)
+    if "pictures" in inputs and "image_path" in dataset.items.columns:
+        found["pictures"] = [None if path is None else Path(path) for path in dataset.items["image_path"].to_list()]
+    return ItemContent(**found), record
+
+
+def _joined_text(embeddings: Embeddings, content: Content) -> np.ndarray:
+    """One text vector an item: that of all texts together if asked for, else those of the views, side by side."""
+    if content.global_text:
+        return embeddings.views[JOINED]
+    views = [view for view in _views(embeddings, content) if view != IMAGE]
+    if not views:
+        raise ValueError(f"the embeddings have no text view; they have {', '.join(embeddings.views)}")
+    return embeddings.matrix(views, normalize=True)[0]
+
+
+def build_model(name: str, items: int, users: int, content: ItemContent, arguments: dict[str, Any]) -> Any:
+    """A model with its content set, ready to be trained.
+
+    Parameters
+    ----------
+    name : str
+        Key of ``seqrec.REGISTRY``.
+    items, users : int
+        N and U.
+    content : ItemContent
+        What its line of the registry lists.
+    arguments : dict
+        Its options.
+    """
+    kind = resolve(name, MODELS)
+    accepted = inspect.signature(kind).parameters
+    shapes = {"items": items, "users": users} | content.shapes()
+    model = kind(**{key: value for key, value in shapes.items() if key in accepted}, **arguments)
+    given = content.given()
+    return model.with_content(**given) if given else model
+
+
+def check_form(name: str, form: str) -> None:
+    """Refuse a sample form that would show a model its own labels.
+
+    Raises
+    ------
+    ValueError
+        Naming the forms that do not.
+    """
+    allowed = REGISTRY[name].forms
+    if form not in allowed:
+        why = "would show it the items it has to predict" if form == "all" else "is not what it learns from"
+        raise ValueError(f"--form {form} is not for {name}: it {why}; use {' or '.join(allowed)}")
 
 
 def train_network(
@@ -287,18 +443,27 @@ def train_network(
     """
     from accelerate.utils import set_seed
 
+    check_form(name, form)
     set_seed(config.seed)
-    root, files, manifest = root or out.parent, {}, dict(record)
-    if name in READS_CONTENT:
-        content = (content or Content()).sized_for(dataset.n_items)
-        vectors = item_embeddings(dataset, content, root, embeddings, config.quiet)
-        item_code = item_codes(dataset, vectors, content, root, codes, config.seed, config.quiet)
-        model = content_model(name, dataset, vectors, item_code, content, arguments)
-        manifest |= {"content": asdict(content), "embeddings": vectors.hash, "codes": item_code.hash}
-        files["codes.safetensors"] = _codes_file(item_code)
-    else:
-        model = resolve(name, MODELS)(dataset.n_items, **arguments)
+    files: dict[str, FileContent] = {}
+    inputs = _inputs(name, arguments)
+    content = (content or Content()).sized_for(dataset.n_items)
+    found, made_from = item_content(
+        inputs, dataset, content, root or out.parent, embeddings, codes, config.seed, config.quiet
+    )
+    manifest = dict(record) | made_from | {"inputs": list(inputs)}
+    if made_from:
+        manifest["content"] = asdict(content)
+    if found.codes is not None:
+        files["codes.safetensors"] = _codes_file(found.codes)
+    model = build_model(name, dataset.n_items, dataset.n_users, found, arguments)
     return _train(name, model, dataset, out, config, form, recipe, manifest, files, resume)
+
+
+def _inputs(name: str, arguments: dict[str, Any]) -> tuple[str, ...]:
+    """What a model reads with these options."""
+    reads = getattr(resolve(name, MODELS), "reads", None)
+    return REGISTRY[name].inputs if reads is None else tuple(reads(arguments))
 
 
 def _codes_file(codes: ItemCodes) -> bytes:
@@ -357,22 +522,54 @@ def _train(
 
     accelerator = make_accelerator(config)
     split = dataset.split()
-    batches = SequenceBatches(
-        split.train,
-        form,
-        batch_size=config.batch_size,
-        max_len=model.max_len,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        micro_batches=config.micro_batches,
-    )
+
+    def batches_of(form: SampleForm, settings: dict[str, Any]) -> SequenceBatches:
+        return SequenceBatches(
+            split.train,
+            form,
+            batch_size=config.batch_size,
+            max_len=model.max_len,
+            seed=config.seed,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            micro_batches=config.micro_batches,
+            **settings,
+        )
 
     validate = validator(split.valid, accelerator=accelerator)
-    made_from = {"data": dataset.hash} | {name: manifest[name] for name in ("embeddings", "codes") if name in manifest}
+    made_from = {"data": dataset.hash} | {part: manifest[part] for part in _MADE_FROM if part in manifest}
+    whole, facts = config, {}
+    first: Pretraining | None = model.pretraining() if hasattr(model, "pretraining") else None
+    if first is not None and not (resume and (out / "checkpoint").is_dir()):
+        seconds = _pretrain(first, batches_of, config, out / "pretraining", resume, accelerator, made_from)
+        facts["pretrain_seconds"] = round(seconds, 3)
+        if config.max_seconds is not None:
+            config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
+    batches = batches_of(form, model.batch_settings() if hasattr(model, "batch_settings") else {})
     result = fit(model, batches, validate, config, out, resume, accelerator, made_from)
-    manifest |= {"form": form, "training": asdict(config)}
-    return _evaluate_and_save(name, model, dataset, split, out, recipe, manifest, files, result, accelerator)
+    manifest |= {"form": form, "training": asdict(whole)}
+    return _evaluate_and_save(name, model, dataset, split, out, recipe, manifest, files, result, accelerator, facts)
+
+
+def _pretrain(
+    first: Pretraining,
+    batches_of: Callable[[SampleForm, dict[str, Any]], SequenceBatches],
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    accelerator: Any,
+    made_from: Mapping[str, Any],
+) -> float:
+    """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
+    from recbase.training import fit
+
+    budget = None if config.max_seconds is None else config.max_seconds / 2
+    settings = replace(config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
+    module = first.module
+    module.unused_parameters = True
+    batches = batches_of(first.form, first.settings)
+    resume = resume and (out / "checkpoint").is_dir()
+    return fit(module, batches, None, settings, out, resume, accelerator, made_from).seconds
 
 
 def train_counted(
@@ -401,6 +598,7 @@ def _evaluate_and_save(
     files: Mapping[str, FileContent],
     result: TrainResult | float,
     accelerator: Any,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     from recbase.evaluation import metrics_of_run, rank_targets, ranks_file, summarize
 
@@ -408,7 +606,8 @@ def _evaluate_and_save(
     valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))
     ranks = rank_targets(scorer, split.test, accelerator=accelerator)
     budget = manifest.get("training", {}).get("max_seconds")
-    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget)
+    given = dict(facts or {})
+    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget, **given)
     if accelerator is None or accelerator.is_main_process:
         data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
         data["given"] = manifest.pop("given", dataset.name)

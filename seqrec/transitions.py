@@ -10,11 +10,12 @@ from scipy import sparse
 from torch import Tensor
 
 from recbase.sequences import Histories
+from seqrec.model import Pretrained
 
 __all__ = ["Transitions"]
 
 
-class Transitions:
+class Transitions(Pretrained):
     """Decayed co-occurrence counts of ordered item pairs.
 
     Every pair (a, b) with b at most ``window`` steps after a adds 1 / sqrt(steps) to C[a, b]. The score of item i is
@@ -34,8 +35,6 @@ class Transitions:
     max_len : int, default 50
         Latest history items used for a score.
     """
-
-    counted = True
 
     def __init__(
         self, items: int, window: int = 20, decay: float = 0.8, symmetric: bool = False, max_len: int = 50

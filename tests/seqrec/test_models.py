@@ -6,7 +6,10 @@ import torch
 
 from recbase.runs import load_run, resolve, save_run
 from recbase.sequences import Histories, SequenceBatches
-from seqrec import COUNTED, DEPLOYED, MODELS
+from seqrec import MODELS, REGISTRY
+
+COUNTED = [name for name, entry in REGISTRY.items() if entry.kind == "counted"]
+DEPLOYED = [name for name, entry in REGISTRY.items() if entry.kind == "deployed"]
 
 ITEMS = 24
 SMALL = {
