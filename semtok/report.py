@@ -224,14 +224,15 @@ _COLUMNS = (
     "fit_seconds",
 )
 _HEADINGS = {
-    "collision_rate": "colliding",
-    "surplus_rate": "1-dist./items",
-    "largest_group": "largest",
-    "utilisation": "used",
-    "reconstruction_error": "error",
-    "neighbour_recall": "neighb.",
-    "prefix_recall": "prefix",
-    "fit_seconds": "fit s",
+    "collision_rate": "colliding\nitems",
+    "surplus_rate": "1 - distinct\n/ items",
+    "largest_group": "largest\ngroup",
+    "utilisation": "codes\nused",
+    "perplexity": "perplexity",
+    "reconstruction_error": "error /\nvariance",
+    "neighbour_recall": "neighbour\nrecall",
+    "prefix_recall": "prefix\nrecall",
+    "fit_seconds": "fit\nseconds",
 }
 
 
@@ -250,14 +251,15 @@ def print_comparison(reports: Mapping[str, Mapping[str, Any]]) -> None:
     rows = {name: numbers(report) for name, report in reports.items()}
     columns = [name for name in _COLUMNS if any(row[name] is not None for row in rows.values())]
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("tokenizer", overflow="fold")
+    table.add_column("tokenizer", no_wrap=True)
     table.add_column("codes", justify="right")
     for name in columns:
         table.add_column(_HEADINGS.get(name, MEASURES[name].label), justify="right", no_wrap=True)
     for name, row in rows.items():
         shown = (MEASURES[column].show(row[column]) for column in columns)
         table.add_row(name, shape_of(reports[name]["sizes"]), *shown)
-    Console(highlight=False, markup=False).print(table)
+    wide = Console(width=1000).measure(table).maximum  # a narrow terminal breaks lines, it does not cut numbers
+    Console(highlight=False, markup=False, width=max(Console().width, wide)).print(table)
 
 
 def shape_of(sizes: Sequence[int]) -> str:

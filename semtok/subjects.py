@@ -1,0 +1,284 @@
+"""What a report is about: the codes of folders and files, with the vectors, decoder and titles that can be had.
+
+A subject is one set of codes and its quality report. Vectors, titles and categories are optional everywhere: what needs
+them is left out, and the subject's notes say so. Reads only; shows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbase.checkpoints import open_folder
+from semtok.codes import KIND, MANIFEST, ItemCodes
+from semtok.embeddings import Embeddings, load_embeddings, load_vectors
+from semtok.fitting import Layout, decoded_from, laid_out_as, lay_out
+from semtok.formats import methods_in, read_codes
+from semtok.quality import category_columns, code_report, collision_report
+
+__all__ = ["Subject", "examine", "item_titles", "open_subjects", "vectors_at"]
+
+_TITLES = ("title", "name", "product_type", "product_category")
+_FITTED = ("before", "resolving", "unique", "seconds")
+_MEASURED = ("reconstruction", "neighbours", "agreement")
+
+
+@dataclass
+class Subject:
+    """One set of codes and what is known of it.
+
+    Attributes
+    ----------
+    name : str
+        For tables; no two subjects of a report share one.
+    source : str
+        The folder or file.
+    codes : ItemCodes
+    method : str or None
+        How they were made, where a tokenizer folder says.
+    report : dict
+        From `semtok.quality.code_report`, and from `semtok fit` where that was kept.
+    notes : list of str
+        What is missing, and why.
+    vectors : float32 [N, D] or None
+        What the codes were made from, laid out as for the tokenizer.
+    decoded : float32 [N, D] or None
+        What they decode to.
+    """
+
+    name: str
+    source: str
+    codes: ItemCodes
+    method: str | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    vectors: np.ndarray | None = None
+    decoded: np.ndarray | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    kept: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def vectors_at(path: str | os.PathLike[str]) -> Embeddings:
+    """An embeddings folder, or a file of vectors (.npy, .safetensors) whose items are numbered from 0.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing there.
+    ValueError
+        If it holds no vectors.
+    """
+    path = Path(path)
+    if path.suffix not in {".npy", ".safetensors"}:
+        return load_embeddings(path)
+    views = load_vectors(path)
+    return Embeddings(views, {}, np.arange(len(next(iter(views.values())))))
+
+
+def open_subjects(paths: Sequence[str | os.PathLike[str]]) -> list[Subject]:
+    """Read the codes of folders and files, without measuring anything.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Tokenizer folders, folders of codes alone, and files in any of the formats that are read. A table of several
+        methods gives one subject each; ``FILE.parquet:METHOD`` chooses one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at a path.
+    ValueError
+        If it holds no codes.
+    """
+    found: list[Subject] = []
+    for given in paths:
+        text = os.fspath(given)
+        path, method = Path(text), None
+        if not path.exists() and ".parquet:" in text:
+            file, _, method = text.rpartition(".parquet:")
+            path = Path(f"{file}.parquet")
+        if not path.exists():
+            raise FileNotFoundError(f"{text} does not exist; expected a tokenizer folder or a file of codes")
+        if path.is_dir():
+            found.append(_open_folder(path))
+        else:
+            listed: list[str | None] = [method] if method is not None else [*methods_in(path)] or [None]
+            found += [Subject(name or path.stem, str(path), read_codes(path, method=name)) for name in listed]
+    _tell_apart(found)
+    return found
+
+
+def _open_folder(path: Path) -> Subject:
+    opened = open_folder(path, MANIFEST, KIND)
+    kept = json.loads(opened.file("report.json").read_text(encoding="utf-8")) if "report.json" in opened else {}
+    codes = ItemCodes.load(path)
+    name = path.resolve().name
+    return Subject(name, str(path), codes, opened.manifest.get("method"), manifest=opened.manifest, kept=kept)
+
+
+def _tell_apart(subjects: list[Subject]) -> None:
+    """Longer names, and numbers if need be, for subjects of one name."""
+    for subject in subjects:
+        if sum(other.name == subject.name for other in subjects) > 1:
+            parts = Path(subject.source).resolve().parts
+            subject.name = subject.name if subject.name in parts[-2:-1] else f"{parts[-2]}/{subject.name}"
+    seen: dict[str, int] = {}
+    for subject in subjects:
+        seen[subject.name] = seen.get(subject.name, 0) + 1
+        if seen[subject.name] > 1:
+            subject.name = f"{subject.name} ({seen[subject.name]})"
+
+
+def examine(
+    paths: Sequence[str | os.PathLike[str]],
+    items: Any = None,
+    embeddings: str | os.PathLike[str] | None = None,
+    queries: int = 1000,
+    seed: int = 0,
+) -> list[Subject]:
+    """Read codes and measure them.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        See `open_subjects`.
+    items : polars DataFrame or None, default None
+        The items, column item_id first: the codes are put in its order, and agree with its categories or not.
+    embeddings : path or None, default None
+        Vectors of the items, as `vectors_at` reads them. If None, those that each tokenizer was fitted on, where they
+        are still there; codes without a tokenizer take those of the first subject of the same items.
+    queries : int, default 1000
+        Items whose neighbours are looked up.
+    seed : int, default 0
+        Seed of the items that are drawn.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at a path.
+    ValueError
+        If it holds no codes, or codes, items and vectors do not belong together.
+    """
+    subjects = open_subjects(paths)
+    categories = None if items is None else category_columns(items)
+    given = None if embeddings is None else vectors_at(embeddings)
+    cache: dict[str, Embeddings] = {}
+    borrowed: tuple[str, Embeddings] | None = None
+    for subject in sorted(subjects, key=lambda subject: subject.method is None):
+        started = time.perf_counter()
+        if items is not None:
+            with _of(subject):
+                subject.codes = subject.codes.align(items["item_id"].to_list())
+        made, lender = given, None
+        if made is None and subject.method is not None:
+            made = _vectors_of_fit(subject, cache)
+            borrowed = borrowed or (None if made is None else (subject.name, made))
+        if made is None and subject.method is None and borrowed is not None:
+            lender, lent = borrowed
+            made = lent if set(lent.item_ids.tolist()) == set(subject.codes.item_ids.tolist()) else None
+        _measure(subject, made, categories, queries, seed)
+        if made is not None and lender is not None:
+            subject.notes.append(f"Neighbours are those by the vectors of {lender}; these codes were made from others.")
+        subject.report.setdefault("seconds", {})["report"] = time.perf_counter() - started
+    return subjects
+
+
+@contextmanager
+def _of(subject: Subject) -> Iterator[None]:
+    """Say whose codes do not fit."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{subject.name}: {error}") from error
+
+
+def _vectors_of_fit(subject: Subject, cache: dict[str, Embeddings]) -> Embeddings | None:
+    """The vectors that a tokenizer was fitted on, if they are still there and unchanged."""
+    made_from = subject.manifest.get("made_from") or {}
+    recorded = made_from.get("embeddings_folder")
+    if recorded is None:
+        subject.notes.append("The folder does not say which vectors the codes were made from (--embeddings does).")
+        return None
+    if not Path(recorded).exists():
+        subject.notes.append(f"The vectors it was made from, {recorded}, are not there (--embeddings says where).")
+        return None
+    if recorded not in cache:
+        cache[recorded] = vectors_at(recorded)
+    if cache[recorded].hash != made_from.get("embeddings"):
+        subject.notes.append(f"The vectors in {recorded} have changed since it was fitted, so they are left out.")
+        return None
+    return cache[recorded]
+
+
+def _measure(subject: Subject, made: Embeddings | None, categories: Any, queries: int, seed: int) -> None:
+    tokenizer = _loaded(subject)
+    layout: Layout | None = None
+    if made is not None:
+        with _of(subject):
+            aligned = made.align(subject.codes.item_ids)
+            if tokenizer is None:
+                layout = lay_out(aligned, "joined")
+            else:
+                layout = laid_out_as(aligned, subject.manifest.get("made_from") or {})
+            if tokenizer is not None and layout.matrix.shape[1] != tokenizer.n_features_in_:
+                raise ValueError(
+                    f"the vectors have {layout.matrix.shape[1]} columns but it was fitted on "
+                    f"{tokenizer.n_features_in_}: they are not of the same embeddings"
+                )
+        subject.vectors = layout.matrix
+    if tokenizer is not None:
+        subject.decoded = decoded_from(tokenizer, subject.codes)
+    decoded = subject.decoded if layout is not None else None
+    columns = layout.columns if layout is not None and tokenizer is not None else None
+    found = code_report(subject.codes, subject.vectors, decoded, columns, categories, queries=queries, seed=seed)
+    kept = {name: subject.kept[name] for name in (*_FITTED, *_MEASURED) if name in subject.kept}
+    subject.report = kept | found | {"method": subject.method}
+    policy = subject.manifest.get("unique", "none")
+    if "before" not in kept and policy != "none" and tokenizer is not None and layout is not None:
+        raw = tokenizer.item_codes(layout.matrix, subject.codes.item_ids)
+        subject.report["before"] = {"collisions": collision_report(raw)}
+    if layout is None and not any(name in kept for name in ("reconstruction", "neighbours")):
+        subject.notes.append("Without vectors: no reconstruction error, no neighbours, no map.")
+    elif layout is None:
+        subject.notes.append("Reconstruction and neighbours are those that were measured when it was fitted.")
+    elif decoded is None:
+        subject.notes.append("Without a decoder: no reconstruction error, no neighbours by decoded vectors.")
+
+
+def _loaded(subject: Subject) -> Any:
+    if subject.method is None:
+        return None
+    from semtok.loading import load
+
+    try:
+        return load(subject.source)
+    except (ValueError, ImportError) as error:
+        subject.notes.append(f"The tokenizer cannot be loaded ({error}): what needs its decoder is left out.")
+        return None
+
+
+def item_titles(items: Any) -> dict[Any, str]:
+    """What to call each item: its title, or the first text column that has one, by item id.
+
+    Parameters
+    ----------
+    items : polars DataFrame
+        Column item_id first.
+    """
+    texts = [name for name in items.columns[1:] if str(items[name].dtype) == "String"]
+    order = [name for name in _TITLES if name in texts] + [name for name in texts if name not in _TITLES]
+    found: dict[Any, str] = {}
+    for name in order[:2]:  # what the first column lacks, the second may have
+        for item, text in zip(items["item_id"].to_list(), items[name].to_list(), strict=True):
+            if text and item not in found:
+                found[item] = " ".join(text.split())
+    return found
