@@ -13,7 +13,7 @@ from recbase.options import Command, Option, add_options, failures, given, print
 if TYPE_CHECKING:
     from semtok.codes import ItemCodes
 
-__all__ = ["export_codes", "import_codes", "report"]
+__all__ = ["export_codes", "import_codes", "report_codes"]
 
 _FILES = ("index", "grid", "rpg", "ccfrec", "table")
 _EXPORTS = (*_FILES, "hf", "faiss")
@@ -21,7 +21,7 @@ _EXPORTS = (*_FILES, "hf", "faiss")
 # --------------------------------------------------------------------------------------- report
 
 
-@click.command(cls=Command)
+@click.command("report", cls=Command)
 @click.argument("paths", metavar="FOLDER|FILE...", nargs=-1, required=True)
 @click.option(
     "--fail-if",
@@ -42,7 +42,7 @@ _EXPORTS = (*_FILES, "hf", "faiss")
 )
 @add_options(shared("seed", "as_json", "quiet"))
 @failures
-def report(
+def report_codes(
     paths: tuple[str, ...],
     conditions: tuple[str, ...],
     data: str | None,
