@@ -234,9 +234,10 @@ class ItemCodes:
         import polars as pl
 
         columns = {f"c{level}": column for level, column in enumerate(np.ascontiguousarray(self.codes.T))}
-        ids = pl.Series(
-            "item_id", self.item_ids.tolist(), dtype=pl.String if _kind(self.item_ids) == "string" else pl.Int64
-        )
+        if _kind(self.item_ids) == "string":
+            ids = pl.Series("item_id", self.item_ids.tolist(), dtype=pl.String)
+        else:
+            ids = pl.Series("item_id", self.item_ids, dtype=pl.Int64)
         pl.DataFrame({"item_id": ids, **columns}).write_parquet(Path(path))
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -1,13 +1,12 @@
-"""The command ``semtok``: prepare, embed, fit, encode, report, list. Parses, calls, prints."""
+"""The command ``semtok``: prepare, embed, fit, encode, list; those on finished codes are in a file of their own."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -28,11 +27,12 @@ from recbase.options import (
     union,
 )
 from semtok import TOKENIZERS
+from semtok.codes_commands import export_codes, import_codes, report_codes
 from semtok.loading import methods
 
 if TYPE_CHECKING:
-    from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
+    from semtok.sharded import ShardedEmbeddings
 
 __all__ = ["main"]
 
@@ -54,6 +54,10 @@ def main() -> None:
     The stages, each a folder on disk: prepare (a data set), embed (item vectors), fit (codes), report. Later stages
     make what they are not given: `semtok fit --method pq` is a whole run on built-in data.
     """
+
+
+for _command in (report_codes, export_codes, import_codes):
+    main.add_command(_command)
 
 
 # --------------------------------------------------------------------------------------- prepare
@@ -206,6 +210,7 @@ def _options_of(target: str) -> list[Option]:
 
 
 _METHODS, _METHOD_OPTIONS, _BROKEN = _read_methods()
+_ENGINES = ("local", "ray")
 _UNIQUE = ("none", "suffix", "sinkhorn", "nearest-free", "matching", "balanced")
 _INPUT_OPTIONS = [
     Option("collaborative", "path", None, "Item vectors from behaviour (a run, or a file); of --data if not given."),
@@ -213,6 +218,12 @@ _INPUT_OPTIONS = [
            shown="the method's, see `semtok list`"),
     Option("per_view", "bool", None, "Codes for each view on its own, or for all in one.", shown="the method's"),
 ]  # fmt: skip
+_SHARD_OPTIONS = [
+    Option("encode_engine", "choice", "local", "Where shards are encoded; ray needs the extra semtok[ray].", _ENGINES),
+    Option(
+        "code_shards", "bool", False, "Write the codes also as OUT/codes/part-00000.parquet ...", flag="code-shards"
+    ),
+]
 
 
 @main.command()
@@ -223,6 +234,7 @@ _INPUT_OPTIONS = [
 @add_options(_INPUT_OPTIONS)
 @add_options(union(_METHOD_OPTIONS), section="Method")
 @add_options(_FIT_EMBED_OPTIONS, section="Embeddings, where none are given")
+@add_options(_SHARD_OPTIONS, section="Embeddings in shards (folders of part-00000.safetensors or .parquet)")
 @failures
 def fit(
     method: str,
@@ -236,6 +248,8 @@ def fit(
     collaborative: Path | None,
     unique: str | None,
     per_view: bool | None,
+    encode_engine: str,
+    code_shards: bool,
     as_json: bool,
     quiet: bool,
     **_: Any,
@@ -243,7 +257,8 @@ def fit(
     """Fit a tokenizer on item vectors and write the codes of all items.
 
     Without --embeddings the vectors are made from --data and kept under runs/embeddings for the next time. --embeddings
-    may be a folder, or a file of vectors (.npy, .safetensors). Methods that learn from behaviour read the training part
+    may be a folder, a file of vectors (.npy, .safetensors), or a folder of shards (part-00000.safetensors or .parquet
+    ...) larger than memory, which are streamed. Methods that learn from behaviour read the training part
     of --data. Ends with a table of the quality of the codes.
     """
     _refuse_strange_options(method)
@@ -252,6 +267,8 @@ def fit(
 
     started = time.perf_counter()
     made, source, dataset = _vectors_for(data, embeddings, encoder, views, seed, quiet or as_json)
+    if code_shards or encode_engine != "local":
+        _need_shards(made, "--code-shards" if code_shards else "--encode-engine ray", source)
     embedded = time.perf_counter()
     fitted = fit_codes(
         tokenizer,
@@ -262,12 +279,18 @@ def fit(
         collaborative=collaborative,
         unique=unique,
         seed=seed,
+        engine=encode_engine,
         made_from={"embeddings_folder": str(source), "recipe": recipe},
+        quiet=quiet or as_json,
     )
     report = fitted.report
     report |= {"method": method, "seconds": {"embeddings": embedded - started} | report["seconds"]}
     out = out or Path("runs/semtok") / method
     fitted.save(out)
+    if code_shards:
+        from semtok.encoding import write_code_shards
+
+        write_code_shards(out / "codes", fitted.codes, cast("ShardedEmbeddings", made))
     if as_json:
         print_json({"folder": str(out), "method": method, "embeddings": str(source), "report": report})
     elif not quiet:
@@ -299,9 +322,17 @@ def _new_tokenizer(method: str, recipe: str, seed: int, quiet: bool) -> Any:
     return made(**arguments, **{name: value for name, value in {"seed": seed, "quiet": quiet}.items() if name in known})
 
 
+def _need_shards(made: Any, option: str, source: Path) -> None:
+    from semtok.sharded import ShardedEmbeddings
+
+    if not isinstance(made, ShardedEmbeddings):
+        raise ValueError(f"{option} is for vectors in shards; {source} is not a folder of them")
+
+
 def _refuse_strange_options(method: str) -> None:
     """Refuse a typed option that the method does not have, instead of ignoring it."""
-    named = [option.name for option in [*_METHOD_OPTIONS.get(method, []), *_FIT_EMBED_OPTIONS, *_INPUT_OPTIONS]]
+    kept = [*_METHOD_OPTIONS.get(method, []), *_FIT_EMBED_OPTIONS, *_INPUT_OPTIONS, *_SHARD_OPTIONS]
+    named = [option.name for option in kept]
     for other, options in _METHOD_OPTIONS.items():
         for option in options:
             if option.name in given() and option.name not in named:
@@ -310,7 +341,7 @@ def _refuse_strange_options(method: str) -> None:
 
 def _vectors_for(
     data: str, embeddings: Path | None, encoder: str, views: tuple[str, ...] | None, seed: int, quiet: bool
-) -> tuple[Embeddings, Path, Any]:
+) -> tuple[Embeddings | ShardedEmbeddings, Path, Any]:
     """The vectors to fit on, where they lie, and the data set (None where vectors were given and no data set)."""
     from recbase.datasets import load_dataset
     from semtok.embeddings import embeddings_for
@@ -327,12 +358,15 @@ def _vectors_for(
     return made, folder, dataset
 
 
-def _read_vectors(path: Path) -> Embeddings:
-    """An embeddings folder, or a file of vectors whose items are numbered from 0."""
+def _read_vectors(path: Path) -> Embeddings | ShardedEmbeddings:
+    """An embeddings folder, a folder of shards, or a file of vectors whose items are numbered from 0."""
     import numpy as np
 
     from semtok.embeddings import Embeddings, load_embeddings, load_vectors
+    from semtok.sharded import ShardedEmbeddings, is_sharded
 
+    if is_sharded(path):
+        return ShardedEmbeddings(path)
     if path.suffix not in {".npy", ".safetensors"}:
         return load_embeddings(path)
     views = load_vectors(path)
@@ -340,7 +374,7 @@ def _read_vectors(path: Path) -> Embeddings:
     return Embeddings(views, {}, np.arange(count))
 
 
-def _origin(made: Embeddings) -> str:
+def _origin(made: Embeddings | ShardedEmbeddings) -> str:
     return str((made.manifest.get("dataset") or {}).get("name", f"{len(made):,} vectors"))
 
 
@@ -353,37 +387,69 @@ def _origin(made: Embeddings) -> str:
     [
         Option("items", "path", None, "Table of new items (.parquet, .csv, .jsonl) with the views as columns."),
         Option("embeddings", "path", None, "Vectors to encode, or with --items those the tokenizer was fitted on."),
-        Option("out", "path", Path("runs/semtok/encoded.parquet"), "Table to write: .parquet, .csv or .jsonl."),
+        Option("out", "path", None, "Table to write (.parquet, .csv, .jsonl), or folder of shards for shards.",
+               shown="runs/semtok/encoded.parquet, or the folder runs/semtok/encoded"),
+        Option("engine", "choice", "local", "Where shards are encoded; ray needs the extra semtok[ray].", _ENGINES),
     ]
-)
+)  # fmt: skip
 @add_options(shared("as_json", "quiet"))
 @failures
-def encode(tokenizer: Path, items: Path | None, embeddings: Path | None, out: Path, as_json: bool, quiet: bool) -> None:
+def encode(
+    tokenizer: Path,
+    items: Path | None,
+    embeddings: Path | None,
+    out: Path | None,
+    engine: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Give items the codes of a fitted TOKENIZER: new items by their content, or any vectors of the same views.
 
-    With --items the texts become vectors by the transforms that were fitted with the embeddings.
+    With --items the texts become vectors by the transforms that were fitted with the embeddings. --embeddings may be a
+    folder of shards (part-00000.safetensors or .parquet ...) larger than memory, whose codes are written as shards too.
     """
-    import polars as pl
-
     import semtok
     from recbase.checkpoints import open_folder
     from semtok.codes import KIND, MANIFEST
-    from semtok.fitting import laid_out_as
+    from semtok.sharded import ShardedEmbeddings
 
     fitted = semtok.load(tokenizer)
     made_from = open_folder(tokenizer, MANIFEST, KIND).manifest.get("made_from", {})
     if items is None and embeddings is None:
         raise click.UsageError("give --items TABLE (new items) or --embeddings FOLDER|FILE (vectors)")
     if items is None:
-        vectors = _read_vectors(embeddings) if embeddings else None
+        assert embeddings is not None
+        vectors = _read_vectors(embeddings)
     else:
         folder = embeddings or made_from.get("embeddings_folder")
         if folder is None or not Path(folder).exists():
             raise FileNotFoundError(
                 f"{tokenizer} was fitted on the embeddings in {folder}, which are gone; give --embeddings"
             )
-        vectors = _read_vectors(Path(folder)).transform_new(_read_table(items))
-    assert vectors is not None
+        source = _read_vectors(Path(folder))
+        if isinstance(source, ShardedEmbeddings):
+            raise ValueError(f"{folder} holds vectors in shards, which say nothing of how texts became vectors")
+        vectors = source.transform_new(_read_table(items))
+    if isinstance(vectors, ShardedEmbeddings):
+        said = _encode_shards(fitted, vectors, made_from, out or Path("runs/semtok/encoded"), engine, quiet or as_json)
+    else:
+        if engine != "local":
+            _need_shards(vectors, f"--engine {engine}", items or cast(Path, embeddings))
+        said = _encode_table(fitted, vectors, made_from, out or Path("runs/semtok/encoded.parquet"), tokenizer)
+    if as_json:
+        print_json(said)
+    elif not quiet:
+        click.echo(f"{said['items']:,} items of {said['levels']} codes each are in {said['file']}")
+
+
+def _encode_table(
+    fitted: Any, vectors: Embeddings, made_from: Mapping[str, Any], out: Path, tokenizer: Path
+) -> dict[str, Any]:
+    """Encode vectors that are one array and write one table."""
+    import polars as pl
+
+    from semtok.fitting import laid_out_as
+
     matrix = laid_out_as(vectors, made_from).matrix
     if matrix.shape[1] != fitted.n_features_in_:
         raise ValueError(
@@ -392,14 +458,23 @@ def encode(tokenizer: Path, items: Path | None, embeddings: Path | None, out: Pa
         )
     codes = fitted.item_codes(matrix, vectors.item_ids)
     columns = {f"c{level}": codes.codes[:, level] for level in range(codes.levels)}
-    table = pl.DataFrame({"item_id": vectors.item_ids.tolist(), **columns})
-    _write_table(table, out)
-    if as_json:
-        print_json(
-            {"file": str(out), "items": len(codes), "levels": codes.levels, "collisions": codes.collisions().items}
-        )
-    elif not quiet:
-        click.echo(f"{len(codes):,} items of {codes.levels} codes each are in {out}")
+    _write_table(pl.DataFrame({"item_id": vectors.item_ids.tolist(), **columns}), out)
+    return {"file": str(out), "items": len(codes), "levels": codes.levels, "collisions": codes.collisions().items}
+
+
+def _encode_shards(
+    fitted: Any, vectors: ShardedEmbeddings, made_from: Mapping[str, Any], out: Path, engine: str, quiet: bool
+) -> dict[str, Any]:
+    """Encode shards, into shards where ``out`` is a folder, else into one table."""
+    import polars as pl
+
+    from semtok.encoding import encode_shards
+
+    codes = encode_shards(fitted, vectors, made_from, None if out.suffix else out, engine, quiet)
+    if codes is not None:
+        columns = {f"c{level}": column for level, column in enumerate(codes.T)}
+        _write_table(pl.DataFrame({"item_id": vectors.item_ids, **columns}), out)
+    return {"file": str(out), "items": len(vectors), "levels": len(fitted.sizes_), "shards": vectors.shards}
 
 
 def _read_table(path: Path) -> Any:
@@ -425,92 +500,6 @@ def _write_table(table: Any, path: Path) -> None:
         getattr(table, writers[path.suffix])(path)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-# --------------------------------------------------------------------------------------- report
-
-
-@main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@add_options(
-    [
-        Option("data", "str", None, "Data set, for the agreement with its categories; that of the fit if not given."),
-        Option("embeddings", "path", None, "Vectors the codes were made from; those of the fit if not given."),
-        Option("out", "path", None, "Folder of the figures; FOLDER/figures if not given."),
-        Option("figures", "bool", True, "Draw PNG figures (needs the extra semtok[plots])."),
-    ]
-)
-@add_options(shared("seed", "as_json", "quiet"))
-@failures
-def report(
-    folder: Path,
-    data: str | None,
-    embeddings: Path | None,
-    out: Path | None,
-    figures: bool,
-    seed: int,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Show the quality of the codes in FOLDER: a table, JSON, figures."""
-    import importlib.util
-
-    import semtok
-    from recbase.checkpoints import open_folder
-    from semtok.codes import KIND, MANIFEST, load_codes
-    from semtok.fitting import decoded_from, laid_out_as
-    from semtok.quality import category_columns, code_report
-
-    codes = load_codes(folder)
-    opened = open_folder(folder, MANIFEST, KIND)
-    made_from = opened.manifest.get("made_from") or {}
-    kept = json.loads(opened.file("report.json").read_text(encoding="utf-8")) if "report.json" in opened else {}
-    vectors = _vectors_of(codes, made_from, embeddings)
-    categories = None
-    if data is not None:
-        from recbase.datasets import load_dataset
-
-        items = load_dataset(data).items
-        codes = codes.align(items["item_id"].to_list())
-        categories = category_columns(items)
-    matrix = columns = None
-    tokenizer = semtok.load(folder) if opened.manifest.get("method") else None
-    if vectors is not None and tokenizer is not None:
-        vectors = vectors.align(codes.item_ids)
-        layout = laid_out_as(vectors, made_from)
-        matrix, columns = layout.matrix, layout.columns
-    decoded = None if tokenizer is None else decoded_from(tokenizer, codes)
-    found = code_report(codes, matrix, decoded, columns, categories, seed=seed)
-    found = {name: kept[name] for name in ("reconstruction", "neighbours", "agreement") if name in kept} | found
-    drawn: list[Path] = []
-    if figures and importlib.util.find_spec("matplotlib") is None and "figures" not in given():
-        click.echo("No figures: they need matplotlib, pip install 'semtok[plots]'", err=True)
-    elif figures:
-        from semtok.report import figures as draw
-
-        shown = matrix if matrix is not None else decoded
-        if shown is not None and tokenizer is not None:
-            shown = shown[:, next(iter(tokenizer.views_.values()))]
-        drawn = draw(found, out or folder / "figures", codes, shown, seed)
-    if as_json:
-        print_json({"folder": str(folder), **found, "figures": drawn})
-    elif not quiet:
-        from semtok.report import print_report
-
-        print_report(found, f"{opened.manifest.get('method') or 'codes'} in {folder}")
-        if drawn:
-            click.echo(f"Figures: {', '.join(map(str, drawn))}")
-
-
-def _vectors_of(codes: ItemCodes, made_from: Mapping[str, Any], embeddings: Path | None) -> Embeddings | None:
-    """The vectors that the codes were made from: those given, or those of the fit where they are still there."""
-    if embeddings is not None:
-        return _read_vectors(embeddings)
-    recorded = made_from.get("embeddings_folder")
-    if recorded is None or not Path(recorded).exists():
-        return None
-    vectors = _read_vectors(Path(recorded))
-    return vectors if vectors.hash == made_from.get("embeddings") else None
 
 
 # --------------------------------------------------------------------------------------- list

@@ -110,7 +110,7 @@ class Embeddings:
         return sha256_of(*parts)
 
     def matrix(
-        self, views: Iterable[str] | None = None, normalize: bool = False
+        self, views: Iterable[str] | None = None, normalize: bool = False, blank: bool = False
     ) -> tuple[np.ndarray, dict[str, slice]]:
         """The views side by side.
 
@@ -120,6 +120,8 @@ class Embeddings:
             Which, in this order; all of them if None.
         normalize : bool, default False
             Give every row of every view length 1 (a zero row stays zero).
+        blank : bool, default False
+            Make missing entries rows of zeros.
 
         Returns
         -------
@@ -138,6 +140,8 @@ class Embeddings:
             if normalize:
                 lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
                 vectors = vectors / np.where(lengths > 0, lengths, 1.0)
+            if blank and self.missing[name].any():
+                vectors = np.where(self.missing[name][:, None], np.float32(0), vectors)
             parts.append(vectors)
             columns[name] = slice(start, start + vectors.shape[1])
             start += vectors.shape[1]

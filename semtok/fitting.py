@@ -24,6 +24,7 @@ from semtok.quality import code_report
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
+    from semtok.sharded import ShardedEmbeddings
 
 __all__ = [
     "ARRANGEMENTS",
@@ -40,6 +41,7 @@ __all__ = [
 
 ARRANGEMENTS = ("views", "joined", "modalities")
 _RUN = ("config.json", "run")
+_REPORTED_ROWS = 50_000  # of sharded vectors, on which reconstruction and neighbours are measured
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Layout:
     Attributes
     ----------
     matrix : float32 [N, D]
-        The views side by side.
+        The views side by side; a ShardedArray, which is read where it is indexed, where the vectors are in shards.
     columns : dict of str to slice, or None
         Columns of each view; None where all are one view.
     missing : dict of str to bool [N]
@@ -100,7 +102,7 @@ def arrangement_for(tokenizer: Any, per_view: bool | None = None) -> str:
 
 
 def lay_out(
-    embeddings: Embeddings,
+    embeddings: Embeddings | ShardedEmbeddings,
     arrangement: str = "views",
     views: Sequence[str] | None = None,
     modalities: Sequence[str] = ("text", IMAGE_VIEW),
@@ -109,7 +111,7 @@ def lay_out(
 
     Parameters
     ----------
-    embeddings : Embeddings
+    embeddings : Embeddings or ShardedEmbeddings
     arrangement : {"views", "joined", "modalities"}, default "views"
         "views" keeps each on its own, as it is. "joined" gives every row of every view length 1 and makes one view of
         all. "modalities" does the same with the image on its own: two views, "text" and "image", where both are there;
@@ -142,15 +144,13 @@ def lay_out(
     if not groups:
         raise ValueError(f"the views {', '.join(names)} hold none of {', '.join(modalities)}")
     order = [view for group in groups.values() for view in group]
-    matrix, columns = embeddings.matrix(order, normalize=True)
-    for view in order:
-        matrix[embeddings.missing[view], columns[view]] = 0
+    matrix, columns = embeddings.matrix(order, normalize=True, blank=True)
     parts = {name: slice(columns[group[0]].start, columns[group[-1]].stop) for name, group in groups.items()}
     missing = {name: _all(embeddings.missing[view] for view in group) for name, group in groups.items()}
     return Layout(matrix, parts, missing, arrangement, tuple(order))
 
 
-def laid_out_as(embeddings: Embeddings, made_from: Mapping[str, Any]) -> Layout:
+def laid_out_as(embeddings: Embeddings | ShardedEmbeddings, made_from: Mapping[str, Any]) -> Layout:
     """Lay new vectors out as those a tokenizer was fitted on, by the ``made_from`` of its manifest."""
     kept = "joined" if made_from.get("joined") else "views"
     modalities = made_from.get("modalities") or ("text", IMAGE_VIEW)
@@ -226,7 +226,7 @@ def _one_of(views: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
 
 def fit_codes(
     tokenizer: Any,
-    embeddings: Embeddings,
+    embeddings: Embeddings | ShardedEmbeddings,
     *,
     dataset: Dataset | None = None,
     views: Sequence[str] | None = None,
@@ -234,7 +234,9 @@ def fit_codes(
     collaborative: str | os.PathLike[str] | np.ndarray | None = None,
     unique: str | None = None,
     seed: int = 0,
+    engine: str = "local",
     made_from: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> FittedCodes:
     """Fit a tokenizer on embeddings and give every item its codes.
 
@@ -242,8 +244,9 @@ def fit_codes(
     ----------
     tokenizer : ItemTokenizer
         Not fitted yet.
-    embeddings : Embeddings
-        Vectors of the items, in the order of the data set's item numbers where there is one.
+    embeddings : Embeddings or ShardedEmbeddings
+        Vectors of the items, in the order of the data set's item numbers where there is one. Shards are streamed by the
+        methods that can; their reconstruction is measured on a sample.
     dataset : Dataset or None, default None
         Behaviour (its training part alone) for methods that learn from it, popularity for making codes unique, and
         categories for the report.
@@ -257,8 +260,12 @@ def fit_codes(
         How codes are made unique; the method's own way if None.
     seed : int, default 0
         Seed of making codes unique and of the report.
+    engine : {"local", "ray"}, default "local"
+        Where shards are encoded; see `semtok.encoding.encode_shards`.
     made_from : mapping or None, default None
         More entries for the manifest.
+    quiet : bool, default False
+        No progress bars.
 
     Raises
     ------
@@ -275,7 +282,15 @@ def fit_codes(
     prepared = time.perf_counter()
     tokenizer.fit(layout.matrix, views=layout.columns, **inputs)
     fitted = time.perf_counter()
-    codes = tokenizer.item_codes(layout.matrix, embeddings.item_ids)
+    origin = {
+        "embeddings": embeddings.hash,
+        "views": list(layout.views),
+        "arrangement": layout.arrangement,
+        "modalities": list(tokenizer.modalities),
+        "joined": layout.arrangement != "views",
+        "dataset": embeddings.manifest.get("dataset"),
+    }
+    codes = _encoded(tokenizer, embeddings, layout, origin, engine, quiet)
     encoded = time.perf_counter()
     policy = tokenizer.default_unique if unique is None else unique
     popularity = None if train is None else popularity_of(train, len(embeddings))
@@ -297,28 +312,49 @@ def fit_codes(
         "encode": encoded - fitted,
         "unique and report": time.perf_counter() - encoded,
     }
-    origin = {
-        "embeddings": embeddings.hash,
-        "views": list(layout.views),
-        "arrangement": layout.arrangement,
-        "modalities": list(tokenizer.modalities),
-        "joined": layout.arrangement != "views",
-        "dataset": embeddings.manifest.get("dataset"),
-    }
     return FittedCodes(tokenizer, resolved, report, origin | used | dict(made_from or {}), policy)
+
+
+def _encoded(
+    tokenizer: Any,
+    embeddings: Embeddings | ShardedEmbeddings,
+    layout: Layout,
+    origin: Mapping[str, Any],
+    engine: str,
+    quiet: bool,
+) -> ItemCodes:
+    if isinstance(embeddings, Embeddings):
+        if engine != "local":
+            raise ValueError(f"engine={engine!r} encodes shards; these embeddings are one array (see semtok.sharded)")
+        found: ItemCodes = tokenizer.item_codes(layout.matrix, embeddings.item_ids)
+        return found
+    from semtok.encoding import encode_shards
+
+    codes = encode_shards(tokenizer, embeddings, origin, engine=engine, quiet=quiet)
+    assert codes is not None
+    return ItemCodes(codes, tuple(tokenizer.sizes_), embeddings.item_ids, dict(tokenizer.blocks_))
 
 
 def _quality(
     tokenizer: Any, codes: ItemCodes, layout: Layout, categories: Mapping[str, Sequence[Any]] | None, seed: int
 ) -> dict[str, Any]:
-    decoded = decoded_from(tokenizer, codes)
-    return code_report(codes, layout.matrix, decoded, layout.columns, categories, seed=seed)
+    if isinstance(layout.matrix, np.ndarray):
+        decoded = decoded_from(tokenizer, codes)
+        return code_report(codes, layout.matrix, decoded, layout.columns, categories, seed=seed)
+    rows = np.arange(len(codes))
+    if len(rows) > _REPORTED_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), _REPORTED_ROWS, replace=False))
+    some = ItemCodes(codes.codes[rows], codes.sizes, codes.item_ids[rows], codes.blocks)
+    measured = code_report(some, layout.matrix[rows], decoded_from(tokenizer, some), layout.columns, seed=seed)
+    report = code_report(codes, categories=categories, seed=seed)
+    report |= {name: measured[name] for name in ("reconstruction", "neighbours") if name in measured}
+    return report | {"measured_rows": len(rows)}
 
 
 def _inputs(
     tokenizer: Any,
     layout: Layout,
-    embeddings: Embeddings,
+    embeddings: Embeddings | ShardedEmbeddings,
     train: Histories | None,
     collaborative: str | os.PathLike[str] | np.ndarray | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -516,6 +516,10 @@ class _Rows:
             if X.is_complex() or not len(X) or not X.shape[1]:
                 raise ValueError(f"X has shape {tuple(X.shape)} and dtype {X.dtype}; expected real, non-empty vectors")
             validate_data(owner, X, reset=reset, skip_check_array=True)
+        elif getattr(X, "streams", False):  # rows in files: float32 [N, D], read where it is indexed
+            if not len(X):
+                raise ValueError(f"X has shape {tuple(X.shape)}; expected one or more rows")
+            validate_data(owner, X, reset=reset, skip_check_array=True)
         else:
             names = X if hasattr(X, "columns") else None
             X = check_array(X, dtype="numeric", ensure_all_finite=False, estimator=owner, input_name="X")
@@ -543,7 +547,7 @@ class _Rows:
     def sample(self, limit: int | None, count: int, seed: int) -> Tensor:
         """All rows, or ``limit * count`` of them drawn without replacement, in their order."""
         if limit is None or len(self) <= limit * count:
-            return self._floats(self.X)
+            return self._floats(self.X[:])
         chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=limit * count, replace=False))
         index = torch.from_numpy(chosen).to(self.X.device) if isinstance(self.X, Tensor) else chosen
         return self._floats(self.X[index])

@@ -1,0 +1,266 @@
+"""Codes of sharded vectors: shard by shard, here or through Ray Data on the machines of a cluster; codes in shards.
+
+One function encodes one shard, whoever calls it, so that both ways give the same codes. What a shard is, and how a
+tokenizer encodes, is known elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbase.options import progress
+from semtok.codes import ItemCodes
+from semtok.fitting import laid_out_as
+from semtok.sharded import ShardedEmbeddings
+
+__all__ = ["CODES_MANIFEST", "ENGINES", "encode_shard", "encode_shards", "load_code_shards", "write_code_shards"]
+
+ENGINES = ("local", "ray")
+CODES_MANIFEST = "codes.json"
+
+
+def encode_shard(
+    tokenizer: Any, embeddings: ShardedEmbeddings, made_from: Mapping[str, Any], number: int
+) -> np.ndarray:
+    """Codes of the items of one shard: int32 [n, L].
+
+    Parameters
+    ----------
+    tokenizer : ItemTokenizer
+    embeddings : ShardedEmbeddings
+    made_from : mapping
+        Of the tokenizer's manifest: how the views are laid out.
+    number : int
+        Of the shard, from 0.
+
+    Raises
+    ------
+    ValueError
+        If the vectors are not those of the tokenizer's views, or not finite.
+    """
+    codes: np.ndarray = tokenizer.encode(laid_out_as(embeddings, made_from).matrix.shard(number))
+    return codes
+
+
+def encode_shards(
+    tokenizer: Any,
+    embeddings: ShardedEmbeddings,
+    made_from: Mapping[str, Any],
+    out: str | os.PathLike[str] | None = None,
+    engine: str = "local",
+    quiet: bool = False,
+) -> np.ndarray | None:
+    """Encode all shards.
+
+    Parameters
+    ----------
+    tokenizer : ItemTokenizer
+        Fitted.
+    embeddings : ShardedEmbeddings
+    made_from : mapping
+        Of the tokenizer's manifest: how the views are laid out.
+    out : path or None, default None
+        Folder for the codes, ``part-00000.parquet`` ... as the vectors have, each written by whoever encoded it; on
+        several machines it must be shared by them, as that of the vectors. Codes are returned if None.
+    engine : {"local", "ray"}, default "local"
+        "ray" encodes shards on the machines of the Ray cluster that ``RAY_ADDRESS`` names (or that this process is
+        connected to; one of this machine's cores if there is none). It needs the extra ``semtok[ray]``.
+    quiet : bool, default False
+        No progress bar.
+
+    Returns
+    -------
+    int32 array [N, L], or None with ``out``
+
+    Raises
+    ------
+    ValueError
+        If the engine is unknown or vectors cannot be encoded.
+    ImportError
+        If Ray is not installed.
+    OSError
+        If codes cannot be written.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is not one of {', '.join(ENGINES)}")
+    if engine == "ray":
+        found = _through_ray(tokenizer, embeddings, made_from, out)
+    else:
+        found = []
+        with progress("encode", embeddings.shards, quiet) as advance:
+            for number in range(embeddings.shards):
+                codes = encode_shard(tokenizer, embeddings, made_from, number)
+                found.append(codes if out is None else _write_codes(out, number, codes, embeddings.shard_ids(number)))
+                advance()
+    if out is None:
+        return np.concatenate(found)
+    _write_manifest(out, tokenizer.sizes_, tokenizer.blocks_, found)
+    return None
+
+
+def write_code_shards(folder: str | os.PathLike[str], codes: ItemCodes, embeddings: ShardedEmbeddings) -> None:
+    """Write codes as ``part-00000.parquet`` ..., cut where the shards of the vectors are.
+
+    Raises
+    ------
+    ValueError
+        If the codes are of another number of items.
+    OSError
+        If a file cannot be written.
+    """
+    if len(codes) != len(embeddings):
+        raise ValueError(f"the codes are of {len(codes)} items but the shards of {len(embeddings)}")
+    counts, start = [], 0
+    for number in range(embeddings.shards):
+        stop = start + embeddings.shard_rows(number)
+        counts.append(_write_codes(folder, number, codes.codes[start:stop], codes.item_ids[start:stop]))
+        start = stop
+    _write_manifest(folder, codes.sizes, codes.blocks, counts)
+
+
+def load_code_shards(folder: str | os.PathLike[str]) -> ItemCodes:
+    """Read codes that were written in shards.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds none, or not all of them yet.
+    ValueError
+        If a part does not hold the rows that the manifest says.
+    """
+    import polars as pl
+
+    folder = Path(folder)
+    path = folder / CODES_MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CODES_MANIFEST}, so it holds no complete set of code shards")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    tables = []
+    for number, rows in enumerate(manifest["rows"]):
+        part = folder / _part(number)
+        if not part.is_file():
+            raise FileNotFoundError(f"{part} is named by {path} but is missing")
+        tables.append(pl.read_parquet(part))
+        if len(tables[-1]) != rows:
+            raise ValueError(f"{part} has {len(tables[-1])} rows but {path} says {rows}")
+    table = pl.concat(tables)
+    names = [f"c{level}" for level in range(len(manifest["sizes"]))]
+    blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
+    return ItemCodes(
+        table.select(names).to_numpy(), tuple(manifest["sizes"]), np.asarray(table["item_id"].to_list()), blocks
+    )
+
+
+def _part(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def _write_codes(folder: str | os.PathLike[str], number: int, codes: np.ndarray, item_ids: np.ndarray) -> int:
+    """Write the codes of one shard; returns its rows."""
+    path = Path(folder) / _part(number)
+    temporary = path.with_name(f".writing-{path.name}")
+    table = ItemCodes(codes, tuple(int(column.max(initial=0)) + 1 for column in codes.T), item_ids)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.write_parquet(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+    return len(codes)
+
+
+def _write_manifest(folder: str | os.PathLike[str], sizes: Any, blocks: Mapping[str, slice], rows: list[int]) -> None:
+    """Say that all parts are there, and take away those of an earlier, longer run."""
+    folder = Path(folder)
+    body = {
+        "sizes": [int(size) for size in sizes],
+        "blocks": {name: [part.start, part.stop] for name, part in blocks.items()},
+        "rows": [int(count) for count in rows],
+    }
+    temporary = folder / f".writing-{CODES_MANIFEST}"
+    try:
+        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / CODES_MANIFEST)
+    except OSError as error:
+        raise OSError(f"cannot write {folder / CODES_MANIFEST}: {error.strerror or error}") from error
+    for path in folder.glob("part-*.parquet"):
+        if path.name not in {_part(number) for number in range(len(rows))}:
+            path.unlink()
+
+
+# --------------------------------------------------------------------------------------- Ray
+
+
+class _Worker:
+    """What lives on a machine of the cluster: the tokenizer, and the shards that it opens by their folder."""
+
+    def __init__(self, files: Mapping[str, bytes], embeddings: str, made_from: str, out: str | None) -> None:
+        import semtok
+
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            self.tokenizer = semtok.load(folder)
+        self.embeddings = ShardedEmbeddings(embeddings)
+        self.made_from = json.loads(made_from)
+        self.out = out
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Encode the shards that are named; their codes as bytes, or nothing where they are written."""
+        kept, rows = [], []
+        for number in batch["shard"].tolist():
+            codes = encode_shard(self.tokenizer, self.embeddings, self.made_from, number)
+            rows.append(len(codes))
+            if self.out is not None:
+                _write_codes(self.out, number, codes, self.embeddings.shard_ids(number))
+            kept.append(codes.astype("<i4").tobytes() if self.out is None else b"")
+        return {"shard": batch["shard"], "rows": np.array(rows), "codes": np.array(kept, dtype=object)}
+
+
+def _through_ray(
+    tokenizer: Any,
+    embeddings: ShardedEmbeddings,
+    made_from: Mapping[str, Any],
+    out: str | os.PathLike[str] | None,
+) -> list[Any]:
+    """Codes (or, with ``out``, rows) of each shard, in their order."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError("engine='ray' needs Ray Data: pip install 'semtok[ray]'") from error
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    shards = embeddings.shards
+    workers = max(1, min(shards, int(ray.cluster_resources().get("CPU", 1))))
+    numbers = ray.data.from_items([{"shard": number} for number in range(shards)], override_num_blocks=shards)
+    encoded = numbers.map_batches(
+        _Worker,
+        fn_constructor_args=(
+            files,
+            str(embeddings.folder.resolve()),
+            json.dumps(dict(made_from), default=str),
+            None if out is None else str(Path(out).resolve()),
+        ),
+        batch_size=1,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+    )
+    rows = sorted(encoded.take_all(), key=lambda row: row["shard"])
+    if [row["shard"] for row in rows] != list(range(shards)):
+        raise RuntimeError(f"{len(rows)} of {shards} shards came back from Ray")
+    if out is not None:
+        return [row["rows"] for row in rows]
+    levels = len(tokenizer.sizes_)
+    return [np.frombuffer(row["codes"], dtype="<i4").reshape(-1, levels).astype(np.int32) for row in rows]
