@@ -1,10 +1,69 @@
 """Generative recommenders: encoder-decoders that generate the codes of the next item.
 
-The models follow; the package stands here so that the names, the command and the import arrows are fixed.
+One readable file a model. ``REGISTRY`` says of every model where its class is, what its codes are made of and what
+prepares them; commands, stages, the list and the contract tests read it, and nothing heavy is imported until a name is
+used. How a model is added: the docstring of :mod:`genrec.stages`.
 """
 
 from __future__ import annotations
 
-MODELS: dict[str, str] = {}
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
-__all__ = ["MODELS"]
+__all__ = ["MODELS", "REGISTRY", "CodeTrie", "ModelEntry", "TIGER", "beam_search"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What is known of a model before its module is imported.
+
+    Attributes
+    ----------
+    target : str
+        ``module:Class``.
+    paper : str
+        Authors, venue and year.
+    codes : str
+        The codes it generates if it is not given any.
+    preparation : str
+        ``module:Class`` of a dataclass with the options of the stages before the training and the method
+        ``prepare(...)`` that runs them, see :class:`genrec.stages.Preparation`.
+    forms : tuple of str
+        Sample forms, the default first.
+    """
+
+    target: str
+    paper: str
+    codes: str
+    preparation: str = "genrec.stages:Preparation"
+    forms: tuple[str, ...] = ("prefix",)
+
+
+REGISTRY: dict[str, ModelEntry] = {
+    "tiger": ModelEntry(
+        "genrec.tiger:TIGER",
+        "Rajput et al., NeurIPS 2023",
+        "rqvae, unique by a suffix level",
+        "genrec.tiger:Preparation",
+    ),
+}
+
+MODELS = {name: entry.target for name, entry in REGISTRY.items()}
+"""Name on the command line to ``module:Class``."""
+
+_NAMES = {
+    "CodeTrie": "genrec.trie",
+    "beam_search": "genrec.decoding",
+} | {target.rpartition(":")[2]: target.partition(":")[0] for target in MODELS.values()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name the first time it is asked for (PEP 562)."""
+    if name not in _NAMES:
+        raise AttributeError(f"module 'genrec' has no attribute {name!r}")
+    return getattr(import_module(_NAMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

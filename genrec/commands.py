@@ -1,33 +1,190 @@
-"""The command ``genrec``. Parses, calls, prints."""
+"""The command ``genrec``: train, evaluate, recommend, compare, list. Parses, calls one function, prints."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import click
 
-from genrec import MODELS
-from recbase.options import Group, add_options, failures, print_json, shared, summary_of
+from genrec import MODELS, REGISTRY
+from recbase.options import (
+    Command,
+    Group,
+    add_options,
+    chosen,
+    failures,
+    options_from,
+    print_json,
+    recipe_of,
+    recipes_from,
+    shared,
+    summary_of,
+)
+from seqrec.commands import compare, print_answers, print_metrics
 
 __all__ = ["main"]
+
+_TRAINING = "recbase.training:TrainConfig"
+_SEARCH = "genrec.generation:Search"
+_SHAPES = ("items", "sizes", "users", "vector_dim")
+_FORMS = {
+    "prefix": "prefix = one a target, with all that came before",
+    "all": "all = one a user, every position a target that sees only what came before",
+}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Recommenders that generate the codes of the next item."""
+    """Train, evaluate and use recommenders that generate the codes of the next item."""
+
+
+class _Models(Group):
+    """One sub-command a model, made when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the models."""
+        return list(REGISTRY)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of one model, its options read from signatures."""
+        if name not in REGISTRY:
+            raise click.UsageError(f"unknown model {name!r}; known: {', '.join(REGISTRY)}")
+        return _training_command(name)
+
+
+@main.group(cls=_Models)
+def train() -> None:
+    """Run all stages of a model, train it and report its test metrics: genrec train MODEL."""
+
+
+def _training_command(name: str) -> click.Command:
+    entry = REGISTRY[name]
+    usual = recipe_of(entry.target, "default")
+    model, preparation, search, training = (
+        [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
+        for source in ((entry.target, _SHAPES), (entry.preparation,), (_SEARCH,), (_TRAINING,))
+    )
+    recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
+
+    @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
+    @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
+    @click.option("--form", type=click.Choice(["prefix", "all"]), default=entry.forms[0], show_default=True,
+                  help=f"Samples: {'; '.join(_FORMS[form] for form in entry.forms)}.")  # fmt: skip
+    @add_options(shared("embeddings", "codes"), section="Stages before")
+    @add_options(preparation, section="Stages before")
+    @add_options(model, section="Model")
+    @add_options(training, section="Training")
+    @add_options(search, section="Search")
+    @failures
+    def command(
+        data: str, out: Path | None, recipe: str, resume: bool, as_json: bool, quiet: bool, **given: Any
+    ) -> None:
+        from genrec.generation import Search
+        from genrec.stages import train_generator
+        from recbase.datasets import load_dataset
+        from recbase.runs import resolve
+        from recbase.training import TrainConfig
+
+        target = out or Path("runs/genrec") / name
+        overrides = recipe_of(entry.target, recipe)
+        source = click.get_current_context().get_parameter_source("form")
+        typed = source is not None and source.name != "DEFAULT"
+        stages = resolve(name, {name: entry.preparation}, "preparation")
+        metrics = train_generator(
+            name,
+            load_dataset(data),
+            target,
+            chosen(model, overrides),
+            stages(**chosen(preparation, overrides)),
+            TrainConfig(**chosen(training, overrides) | {"quiet": quiet}),
+            Search(**chosen(search, overrides)),
+            given["form"] if typed else overrides.get("form", given["form"]),
+            recipe,
+            {"given": data},
+            given.get("embeddings"),
+            given.get("codes"),
+            resume=resume,
+        )
+        print_metrics(metrics, target, as_json, quiet)
+
+    return command
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@add_options(options_from(_SEARCH, skip=("valid_beams", "valid_users")))
+@add_options(shared("as_json", "quiet"))
+@click.option("--exact", is_flag=True, help="Score every item instead of searching.")
+@click.option("--data", help="Data set: a folder or a name; the one the run was trained on if not given.")
+@failures
+def evaluate(
+    run: Path, beams: int, search_batch: int, exact: bool, data: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Search the items of every validation and test user again, and print the metrics under both seen-item policies."""
+    from genrec.generation import Search
+    from genrec.stages import evaluate_generator
+    from recbase.comparison import print_metrics as print_table
+    from recbase.datasets import load_dataset
+    from recbase.runs import load_run
+
+    opened = load_run(run, MODELS)
+    dataset = load_dataset(data or opened.manifest["data"]["given"])
+    if dataset.hash != opened.manifest["data"]["hash"]:
+        raise ValueError(f"{run} was trained on {opened.manifest['data']['name']}, not on the data set {dataset.name}")
+    name, recipe = opened.manifest["model"], opened.manifest["recipe"]
+    search = Search(beams=beams, search_batch=search_batch)
+    metrics, _ = evaluate_generator(name, opened.model, dataset, search, recipe, quiet=quiet or as_json, exact=exact)
+    if as_json:
+        print_json(metrics)
+    else:
+        print_table({name: metrics})
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--history", required=True, help="Raw item ids, the oldest first, as a,b,c.")
+@click.option("-k", "--top", "k", type=click.IntRange(1), default=10, show_default=True, help="Items to recommend.")
+@click.option("--beams", type=click.IntRange(1), default=50, show_default=True, help="Prefixes kept at every step.")
+@click.option("--keep-seen", is_flag=True, help="Items of the history may be recommended again.")
+@add_options(shared("as_json"))
+@failures
+def recommend(run: Path, history: str, k: int, beams: int, keep_seen: bool, as_json: bool) -> None:
+    """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
+    from genrec.serving import recommend_ids
+    from recbase.runs import load_run
+
+    ids = [part.strip() for part in history.split(",")]
+    print_answers(*recommend_ids(load_run(run, MODELS), ids, k, beams, keep_seen), as_json=as_json)
+
+
+main.add_command(compare)
 
 
 @main.command("list")
 @add_options(shared("as_json"))
 @failures
 def list_models(as_json: bool) -> None:
-    """List the models."""
-    models = {name: summary_of(target) for name, target in MODELS.items()}
+    """List the models: name, what it is, paper, codes, sample forms, recipes."""
+    rows = [
+        {
+            "name": name,
+            "summary": summary_of(entry.target),
+            "paper": entry.paper,
+            "codes": entry.codes,
+            "form": " or ".join(entry.forms),
+            "recipes": sorted({"default", *recipes_from(entry.target)}),
+        }
+        for name, entry in REGISTRY.items()
+    ]
     if as_json:
-        print_json({"models": models})
+        print_json(rows)
         return
-    for name, summary in models.items():
-        click.echo(f"{name:<12}{summary}")
-    if not models:
-        click.echo("There is no generative model in this version yet; `seqrec list` shows the models there are.")
+    for row in rows:
+        click.echo(f"{row['name']:<10}{row['summary']}")
+        facts = [f"{fact}: {row[fact]}" for fact in ("paper", "codes", "form")]
+        click.echo(f"{'':<10}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
 
 
 if __name__ == "__main__":

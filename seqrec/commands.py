@@ -24,7 +24,7 @@ from recbase.options import (
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 
-__all__ = ["main"]
+__all__ = ["main", "print_answers", "print_metrics"]
 
 _TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
 _TRAINING = "recbase.training:TrainConfig"
@@ -82,7 +82,7 @@ def _counted_command(name: str) -> click.Command:
 
         target = out or Path("runs/seqrec") / name
         metrics = train_counted(name, load_dataset(data), target, chosen(options), {"given": data})
-        _print_metrics(metrics, target, as_json, quiet)
+        print_metrics(metrics, target, as_json, quiet)
 
     return command
 
@@ -143,7 +143,7 @@ def _training_command(name: str) -> click.Command:
                 given.get("codes"),
                 resume=resume,
             )
-        _print_metrics(metrics, target, as_json, quiet)
+        print_metrics(metrics, target, as_json, quiet)
 
     return command
 
@@ -160,14 +160,15 @@ def _stage_options(function: Any) -> Any:
     return function
 
 
-def _print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
-    from recbase.comparison import print_metrics
+def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
+    """Print what a training reached (on the main process), and end the processes of a launch."""
+    from recbase import comparison
     from recbase.processes import is_main_process, leave_launch
 
     if is_main_process() and as_json:
         print_json(metrics | {"out": str(out)})
     elif is_main_process() and not quiet:
-        print_metrics({metrics["model"]: metrics})
+        comparison.print_metrics({metrics["model"]: metrics})
         click.echo(f"Run folder: {out}")
     leave_launch()
 
@@ -212,6 +213,11 @@ def recommend(run: Path, history: str, k: int, keep_seen: bool, as_json: bool) -
     from seqrec.serving import recommend_ids
 
     rows, unknown = recommend_ids(load_run(run, MODELS), [part.strip() for part in history.split(",")], k, keep_seen)
+    print_answers(rows, unknown, as_json)
+
+
+def print_answers(rows: list[dict[str, Any]], unknown: list[str], as_json: bool) -> None:
+    """Print recommended items, and a warning for every id that is unknown."""
     for name in unknown:
         click.echo(f"Warning: item {name!r} is unknown and was skipped", err=True)
     if as_json:

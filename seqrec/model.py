@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,7 +27,15 @@ __all__ = ["Pretrained", "SequentialModel", "TableScorer", "check_arguments", "i
 
 
 class Pretrained:
-    """Saving and loading a model as a run folder, and sharing it on the Hugging Face hub."""
+    """Saving and loading a model as a run folder, and sharing it on the Hugging Face hub.
+
+    Attributes
+    ----------
+    registry : str
+        Package whose ``MODELS`` name the model in the manifest.
+    """
+
+    registry: ClassVar[str] = "seqrec"
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -66,14 +75,13 @@ class Pretrained:
             If the folder holds another model.
         """
         from recbase.runs import load_run
-        from seqrec import MODELS
 
         folder: str | os.PathLike[str] = name
         if not Path(name).is_dir():
             from huggingface_hub import snapshot_download
 
             folder = snapshot_download(str(name), revision=revision)
-        run = load_run(folder, MODELS | {_target_of(cls): _target_of(cls)})
+        run = load_run(folder, _models_of(cls) | {_target_of(cls): _target_of(cls)})
         if not isinstance(run.model, cls):
             raise ValueError(f"{name} holds a {run.manifest['model']}, not a {_name_of(cls)}")
         return run.model
@@ -95,11 +103,14 @@ def _target_of(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _name_of(kind: type) -> str:
-    from seqrec import MODELS
+def _models_of(kind: type[Pretrained]) -> dict[str, str]:
+    found: dict[str, str] = import_module(kind.registry).MODELS
+    return found
 
+
+def _name_of(kind: type[Pretrained]) -> str:
     target = _target_of(kind)
-    return next((name for name, known in MODELS.items() if known == target), target)
+    return next((name for name, known in _models_of(kind).items() if known == target), target)
 
 
 class SequentialModel(Pretrained, nn.Module):

@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from recbase.recommender import Recommendations
 from recbase.runs import Run, save_run
 from recbase.sequences import Histories
 
-__all__ = ["export_run", "recommend_ids"]
+__all__ = ["answer_rows", "export_run", "known_items", "recommend_ids"]
 
 
 def recommend_ids(
@@ -40,18 +41,31 @@ def recommend_ids(
     """
     from recbase.evaluation import topk
 
+    known, unknown = known_items(run, history)
+    found = topk(run.model.scorer(), Histories.from_lists([known]), min(k, len(run.items)), mask_seen=not keep_seen)
+    return answer_rows(run, found), unknown
+
+
+def known_items(run: Run, history: Sequence[str | int]) -> tuple[list[int], list[str]]:
+    """Item numbers of raw ids, and the ids that the run does not know.
+
+    Raises
+    ------
+    ValueError
+        If no id is known.
+    """
     names = run.items["item_id"].cast(str).to_list()
     numbers = {name: number for number, name in enumerate(names, 1)}
     known = [numbers[str(item)] for item in history if str(item) in numbers]
-    unknown = [str(item) for item in history if str(item) not in numbers]
     if not known:
         raise ValueError(f"none of the {len(history)} items of the history is known to {run.folder.path}")
-    found = topk(run.model.scorer(), Histories.from_lists([known]), min(k, len(names)), mask_seen=not keep_seen)
-    rows = []
-    for item, score in zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True):
-        if item > 0:
-            rows.append(run.items.row(item - 1, named=True) | {"score": score})
-    return rows, unknown
+    return known, [str(item) for item in history if str(item) not in numbers]
+
+
+def answer_rows(run: Run, found: Recommendations) -> list[dict[str, Any]]:
+    """The first list as rows of ``item_id``, ``title`` (where there is one) and ``score``."""
+    pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
+    return [run.items.row(item - 1, named=True) | {"score": score} for item, score in pairs if item > 0]
 
 
 def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:

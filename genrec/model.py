@@ -1,0 +1,169 @@
+"""What generative recommenders share: the codes of the catalogue, the loss over their levels, and lists of items.
+
+A :class:`Generator` keeps its catalogue's codes in a buffer, so that a run folder answers by itself. Knows no
+architecture: a model says how histories are encoded and gives the logits of the next code, step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genrec.decoding import Beams, Logits, score_items, search_beams
+from genrec.trie import CodeTrie
+from genrec.vocabulary import NO_CODE
+from recbase.sequences import SequenceBatch
+from seqrec.model import Pretrained, check_arguments
+
+__all__ = ["Generator", "samples"]
+
+
+class Generator(Pretrained, nn.Module):
+    """A model that answers a history with the codes of the next item.
+
+    A subclass passes ``locals()`` of its constructor and defines `encode_histories`, `start`, `step` and ``forward``;
+    with ``start`` and ``step`` it is a :class:`genrec.decoding.CodeDecoder`.
+
+    Parameters
+    ----------
+    arguments : mapping
+        The constructor's arguments by name; ``items``, ``sizes`` and ``max_len`` must be among them.
+    width : int, default 1
+        Codes that make one step of decoding (BBQRec's triples have 3).
+
+    Attributes
+    ----------
+    code_table : int32 Tensor [N + 1, L]
+        Codes of item i in row i; row 0 is padding. -1 fills the end of codes that are shorter than others.
+    priority : int32 Tensor [N]
+        Of items with equal codes the one of the highest priority is recommended: their events in training.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+    """
+
+    registry: ClassVar[str] = "genrec"
+    code_table: Tensor
+    priority: Tensor
+
+    def __init__(self, arguments: Mapping[str, Any], width: int = 1) -> None:
+        super().__init__()
+        self._config = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
+        check_arguments(self._config, counts=("items", "max_len"))
+        self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
+        self.sizes = tuple(int(size) for size in self._config["sizes"])
+        self.width = width
+        self.register_buffer("code_table", torch.full((self.items + 1, len(self.sizes)), NO_CODE, dtype=torch.int32))
+        self.register_buffer("priority", torch.zeros(self.items, dtype=torch.int32))
+        self._trie: CodeTrie | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments; ``type(model)(**config)`` rebuilds the model."""
+        return dict(self._config)
+
+    def with_codes(self, codes: np.ndarray, priority: np.ndarray | None = None) -> Any:
+        """Set the codes of the catalogue, int [N, L], and who stands for items that share one, int [N].
+
+        Raises
+        ------
+        ValueError
+            If the table does not fit the catalogue.
+        """
+        if codes.shape != (self.items, len(self.sizes)):
+            raise ValueError(f"codes have shape {codes.shape}; the model expects {(self.items, len(self.sizes))}")
+        self.code_table[1:] = torch.from_numpy(codes.astype(np.int32))
+        if priority is not None:
+            self.priority.copy_(torch.from_numpy(priority.astype(np.int32)))
+        self._trie = None
+        return self
+
+    @property
+    def trie(self) -> CodeTrie:
+        """The catalogue as a prefix tree, on the device of the model; built when it is first asked for."""
+        if self._trie is None or self._trie.device != self.code_table.device:
+            self._trie = CodeTrie.from_codes(
+                self.code_table[1:],
+                self.sizes,
+                widths=self.width,
+                priority=self.priority,
+                device=self.code_table.device,
+            )
+        return self._trie
+
+    def load_state_dict(self, *given: Any, **named: Any) -> Any:
+        """As in PyTorch; the tree is built anew."""
+        self._trie = None
+        return super().load_state_dict(*given, **named)
+
+    # ------------------------------------------------------------------------------------ what a model defines
+
+    def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Any:
+        """What decoding starts from: items [B, T], right padded, lengths [B] and, where they are known, users [B]."""
+        raise NotImplementedError
+
+    def start(self, memory: Any) -> Any:
+        """State before the first code; see :class:`genrec.decoding.CodeDecoder`."""
+        raise NotImplementedError
+
+    def step(self, state: Any, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
+        """Logits of the next code; see :class:`genrec.decoding.CodeDecoder`."""
+        raise NotImplementedError
+
+    # --------------------------------------------------------------------------------------------- items out
+
+    @torch.no_grad()
+    def search(
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        beams: int = 20,
+        n_best: int = 10,
+        mask: Tensor | np.ndarray | None = None,
+        exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
+        users: Tensor | None = None,
+        exact: bool = False,
+    ) -> Beams:
+        """The best items of every history, by beam search or (``exact``) by scoring every item.
+
+        Parameters
+        ----------
+        items : int64 Tensor [B, T]
+            Right padded with 0.
+        lengths : int64 Tensor [B]
+        beams, n_best, mask, exclude, exact
+            See :func:`genrec.decoding.beam_search`.
+        users : int64 Tensor [B], optional
+            Rows of the users in the training histories, -1 for strangers.
+        """
+        device, training = self.code_table.device, self.training
+        self.eval()
+        memory = self.encode_histories(
+            items.to(device), lengths.to(device), None if users is None else users.to(device)
+        )
+        found = search_beams(self, memory, self.trie, beams, n_best, mask, exclude, exact=exact)
+        self.train(training)
+        return found
+
+    @torch.no_grad()
+    def score_all(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Tensor:
+        """Log-probability of every item's codes, float32 [B, N]."""
+        device, training = self.code_table.device, self.training
+        self.eval()
+        memory = self.encode_histories(
+            items.to(device), lengths.to(device), None if users is None else users.to(device)
+        )
+        scores = score_items(self, memory, self.trie)
+        self.train(training)
+        return scores
+
+
+def samples(batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, positions and items of all targets of a batch, each int64 [S]; PREFIX form has one a row."""
+    rows, steps = batch.targets.nonzero(as_tuple=True)
+    return rows, steps, batch.targets[rows, steps]
