@@ -243,7 +243,7 @@ def _through_ray(
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     shards = embeddings.shards
-    workers = max(1, min(shards, int(ray.cluster_resources().get("CPU", 1))))
+    workers = max(1, min(shards, int(ray.cluster_resources().get("CPU", 1)) - 1))  # one core for the rest of Ray Data
     numbers = ray.data.from_items([{"shard": number} for number in range(shards)], override_num_blocks=shards)
     encoded = numbers.map_batches(
         _Worker,
