@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +24,13 @@ from semtok.embeddings import Embeddings, load_embeddings, load_vectors
 from semtok.fitting import Layout, decoded_from, laid_out_as, lay_out
 from semtok.formats import methods_in, read_codes
 from semtok.quality import category_columns, code_report, collision_report
+from semtok.sharded import is_sharded
 
 __all__ = ["Subject", "examine", "item_titles", "open_subjects", "vectors_at"]
 
 _TITLES = ("title", "name", "product_type", "product_category")
 _FITTED = ("before", "resolving", "unique", "seconds")
+_MOST_DECODED = 200_000  # items whose decoded vectors are worth their memory where only the map shows them
 _MEASURED = ("reconstruction", "neighbours", "agreement")
 
 
@@ -83,7 +86,7 @@ def vectors_at(path: str | os.PathLike[str]) -> Embeddings:
     return Embeddings(views, {}, np.arange(len(next(iter(views.values())))))
 
 
-def open_subjects(paths: Sequence[str | os.PathLike[str]]) -> list[Subject]:
+def open_subjects(paths: Sequence[str | os.PathLike[str]], item_ids: Any = None) -> list[Subject]:
     """Read the codes of folders and files, without measuring anything.
 
     Parameters
@@ -112,8 +115,14 @@ def open_subjects(paths: Sequence[str | os.PathLike[str]]) -> list[Subject]:
             found.append(_open_folder(path))
         else:
             listed: list[str | None] = [method] if method is not None else [*methods_in(path)] or [None]
-            found += [Subject(name or path.stem, str(path), read_codes(path, method=name)) for name in listed]
+            for name in listed:
+                codes = read_codes(path, method=name, item_ids=item_ids)
+                found.append(Subject(name or path.stem, str(path), codes))
     _tell_apart(found)
+    if item_ids is not None:
+        for subject in found:
+            with _of(subject):
+                subject.codes = subject.codes.align(item_ids)
     return found
 
 
@@ -126,14 +135,15 @@ def _open_folder(path: Path) -> Subject:
 
 
 def _tell_apart(subjects: list[Subject]) -> None:
-    """Longer names, and numbers if need be, for subjects of one name."""
+    """Put the folder before names that several files have, and a number behind those that are still alike."""
+    counts = Counter(subject.name for subject in subjects)
+    files = Counter((subject.name, subject.source) for subject in subjects)
     for subject in subjects:
-        if sum(other.name == subject.name for other in subjects) > 1:
-            parts = Path(subject.source).resolve().parts
-            subject.name = subject.name if subject.name in parts[-2:-1] else f"{parts[-2]}/{subject.name}"
-    seen: dict[str, int] = {}
+        if counts[subject.name] > files[subject.name, subject.source]:
+            subject.name = f"{Path(subject.source).resolve().parent.name}/{subject.name}"
+    seen: Counter[str] = Counter()
     for subject in subjects:
-        seen[subject.name] = seen.get(subject.name, 0) + 1
+        seen[subject.name] += 1
         if seen[subject.name] > 1:
             subject.name = f"{subject.name} ({seen[subject.name]})"
 
@@ -168,16 +178,13 @@ def examine(
     ValueError
         If it holds no codes, or codes, items and vectors do not belong together.
     """
-    subjects = open_subjects(paths)
+    subjects = open_subjects(paths, None if items is None else items["item_id"])
     categories = None if items is None else category_columns(items)
     given = None if embeddings is None else vectors_at(embeddings)
     cache: dict[str, Embeddings] = {}
     borrowed: tuple[str, Embeddings] | None = None
     for subject in sorted(subjects, key=lambda subject: subject.method is None):
         started = time.perf_counter()
-        if items is not None:
-            with _of(subject):
-                subject.codes = subject.codes.align(items["item_id"].to_list())
         made, lender = given, None
         if made is None and subject.method is not None:
             made = _vectors_of_fit(subject, cache)
@@ -211,6 +218,9 @@ def _vectors_of_fit(subject: Subject, cache: dict[str, Embeddings]) -> Embedding
     if not Path(recorded).exists():
         subject.notes.append(f"The vectors it was made from, {recorded}, are not there (--embeddings says where).")
         return None
+    if is_sharded(recorded):
+        subject.notes.append("The vectors lie in shards; what was measured on a sample when it was fitted is shown.")
+        return None
     if recorded not in cache:
         cache[recorded] = vectors_at(recorded)
     if cache[recorded].hash != made_from.get("embeddings"):
@@ -235,7 +245,7 @@ def _measure(subject: Subject, made: Embeddings | None, categories: Any, queries
                     f"{tokenizer.n_features_in_}: they are not of the same embeddings"
                 )
         subject.vectors = layout.matrix
-    if tokenizer is not None:
+    if tokenizer is not None and (layout is not None or len(subject.codes) <= _MOST_DECODED):
         subject.decoded = decoded_from(tokenizer, subject.codes)
     decoded = subject.decoded if layout is not None else None
     columns = layout.columns if layout is not None and tokenizer is not None else None

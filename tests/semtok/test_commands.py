@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from semtok.commands import main
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["prepare", "embed", "fit", "encode", "report", "list"]
+COMMANDS = ["prepare", "embed", "fit", "encode", "report", "export", "import", "list"]
 
 
 def run(*arguments):
@@ -99,25 +99,6 @@ def test_fit_on_a_file_of_vectors(data):
     assert result["report"]["items"] == 50
     good("encode", "runs/semtok/pq", "--embeddings", "v.npy", "--out", "c.jsonl")
     assert len(pl.read_ndjson("c.jsonl")) == 50
-
-
-def test_report_draws_figures(data):
-    pytest.importorskip("matplotlib", reason="semtok[plots] is not installed")
-    good("fit", "--data", data, *SMALL, "--quiet")
-    result = json.loads(good("report", "runs/semtok/pq", "--data", data, "--json").stdout)
-    assert [Path(path).name for path in result["figures"]] == [
-        "utilisation.png",
-        "branching.png",
-        "collisions.png",
-        "projection.png",
-    ]
-    for path in result["figures"]:
-        assert Path(path).read_bytes().startswith(b"\x89PNG")
-    assert result["reconstruction"]["views"].keys() == {"title", "brand"}
-    assert "recall@10" in result["neighbours"]
-    shown = good("report", "runs/semtok/pq", "--no-figures").stdout
-    assert "neighbour recall@10" in shown
-    assert "Figures" not in shown
 
 
 def test_prepare_writes_a_folder_and_verifies(data):
