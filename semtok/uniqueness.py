@@ -351,9 +351,13 @@ def _choose(work: _Work, tree: _Tree, rows: np.ndarray, level: int) -> np.ndarra
         local = np.cumsum(np.diff(group[part], prepend=group[part[0]]) != 0)
         room = span[level + 1] - tree.children(nodes[part[first]], level)
         _close(room, work.codes[ordered[part[first]], :level], work.closed[level], work.sizes)
-        if group[part[0]] == last:
+        costs = work.costs(ordered[part], level)
+        going_on = np.flatnonzero(local == 0) if group[part[0]] == last else np.zeros(0, dtype=np.int64)
+        wanted = np.where(room[0] > 0, costs[going_on], np.inf).argmin(1)
+        if len(going_on):
             room[0] = room_of_last
-        chosen, refused = _by_rank(work.costs(ordered[part], level), local, room)
+        chosen, refused = _by_rank(costs, local, room)
+        refused[going_on] |= chosen[going_on] != wanted
         last, room_of_last = group[part[-1]], room[-1]
         found[order[part]] = chosen
         work.refused[ordered[part[refused]]] = True
@@ -553,7 +557,7 @@ def _report(policy: str, old: ItemCodes, new: ItemCodes, work: _Work, seed: int)
         rows = np.sort(np.random.default_rng(seed).choice(len(old), _SAMPLE, replace=False))
     level = old.levels - 1
     own = [_of_codes(work, part, level, old.codes[part], old.codes[part])[0] for part in work.batches(rows, level)]
-    before = float(np.concatenate(own).mean(dtype=np.float64)) * len(old)
+    before = float(np.concatenate(own).sum(dtype=np.float64)) * (len(old) / len(rows))
     added = 0.0
     for changing in range(old.levels):  # one level after the other: the differences add up
         for part in work.batches(np.flatnonzero(changed[:, changing]), changing):
