@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from semtok.commands import main
+from semtok.uniqueness import POLICIES
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["prepare", "embed", "fit", "encode", "report", "export", "import", "list"]
@@ -111,14 +112,47 @@ def test_prepare_writes_a_folder_and_verifies(data):
     assert "differ: 0 of 30 sequences are equal" in other.stderr
 
 
+def test_codes_are_made_unique_and_both_reports_kept(data):
+    settings = ("--data", data, "--method", "rq", "--no-per-view", "--levels", 2, "--codebook-size", 8)
+    result = good("fit", *settings, "--unique", "matching")
+    assert "Made unique by matching" in result.stdout
+    manifest = json.loads(Path("runs/semtok/rq/semtok.json").read_text())
+    report = json.loads((Path("runs/semtok/rq") / manifest["files"]["report.json"]["file"]).read_text())
+    assert manifest["unique"] == report["unique"] == "matching"
+    assert manifest["resolving"]["moved"] == report["resolving"]["moved"] > 0
+    assert report["before"]["collisions"]["items"] > 0 == report["collisions"]["items"]
+    shared = json.loads(good("fit", *settings, "--json").stdout)["report"]
+    assert shared["unique"] == "none"
+    assert shared["collisions"] == report["before"]["collisions"]
+    suffixed = json.loads(good("fit", *settings, "--unique", "suffix", "--json").stdout)["report"]
+    assert len(suffixed["sizes"]) == 3
+    assert suffixed["reconstruction"] == shared["reconstruction"]
+
+
+def test_recipes_hold_for_what_is_not_typed(data):
+    good("fit", "--data", data, "--method", "rq", "--recipe", "paper", "--codebook-size", 8, "--quiet")
+    manifest = json.loads(Path("runs/semtok/rq/semtok.json").read_text())
+    assert (manifest["arguments"]["levels"], manifest["arguments"]["codebook_size"]) == (4, 8)
+    assert manifest["made_from"]["recipe"] == "paper"
+
+
 def test_list_names_methods_and_encoders():
     listed = json.loads(good("list", "--json").stdout)
     assert {"pq", "rq", "opq"} <= listed["methods"].keys()
-    assert all(listed["methods"].values())
+    for method, said in listed["methods"].items():
+        assert said["summary"], method
+        assert said["paper"], method
+        assert said["unique"] in ("none", *POLICIES), method
+    assert listed["methods"]["pq"]["unique"] == "none"
     assert "minilm" in listed["encoders"]
     shown = good("list").stdout
     assert "Product quantization" in shown
     assert "semtok[demo]" in shown
+
+
+def test_unique_policies_are_those_there_are():
+    option = next(option for option in main.commands["fit"].params if option.name == "unique")
+    assert option.type.option.choices == POLICIES
 
 
 @pytest.mark.parametrize(
@@ -126,6 +160,12 @@ def test_list_names_methods_and_encoders():
     [
         (["fit", "--method", "magic"], 2, "'magic' is not one of pq, opq"),
         (["fit", "--beam", "4", "--method", "pq"], 2, "--beam belongs to rq; pq has no such option"),
+        (
+            ["fit", "--collaborative", "v.npy", "--data", "DATA", "--levels", "1", "--codebook-size", "4"],
+            1,
+            "Error: pq does not read collaborative vectors",
+        ),
+        (["fit", "--unique", "luck"], 2, "'luck' is not one of none, suffix"),
         (["fit", "--recipe", "best"], 1, "Error: recipe 'best' is unknown"),
         (["fit", "--encoder", "glove", "--data", "DATA"], 1, "Error: encoder 'glove' is unknown"),
         (["fit", "--views", "colour", "--data", "DATA"], 1, "Error: view 'colour' is missing; data set"),
@@ -179,5 +219,5 @@ def test_help_of_every_command_needs_no_torch():
 def test_root_command_joins_the_groups(arguments):
     command = [sys.executable, "cli.py", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    expected = {"--help": "seqrec", "semtok": "--codebook-size", "genrec": "no generative model"}[arguments[0]]
+    expected = {"--help": "seqrec", "semtok": "--codebook-size", "genrec": "tiger"}[arguments[0]]
     assert expected in result.stdout
