@@ -46,6 +46,7 @@ REGISTRY: dict[str, ModelEntry] = {
         "Rajput et al., NeurIPS 2023",
         "rqvae, unique by a suffix level",
         "genrec.tiger:Preparation",
+        ("prefix", "all"),
     ),
 }
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Mixer", "Ragged", "Run", "attend", "attend_memory", "attend_self"]
+__all__ = ["Mixer", "Ragged", "Run", "attend", "attend_memory", "attend_prefixes", "attend_self"]
 
 Mixer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Replaces "weights @ values": weights [b, H, Q, K], values [b, H, K, d], context of these rows -> [b, H, Q, d]."""
@@ -133,7 +133,7 @@ class Ragged:
         while first < len(lengths):
             stop = self._stop(lengths, first)
             count = sum(lengths[first:stop])
-            runs.append(self._run(slice(first, stop), slice(token, token + count), lengths[first], count))
+            runs.append(self.run(slice(first, stop), slice(token, token + count), lengths[first], count))
             first, token = stop, token + count
         return runs
 
@@ -149,7 +149,8 @@ class Ragged:
             stop += 1
         return stop
 
-    def _run(self, rows: slice, tokens: slice, width: int, count: int) -> Run:
+    def run(self, rows: slice, tokens: slice, width: int, count: int) -> Run:
+        """Neighbouring rows, of which the longest has ``width`` and all together ``count`` tokens."""
         if count == width * (rows.stop - rows.start):
             return Run(rows, tokens, width, None, None)
         valid = torch.arange(width, device=self.lengths.device) < self.lengths[rows, None]
@@ -245,6 +246,51 @@ def attend_memory(
         key, value = run.unpack(key_value).unflatten(-1, (2, heads, -1)).unbind(2)
         mine = query[run.rows].unflatten(-1, (heads, -1))
         parts.append(attend(mine, key, value, _run_bias(run, None, run.width), dropout, training).flatten(2))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def attend_prefixes(
+    query: Tensor,
+    key_value: Tensor,
+    heads: int,
+    queries: Ragged,
+    keys: Ragged,
+    group: int,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """Attention of queries at every item of a row to the tokens of that row up to the item.
+
+    Parameters
+    ----------
+    query : Tensor [Q, H * d]
+        ``group`` queries an item, packed as ``queries`` says.
+    key_value : Tensor [S, 2 * H * d]
+        Keys and values of every token, packed as ``keys`` says.
+    queries, keys : Ragged
+        Rows of ``queries`` have ``group`` tokens an item; rows of ``keys`` as many, after some that all may see.
+    group : int
+        Tokens an item.
+
+    Returns
+    -------
+    Tensor [Q, H * d]
+    """
+    if not torch.equal(queries.order, keys.order):
+        raise ValueError("queries and keys are not of the same rows")
+    front = int(keys.lengths[0] - queries.lengths[0])
+    parts, first = [], 0
+    for run in keys.runs:
+        count, width = int(queries.lengths[run.rows].sum()), int(queries.lengths[run.rows.start])
+        mine = queries.run(run.rows, slice(first, first + count), width, count)
+        first += count
+        key, value = run.unpack(key_value).unflatten(-1, (2, heads, -1)).unbind(2)
+        places = torch.arange(width, device=query.device)
+        seen = front + (places // group + 1) * group  # an item's queries see the tokens of items up to it
+        later = torch.arange(run.width, device=query.device) >= seen[:, None]
+        bias = torch.zeros(later.shape, device=query.device).masked_fill(later, -torch.inf)
+        mixed = attend(mine.unpack(query).unflatten(-1, (heads, -1)), key, value, bias, dropout, training)
+        parts.append(mine.pack(mixed.flatten(2)))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 

@@ -153,8 +153,10 @@ class Preparation:
         return stage(root, self.method, key | arguments, "semtok.json", build)
 
 
-def build_model(name: str, dataset: Dataset, found: Ingredients, arguments: Mapping[str, Any]) -> Any:
-    """A model with its codes and arrays set, ready to be trained.
+def build_model(
+    name: str, dataset: Dataset, found: Ingredients, arguments: Mapping[str, Any], form: str = "prefix"
+) -> Any:
+    """A model with its codes and arrays set, ready to be trained in a sample form.
 
     Raises
     ------
@@ -167,7 +169,10 @@ def build_model(name: str, dataset: Dataset, found: Ingredients, arguments: Mapp
     accepted = inspect.signature(kind).parameters
     shapes: dict[str, Any] = {"items": dataset.n_items, "users": dataset.n_users}
     shapes |= {"sizes": [int(size) for size in found.codes.sizes]} | found.shapes
-    model = kind(**{key: value for key, value in shapes.items() if key in accepted}, **arguments)
+    chosen = dict(arguments)
+    if form == "all":  # positions must not see what comes after them
+        chosen["causal_encoder"] = True
+    model = kind(**{key: value for key, value in shapes.items() if key in accepted}, **chosen)
     model.with_codes(found.codes.codes, popularity_of(dataset.split().train, dataset.n_items))
     return model.with_arrays(**found.arrays) if found.arrays else model
 
@@ -227,7 +232,7 @@ def train_generator(
     with accelerator.main_process_first():  # the others find the stages done
         found = preparation.prepare(dataset, root or out.parent, embeddings, codes, config.seed, config.quiet)
     set_seed(config.seed)
-    model = build_model(name, dataset, found, arguments)
+    model = build_model(name, dataset, found, arguments, form)
     split = dataset.split()
     batches = SequenceBatches(
         split.train,

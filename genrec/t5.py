@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec.attention import Ragged, attend, attend_memory, attend_self
+from genrec.attention import Ragged, attend, attend_memory, attend_prefixes, attend_self
 from genrec.vocabulary import BOS, CodeVocabulary
 
 __all__ = ["T5", "DecoderState", "FeedForward", "Memory", "RelativeBias", "RMSNorm", "T5Decoder", "T5Encoder"]
@@ -208,6 +208,15 @@ class CrossAttention(nn.Module):
         mixed = attend_memory(query, key_value, self.heads, memory.ragged, self.dropout, self.training)
         return x + F.dropout(self.out(mixed), self.dropout, self.training)
 
+    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
+        """One row an item of the histories, which sees the tokens up to it: [S, L, D] -> [S, L, D]."""
+        group, key_value = x.shape[1], self.key_value(memory.states)
+        query = self.query(self.norm(x)).flatten(0, 1)
+        mixed = attend_prefixes(
+            query, key_value, self.heads, queries, memory.ragged, group, self.dropout, self.training
+        )
+        return x + F.dropout(self.out(mixed.unflatten(0, (-1, group))), self.dropout, self.training)
+
     def remember(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, H, d, T] and values [B, H, T, d] of the memory [B, T, D]."""
         key, value = self.key_value(states).unflatten(-1, (2, self.heads, -1)).unbind(2)
@@ -263,6 +272,8 @@ class T5Encoder(nn.Module):
     eps : float, default 1e-6
     mixers : sequence of module, optional
         One a layer: replaces "weights @ values" of its attention, see :data:`genrec.attention.Mixer`.
+    causal : bool, default False
+        Whether a token sees only itself and those before it.
 
     Raises
     ------
@@ -283,12 +294,13 @@ class T5Encoder(nn.Module):
         max_distance: int = 128,
         eps: float = 1e-6,
         mixers: Sequence[nn.Module] | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if mixers is not None and len(mixers) != layers:
             raise ValueError(f"there are {len(mixers)} mixers for {layers} layers; expected one each")
-        self.dropout = dropout
-        self.bias = RelativeBias(heads, buckets, max_distance)
+        self.dropout, self.causal = dropout, causal
+        self.bias = RelativeBias(heads, buckets, max_distance, bidirectional=not causal)
         self.blocks = nn.ModuleList(
             EncoderBlock(
                 SelfAttention(dim, heads, head_dim, dropout, eps, None if mixers is None else mixers[layer]),
@@ -307,6 +319,8 @@ class T5Encoder(nn.Module):
             Handed to the mixers, the rows that they work on.
         """
         bias = self.bias(ragged.longest, ragged.longest)
+        if self.causal:
+            bias = bias.masked_fill(_later(ragged.longest, bias.device), -torch.inf)
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x, ragged, bias, context)
@@ -374,12 +388,34 @@ class T5Decoder(nn.Module):
         Rows as in the batch that was encoded.
         """
         width = x.shape[1]
-        later = torch.ones(width, width, dtype=torch.bool, device=x.device).triu(1)
-        bias = self.bias(width, width).masked_fill(later, -torch.inf)
+        bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
         x = F.dropout(x[memory.ragged.order], self.dropout, self.training)
         for block in self.blocks:
             x = block(x, memory, bias)
         return F.dropout(self.final_norm(x), self.dropout, self.training)[memory.ragged.inverse]
+
+    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
+        """Decode after every item of the histories at once, each seeing the memory up to itself.
+
+        Parameters
+        ----------
+        x : Tensor [S, L, D]
+            Embedded tokens, one row an item, packed as the items are.
+        memory : Memory
+            Of a causal encoder.
+        queries : Ragged
+            Of the rows of the batch, L tokens an item.
+
+        Returns
+        -------
+        Tensor [S, L, D]
+        """
+        width = x.shape[1]
+        bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
+        x = F.dropout(x, self.dropout, self.training)
+        for block in self._stack:
+            x = block.feed_forward(block.cross.prefixes(block.attention.causal(x, bias), memory, queries))
+        return F.dropout(self.final_norm(x), self.dropout, self.training)
 
     def start(self, memory: Memory) -> DecoderState:
         """State before the first token, one prefix a row; rows as in the batch that was encoded."""
@@ -415,6 +451,11 @@ class T5Decoder(nn.Module):
         return cast(Sequence[DecoderBlock], self.blocks)
 
 
+def _later(width: int, device: torch.device) -> Tensor:
+    """Whether a key comes after the query, bool [width, width]."""
+    return torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
+
+
 class T5(nn.Module):
     """Encoder, decoder, one token embedding for both, and the output heads.
 
@@ -447,6 +488,8 @@ class T5(nn.Module):
         Token that decoding starts from.
     mixers : sequence of module, optional
         See :class:`T5Encoder`.
+    causal_encoder : bool, default False
+        Whether source tokens see only what came before, as training at every item at once needs it.
 
     Raises
     ------
@@ -472,6 +515,7 @@ class T5(nn.Module):
         eps: float = 1e-6,
         start_token: int = BOS,
         mixers: Sequence[nn.Module] | None = None,
+        causal_encoder: bool = False,
     ) -> None:
         super().__init__()
         numbers = {"dim": dim, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "heads": heads}
@@ -488,7 +532,7 @@ class T5(nn.Module):
         size = vocabulary.size if isinstance(vocabulary, CodeVocabulary) else vocabulary
         self.embedding = nn.Embedding(size, dim)
         shape = (heads, head_dim, ffn, dropout, activation, buckets, max_distance, eps)
-        self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers)
+        self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers, causal_encoder)
         self.decoder = T5Decoder(dim, decoder_layers, *shape)
         outputs = self.vocabulary.output_sizes if self.vocabulary else (size,)
         self.heads = None if tied else nn.ModuleList(nn.Linear(dim, count, bias=False) for count in outputs)
@@ -540,6 +584,29 @@ class T5(nn.Module):
         """States [B, L + 1, D] of the start token and the given tokens [B, L]."""
         start = tokens.new_full((len(tokens), 1), self.start_token)
         states: Tensor = self.decoder(self.embedding(torch.cat([start, tokens], 1)), memory)
+        return states
+
+    def decode_prefixes(self, memory: Memory, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """States after every item of histories, whose decoder sees the items up to it.
+
+        Parameters
+        ----------
+        memory : Memory
+            From a causal encoder.
+        tokens : int64 Tensor [S, L - 1]
+            Target tokens but the last, one row an item: items of the longest row first, rows of equal length in their
+            order (as ``Ragged.of(lengths, T)`` packs them).
+        lengths : int64 Tensor [B]
+            Items of each row; each has L source tokens.
+
+        Returns
+        -------
+        Tensor [S, L, D]
+        """
+        start = tokens.new_full((len(tokens), 1), self.start_token)
+        embedded = self.embedding(torch.cat([start, tokens], 1))
+        count = embedded.shape[1] * lengths
+        states: Tensor = self.decoder.prefixes(embedded, memory, Ragged.of(count, int(count.max())))
         return states
 
     def logits(self, states: Tensor) -> Tensor | list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec.attention import Ragged
 from genrec.decoding import Logits
 from genrec.model import Generator, samples
 from genrec.stages import Preparation as ItemCodePreparation
@@ -87,6 +88,9 @@ class TIGER(Generator):
         Longest history, in items; older ones are cut.
     temperature : float, default 1.0
         Divides the logits in training.
+    causal_encoder : bool, default False
+        Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
+        pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
     """
 
     def __init__(
@@ -105,24 +109,37 @@ class TIGER(Generator):
         user_buckets: int = 0,
         max_len: int = 20,
         temperature: float = 1.0,
+        causal_encoder: bool = False,
     ) -> None:
         super().__init__(locals())
         check_arguments(self._config, temperatures=("temperature",))
         self.vocabulary = CodeVocabulary(sizes, user_buckets)
         self.scale = 1 / temperature
-        self.t5 = T5(
-            self.vocabulary, dim, encoder_layers, decoder_layers, heads, head_dim, ffn, dropout, activation, tied
-        )
+        shape = (dim, encoder_layers, decoder_layers, heads, head_dim, ffn, dropout, activation, tied)
+        self.t5 = T5(self.vocabulary, *shape, causal_encoder=causal_encoder)
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step; of a target, the mean over its levels."""
         rows, _, targets = samples(batch)
-        memory = self.encode_histories(batch.items[rows], batch.lengths[rows], batch.users[rows])
-        codes = self.code_table[targets].long()
-        states = self.t5.decode(memory, self.vocabulary.tokens(codes)[:, :-1])
+        if len(targets) == len(batch.items):  # PREFIX form: one target a row
+            memory = self.encode_histories(batch.items[rows], batch.lengths[rows], batch.users[rows])
+            codes = self.code_table[targets].long()
+            states = self.t5.decode(memory, self.vocabulary.tokens(codes)[:, :-1])
+        else:
+            self._check_one_pass(batch)
+            memory = self.encode_histories(batch.items, batch.lengths, batch.users)
+            packed = batch.targets.flatten()[Ragged.of(batch.lengths, batch.items.shape[1]).index]
+            codes = self.code_table[packed].long()
+            states = self.t5.decode_prefixes(memory, self.vocabulary.tokens(codes)[:, :-1], batch.lengths)
         logits = [self.t5.level_logits(states[:, level], level) for level in range(len(self.sizes))]
         loss = level_loss(logits, self.vocabulary.targets(codes), self.scale) / batch.target_count
         return LossOutput(loss, {"ce": loss.detach()})
+
+    def _check_one_pass(self, batch: SequenceBatch) -> None:
+        if not self.t5.encoder.causal:
+            raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
+        if not bool(((batch.targets > 0) == batch.valid).all()):
+            raise ValueError("sample form all expects a target at every position of a history")
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
         """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""
