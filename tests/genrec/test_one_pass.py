@@ -36,7 +36,7 @@ def test_the_loss_is_that_of_all_prefixes(histories: Histories, user_buckets: in
         assert batch.target_count == int((histories.lengths - 1).sum())
         output = model(batch)
         output.loss.backward()
-        losses.append(float(output.loss))
+        losses.append(output.loss.item())
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     for ours, theirs in zip(*gradients, strict=True):
