@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from recbase.options import (
     Command,
     add_options,
+    attribute_of,
     chosen,
     failures,
     given,
@@ -19,6 +20,7 @@ from recbase.options import (
     progress,
     recipe_of,
     recipes_from,
+    section_of,
     shared,
     summary_of,
     union,
@@ -43,7 +45,20 @@ class Base:
     ----------
     seed : int, default 0
         Seed of everything random.
+
+    Notes
+    -----
+    Somebody, Something, Somewhere 2011.
+
+    Examples
+    --------
+    >>> 1
+    1
     """
+
+    inputs = ("vectors",)
+    levels: int = LEVELS
+    later: str
 
     def __init__(self, items, *, seed: int = 0, table: Tensor | None = None):
         pass
@@ -51,6 +66,8 @@ class Base:
 
 class Child(Base):
     """Takes its parent's signature. And more."""
+
+    inputs = ("sequences",)
 
 
 class Model(Base):
@@ -176,6 +193,17 @@ def test_bases_dataclasses_and_functions(module):
     assert (ties.kind, ties.choices) == ("choice", ("file", "item"))
     assert ties.help == "Order of equal stamps; see package.order."
     assert summary_of(f"{module}:Model") == "Codes in, scores out."
+
+
+def test_sections_and_class_attributes_are_read_from_source(module):
+    assert section_of(f"{module}:Base", "Notes") == "Somebody, Something, Somewhere 2011."
+    assert section_of(f"{module}:Base", "Examples") == ">>> 1 1"
+    assert section_of(f"{module}:Base", "See Also") == ""
+    assert attribute_of(f"{module}:Base", "inputs") == ("vectors",)
+    assert attribute_of(f"{module}:Child", "inputs") == ("sequences",)
+    assert attribute_of(f"{module}:Child", "levels") == 4
+    assert attribute_of(f"{module}:Child", "later", "nothing") == "nothing"
+    assert attribute_of(f"{module}:Config", "inputs", ()) == ()
 
 
 def test_unreadable_sources_are_named(module):
