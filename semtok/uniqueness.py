@@ -18,7 +18,7 @@ import numpy as np
 
 from semtok.codes import Collisions, ItemCodes
 
-__all__ = ["POLICIES", "SUFFIX", "Costs", "costs_of", "make_unique"]
+__all__ = ["POLICIES", "SUFFIX", "Costs", "TokenizerCosts", "costs_of", "make_unique"]
 
 POLICIES = ("none", "suffix", "sinkhorn", "nearest-free", "matching", "balanced")
 SUFFIX = "suffix"  # the block of the level that the policy of that name adds
@@ -30,33 +30,58 @@ _AS_GOOD = 1 - 1e-6
 Costs = Callable[..., np.ndarray]
 
 
-def costs_of(tokenizer: Any, X: Any, codes: Any) -> Costs:
+class TokenizerCosts:
     """What codes cost the items of a catalogue, as :func:`make_unique` asks for it.
 
     Parameters
     ----------
     tokenizer : ItemTokenizer
         Fitted; its ``costs`` is called.
-    X : array of float [N, D]
-        Vectors of the items; memory-mapped arrays are read row by row.
-    codes : array of int [N, L] or ItemCodes
+    X : array of float [n, D]
+        Vectors of the items; arrays that lie in files are read where they are indexed.
+    codes : array of int [n, L] or ItemCodes
         Their codes. Levels that the tokenizer does not have (a suffix) are left out.
+    first : int, default 0
+        Row of the first of these items in the table that is made unique; those before it have no vectors here.
 
-    Returns
-    -------
-    callable
-        ``costs(rows, level, codes=None)``: float32 [n, K] of the items ``rows``, whose other codes are ``codes`` [n, L]
-        if given, else their own.
+    Attributes
+    ----------
+    columns : tuple of int
+        Levels whose costs together are the whole distance of an item: one of each view, or of each stream, that is
+        quantized on its own.
     """
-    own = codes.codes if isinstance(codes, ItemCodes) else np.asarray(codes)
-    levels = len(tokenizer.sizes_)
 
-    def costs(rows: np.ndarray, level: int, codes: np.ndarray | None = None) -> np.ndarray:
-        table = own[rows] if codes is None else codes
-        found: np.ndarray = tokenizer.costs(X[rows], table[:, :levels], level)
+    def __init__(self, tokenizer: Any, X: Any, codes: Any, first: int = 0) -> None:
+        self.tokenizer = tokenizer
+        self.X = X
+        self.codes = codes.codes if isinstance(codes, ItemCodes) else np.asarray(codes)
+        self.first = first
+        blocks = list(tokenizer.blocks_.values())
+        if list(tokenizer.blocks_) == list(tokenizer.views_):
+            self.columns = tuple(block.stop - 1 for block in blocks)
+        else:
+            self.columns = tuple(range(blocks[-1].start, blocks[-1].stop))
+
+    def __call__(self, rows: np.ndarray, level: int, codes: np.ndarray | None = None) -> np.ndarray:
+        """Costs of the codes of a level for the items ``rows``, whose other codes are ``codes``, else their own."""
+        own = rows - self.first
+        table = self.codes[own] if codes is None else codes
+        found: np.ndarray = self.tokenizer.costs(self.X[own], table[:, : len(self.tokenizer.sizes_)], level)
         return found
 
-    return costs
+    def errors(self) -> np.ndarray:
+        """Squared distance of each item to what its codes stand for: float32 [n]."""
+        found = np.zeros(len(self.codes), dtype=np.float32)
+        for column in self.columns:
+            for rows in _parts(np.arange(len(found)), self.tokenizer.sizes_[column]):
+                costs = self(rows + self.first, column)
+                found[rows] += costs[np.arange(len(rows)), self.codes[rows, column]]
+        return found
+
+
+def costs_of(tokenizer: Any, X: Any, codes: Any, first: int = 0) -> TokenizerCosts:
+    """What codes cost the items of a catalogue, for :func:`make_unique`; see :class:`TokenizerCosts`."""
+    return TokenizerCosts(tokenizer, X, codes, first)
 
 
 def make_unique(
@@ -91,10 +116,10 @@ def make_unique(
         again while items collide; what still does is left to "nearest-free" and reported apart.
     costs : callable, optional
         ``costs(rows, level)`` gives float32 [n, K], the squared distance that each of the items ``rows`` would pay for
-        each code of ``level``, its other codes staying as they are; infinity for codes that cannot be used. With a
-        third parameter it is also given the codes [n, L] to take for the other levels, which is exact where an item
-        leaves its prefix; :func:`costs_of` makes such a function. Without costs every code costs the same, so the
-        lowest free one is taken.
+        each code of ``level``, its other codes staying as they are; infinity for codes that cannot be used. If it has a
+        third parameter, that is given the codes [n, L] to take for the other levels; without it what it costs to leave
+        a prefix is not known in full. :func:`costs_of` makes such a function of a tokenizer. Without costs every code
+        costs the same, so the lowest free one is taken.
     popularity : array of numbers [N], optional
         Of items with equal codes the most popular one keeps them, and movers choose in this order. Ties, and all items
         if it is not given, go by row.
@@ -120,12 +145,12 @@ def make_unique(
     ItemCodes
         Rows as in ``codes``. Items that share no code, and keepers (but for "balanced" and "sinkhorn"), are unchanged.
     dict
-        ``policy``, ``items``, ``before`` and ``after`` (collisions), ``moved`` (items), ``moved_share``,
-        ``moved_levels`` (items whose code of each level changed), ``distortion`` (None without costs): ``before``,
-        the sum over all items (of the view of the last level, where each view is quantized on its own; estimated from a
-        sample of large catalogues), ``added``, ``added_mean`` over all items, ``added_per_moved`` and ``relative`` to
-        before; ``capacity``: ``tuples`` and those ``left``; ``rounds``: passes over items that waited for a place, of
-        transport for "sinkhorn", whose ``sinkhorn`` says what it ``moved`` and ``left``.
+        ``policy``, ``items``, ``before`` and ``after`` (collisions), ``moved`` (items), ``moved_share`` (of those that
+        are not fixed, as all that follows), ``moved_levels`` (items whose code of each level changed), ``distortion``
+        (None without costs): ``before``, the sum over all items (estimated from a sample of large catalogues),
+        ``added``, ``added_mean`` over all items, ``added_per_moved`` and ``relative`` to before; ``capacity``:
+        ``tuples`` and those ``left``; ``rounds``: passes over items that waited for a place, of transport for
+        "sinkhorn", whose ``sinkhorn`` says what it ``moved`` and ``left``.
 
     Raises
     ------
@@ -208,22 +233,16 @@ class _Work:
         self.refused = np.zeros(len(codes), dtype=bool)
         self.closed: list[list[np.ndarray]] = [[] for _ in codes.sizes]
         self.passes = 0
-        self._costs = costs
-        self._moved = costs is not None and len(inspect.signature(costs).parameters) > 2
-
-    def batches(self, rows: np.ndarray, level: int) -> Iterator[np.ndarray]:
-        """The rows in parts whose costs of that level are looked at together."""
-        step = max(1, _ENTRIES // self.sizes[level])
-        for lo in range(0, len(rows), step):
-            yield rows[lo : lo + step]
+        self.given = costs
+        self._moves = costs is not None and len(inspect.signature(costs).parameters) > 2
 
     def costs(self, rows: np.ndarray, level: int, codes: np.ndarray | None = None) -> np.ndarray:
         """Costs of the codes of a level for items with these codes, or those they have now: a new float32 [n, K]."""
         shape = (len(rows), self.sizes[level])
-        if self._costs is None:
+        if self.given is None:
             return np.zeros(shape, dtype=np.float32)
         table = self.codes[rows] if codes is None else codes
-        found = self._costs(rows, level, table) if self._moved else self._costs(rows, level)
+        found = self.given(rows, level, table) if self._moves else self.given(rows, level)
         found = np.array(found, dtype=np.float32)
         if found.shape != shape:
             raise ValueError(f"costs of {len(rows)} items at level {level} have shape {found.shape}; expected {shape}")
@@ -346,7 +365,7 @@ def _choose(work: _Work, tree: _Tree, rows: np.ndarray, level: int) -> np.ndarra
     fits = np.flatnonzero(_positions(group) < span[level] - tree.below(nodes, level))
     found = np.full(len(rows), -1, dtype=np.int64)
     last, room_of_last = -1, np.zeros(0, dtype=np.int64)
-    for part in work.batches(fits, level):
+    for part in _parts(fits, work.sizes[level]):
         first = np.flatnonzero(np.diff(group[part], prepend=-1))
         local = np.cumsum(np.diff(group[part], prepend=group[part[0]]) != 0)
         room = span[level + 1] - tree.children(nodes[part[first]], level)
@@ -549,37 +568,46 @@ def _report(policy: str, old: ItemCodes, new: ItemCodes, work: _Work, seed: int)
     changed = old.codes != new.codes
     counts = _counts(policy, old, new, changed.sum(0))
     moved = np.flatnonzero(changed.any(1))
-    counts |= {"moved": len(moved), "moved_share": len(moved) / max(1, len(old)), "distortion": None}
-    if work._costs is None or not len(old):
+    counts |= {"moved": len(moved), "moved_share": len(moved) / max(1, int((~work.held).sum())), "distortion": None}
+    if work.given is None or work.held.all():
         return counts
-    rows = np.arange(len(old))
-    if len(old) > _SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(len(old), _SAMPLE, replace=False))
-    level = old.levels - 1
-    own = [_of_codes(work, part, level, old.codes[part], old.codes[part])[0] for part in work.batches(rows, level)]
-    before = float(np.concatenate(own).sum(dtype=np.float64)) * (len(old) / len(rows))
-    added = 0.0
-    for changing in range(old.levels):  # one level after the other: the differences add up
-        for part in work.batches(np.flatnonzero(changed[:, changing]), changing):
-            others = np.concatenate([new.codes[part, :changing], old.codes[part, changing:]], axis=1)
-            gone, come = _of_codes(work, part, changing, others, old.codes[part], new.codes[part])
-            added += float((come.astype(np.float64) - gone).sum())
+    rows = own = np.flatnonzero(~work.held)
+    if len(rows) > _SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _SAMPLE, replace=False))
+    columns = getattr(work.given, "columns", (old.levels - 1,))
+    before = sum(_paid(work, rows, column, old.codes).sum(dtype=np.float64) for column in columns)
+    before = float(before) * (len(own) / len(rows))
+    far = np.flatnonzero(changed[:, :-1].any(1))
+    near = np.setdiff1d(moved, far, assume_unique=True)
+    added = float(_paid(work, near, old.levels - 1, old.codes, new.codes).sum(dtype=np.float64))
+    for column in columns if len(far) else ():
+        come, gone = (_paid(work, far, column, table) for table in (new.codes, old.codes))
+        added += float((come.astype(np.float64) - gone).sum())
     counts["distortion"] = {
         "before": before,
         "added": added,
-        "added_mean": added / len(old),
+        "added_mean": added / len(own),
         "added_per_moved": added / max(1, len(moved)),
         "relative": added / before if before > 0 else 0.0,
     }
     return counts
 
 
-def _of_codes(work: _Work, rows: np.ndarray, level: int, others: np.ndarray, *codes: np.ndarray) -> list[np.ndarray]:
-    """What the given codes of a level cost; a code that cannot be used, though an item has it, as much as the worst."""
-    costs = work.costs(rows, level, others.astype(np.int64))
-    worst = np.where(np.isfinite(costs), costs, 0).max(1)
-    found = [costs[np.arange(len(rows)), table[:, level]] for table in codes]
-    return [np.where(np.isfinite(values), values, worst) for values in found]
+def _paid(
+    work: _Work, rows: np.ndarray, level: int, codes: np.ndarray, instead: np.ndarray | None = None
+) -> np.ndarray:
+    """What rows pay for their codes of a level, or pay more for those they have instead: float32 [n].
+
+    A code that cannot be used, though an item has it, costs as much as the worst of the others.
+    """
+    found = np.empty(len(rows), dtype=np.float32)
+    for place in _parts(np.arange(len(rows)), work.sizes[level]):
+        part = rows[place]
+        costs = work.costs(part, level, codes[part].astype(np.int64))
+        worst = np.where(np.isfinite(costs), costs, 0).max(1)
+        paid = np.minimum(costs[np.arange(len(part)), codes[part, level]], worst)
+        found[place] = paid if instead is None else costs[np.arange(len(part)), instead[part, level]] - paid
+    return found
 
 
 def _counts(policy: str, old: ItemCodes, new: ItemCodes, moved_levels: np.ndarray) -> dict[str, Any]:
@@ -642,6 +670,13 @@ def _positions(group: np.ndarray) -> np.ndarray:
     first = np.ones(len(group), dtype=bool)
     first[1:] = group[1:] != group[:-1]
     return place - np.maximum.accumulate(np.where(first, place, 0))
+
+
+def _parts(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """The rows in parts whose costs of ``size`` codes are looked at together."""
+    step = max(1, _ENTRIES // size)
+    for lo in range(0, len(rows), step):
+        yield rows[lo : lo + step]
 
 
 def _spans(work: _Work) -> list[int]:

@@ -24,7 +24,8 @@ class Additive:
 
     def __init__(self, sizes: tuple[int, ...], items: int, seed: int, unused: float = 0.0) -> None:
         random = np.random.default_rng(seed)
-        self.sizes_ = list(sizes)
+        self.sizes_, self.views_ = list(sizes), {"item": slice(0, 3)}
+        self.blocks_ = {"item": slice(0, len(sizes))}
         self.books = [random.integers(-9, 10, size=(size, 3)) for size in sizes]
         self.usable = [random.random(size) >= unused for size in sizes]
         self.X = random.integers(-15, 16, size=(items, 3))
