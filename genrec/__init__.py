@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-__all__ = ["MODELS", "REGISTRY", "CodeTrie", "ModelEntry", "TIGER", "beam_search"]
+__all__ = ["LETTER", "MODELS", "REGISTRY", "CodeTrie", "ModelEntry", "TIGER", "beam_search"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,13 @@ REGISTRY: dict[str, ModelEntry] = {
         "Rajput et al., NeurIPS 2023",
         "rqvae, unique by a suffix level",
         "genrec.tiger:Preparation",
+        ("prefix", "all"),
+    ),
+    "letter": ModelEntry(
+        "genrec.letter:LETTER",
+        "Wang et al., CIKM 2024",
+        "letter, unique by matching",
+        "genrec.letter:Preparation",
         ("prefix", "all"),
     ),
 }

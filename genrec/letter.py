@@ -1,0 +1,96 @@
+"""LETTER: TIGER on codes that also know collaboration and are evenly used, trained with a temperature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from genrec.stages import Preparation as ItemCodePreparation
+from genrec.tiger import TIGER
+
+__all__ = ["LETTER", "RECIPES", "Preparation"]
+
+RECIPES = {
+    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5},
+    "paper": {
+        "epochs": 200,
+        "batch_size": 256,
+        "lr": 5e-4,
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "schedule": "cosine",
+        "patience": 0,
+        "precision": "no",
+        "levels": 4,
+        "codebook_size": 256,
+        "tokenizer_recipe": "paper",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Preparation(ItemCodePreparation):
+    """LETTER codes of the item text and of the training part's co-occurrence."""
+
+    method: ClassVar[str] = "letter"
+
+
+class LETTER(TIGER):
+    """Learnable tokenizer for generative recommendation (Wang et al., CIKM 2024, arXiv 2405.07314), with TIGER.
+
+    The generator is TIGER's; its ranking-guided loss is a cross-entropy of logits divided by a temperature, which below
+    1 weighs the codes that come close to the right one. Departs from the release as TIGER does: a softmax a level, only
+    codes that exist, metrics of items (the release accepts any item of a colliding code). The release keeps the
+    temperature's value to itself for most sets; 1.0 is plain cross-entropy.
+
+    Parameters
+    ----------
+    items : int
+        Items in the catalogue, N.
+    sizes : list of int [L]
+        Codes of each level.
+    dim : int, default 128
+        Width of tokens, D.
+    encoder_layers : int, default 4
+        Blocks of the encoder.
+    decoder_layers : int, default 4
+        Blocks of the decoder.
+    heads : int, default 6
+        Attention heads.
+    head_dim : int, default 64
+        Width of a head.
+    ffn : int, default 1024
+        Width of the feed-forward layers.
+    dropout : float, default 0.1
+    activation : {"relu", "gated-gelu"}, default "relu"
+        Of the feed-forward layers.
+    tied : bool, default True
+        Whether the heads are the token embeddings.
+    max_len : int, default 20
+        Longest history, in items; older ones are cut.
+    temperature : float, default 0.7
+        Divides the logits in training.
+    causal_encoder : bool, default False
+        See TIGER.
+    """
+
+    def __init__(
+        self,
+        items: int,
+        sizes: list[int],
+        dim: int = 128,
+        encoder_layers: int = 4,
+        decoder_layers: int = 4,
+        heads: int = 6,
+        head_dim: int = 64,
+        ffn: int = 1024,
+        dropout: float = 0.1,
+        activation: Literal["relu", "gated-gelu"] = "relu",
+        tied: bool = True,
+        max_len: int = 20,
+        temperature: float = 0.7,
+        causal_encoder: bool = False,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__(**given)
+        self._config = given
