@@ -389,6 +389,8 @@ def _origin(made: Embeddings | ShardedEmbeddings) -> str:
         Option("embeddings", "path", None, "Vectors to encode, or with --items those the tokenizer was fitted on."),
         Option("out", "path", None, "Table to write (.parquet, .csv, .jsonl), or folder of shards for shards.",
                shown="runs/semtok/encoded.parquet, or the folder runs/semtok/encoded"),
+        Option("append", "bool", False, "Write the new items into TOKENIZER, or the folder --out, for good."),
+        Option("grow", "bool", False, "With --append: let a suffix level that is full grow; models no longer fit it."),
         Option("engine", "choice", "local", "Where shards are encoded; ray needs the extra semtok[ray].", _ENGINES),
     ]
 )  # fmt: skip
@@ -399,6 +401,8 @@ def encode(
     items: Path | None,
     embeddings: Path | None,
     out: Path | None,
+    append: bool,
+    grow: bool,
     engine: str,
     as_json: bool,
     quiet: bool,
@@ -407,6 +411,8 @@ def encode(
 
     With --items the texts become vectors by the transforms that were fitted with the embeddings. --embeddings may be a
     folder of shards (part-00000.safetensors or .parquet ...) larger than memory, whose codes are written as shards too.
+    With --append the items, which must be new, get codes of their own and become part of the folder; no code that was
+    given before changes.
     """
     import semtok
     from recbase.checkpoints import open_folder
@@ -417,6 +423,8 @@ def encode(
     made_from = open_folder(tokenizer, MANIFEST, KIND).manifest.get("made_from", {})
     if items is None and embeddings is None:
         raise click.UsageError("give --items TABLE (new items) or --embeddings FOLDER|FILE (vectors)")
+    if grow and not append:
+        raise click.UsageError("--grow says what --append may do; give both")
     if items is None:
         assert embeddings is not None
         vectors = _read_vectors(embeddings)
@@ -430,6 +438,9 @@ def encode(
         if isinstance(source, ShardedEmbeddings):
             raise ValueError(f"{folder} holds vectors in shards, which say nothing of how texts became vectors")
         vectors = source.transform_new(_read_table(items))
+    if append:
+        _append(tokenizer, vectors, made_from, out, grow, as_json, quiet)
+        return
     if isinstance(vectors, ShardedEmbeddings):
         said = _encode_shards(fitted, vectors, made_from, out or Path("runs/semtok/encoded"), engine, quiet or as_json)
     else:
@@ -440,6 +451,45 @@ def encode(
         print_json(said)
     elif not quiet:
         click.echo(f"{said['items']:,} items of {said['levels']} codes each are in {said['file']}")
+
+
+def _append(
+    tokenizer: Path,
+    vectors: Embeddings | ShardedEmbeddings,
+    made_from: Mapping[str, Any],
+    out: Path | None,
+    grow: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Append the items to the tokenizer's folder and say how far they drifted."""
+    from semtok.appending import append_items
+    from semtok.fitting import laid_out_as
+
+    matrix = laid_out_as(vectors, made_from).matrix
+    origin = {"embeddings": vectors.hash}
+    added = append_items(tokenizer, matrix, vectors.item_ids, out=out, grow=grow, made_from=origin)
+    if as_json:
+        print_json({"folder": str(added.folder), **added.generation})
+    elif not quiet:
+        _table(f"Generation {added.generation['generation']}", ("", ""), _drift_rows(added.generation))
+        click.echo(f"{added.generation['items']:,} new items are in {added.folder}, {len(added.codes):,} in all")
+
+
+def _drift_rows(generation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    drift, resolving = generation["drift"], generation["resolving"]
+    rows = [("new items", f"{generation['items']:,}")]
+    if resolving is not None:
+        rows.append((f"given other codes ({resolving['policy']})", f"{resolving['moved']:,}"))
+    if drift["ratio"] is not None:
+        rows += [
+            ("distance to codes / training", f"{drift['ratio']:.3f}"),
+            ("beyond 95 % of training", f"{drift['above']:.1%}"),
+            ("Kolmogorov-Smirnov", f"{drift['ks']:.3f} (p {drift['p_value']:.2g})"),
+        ]
+    return rows + [
+        (f"first {depth} codes unseen", f"{share:.1%}") for depth, share in enumerate(drift["unseen_prefixes"], 1)
+    ]
 
 
 def _encode_table(

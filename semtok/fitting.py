@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, load_arrays, open_folder
+from recbase.checkpoints import FileContent, load_arrays, open_folder, tensor_bytes
 from recbase.sequences import Histories
+from semtok.appending import ERRORS_FILE, error_sample
 from semtok.codes import ItemCodes
 from semtok.embeddings import IMAGE_VIEW, Embeddings, load_embeddings, load_vectors
 from semtok.quality import code_report
@@ -78,10 +79,13 @@ class FittedCodes:
     report: dict[str, Any]
     made_from: dict[str, Any]
     unique: str
+    errors: np.ndarray | None = None  # how far items are from their codes, for the drift of items appended later
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the tokenizer folder with its codes and ``report.json``; see ``ItemTokenizer.save``."""
         files: dict[str, FileContent] = {"report.json": json.dumps(self.report, indent=1).encode()}
+        if self.errors is not None:
+            files[ERRORS_FILE] = tensor_bytes({"errors": self.errors})
         self.tokenizer.save(
             folder,
             self.codes,
@@ -312,7 +316,8 @@ def fit_codes(
         "encode": encoded - fitted,
         "unique and report": time.perf_counter() - encoded,
     }
-    return FittedCodes(tokenizer, resolved, report, origin | used | dict(made_from or {}), policy)
+    errors = error_sample(tokenizer, layout.matrix, codes, seed)
+    return FittedCodes(tokenizer, resolved, report, origin | used | dict(made_from or {}), policy, errors)
 
 
 def _encoded(
