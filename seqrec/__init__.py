@@ -14,9 +14,21 @@ from typing import Any, Literal
 __all__ = [
     "MODELS",
     "REGISTRY",
+    "BERT4Rec",
+    "BPRMF",
     "CCFRec",
+    "CL4SRec",
+    "Caser",
+    "DuoRec",
+    "FMLPRec",
+    "GRU4Rec",
+    "HGN",
+    "HSTU",
+    "ItemKNN",
+    "MAERec",
     "ModelEntry",
     "Popularity",
+    "S3Rec",
     "SASRec",
     "TabulatedCCFRec",
     "Transitions",
@@ -53,26 +65,52 @@ class ModelEntry:
     kind: Literal["trained", "counted", "deployed"] = "trained"
 
 
+_CAUSAL = ("all", "prefix")
+_SOFTMAX = "full softmax"
+
 REGISTRY: dict[str, ModelEntry] = {
     "popularity": ModelEntry("seqrec.popularity:Popularity", "none", ("ids",), "none", kind="counted"),
     "transitions": ModelEntry("seqrec.transitions:Transitions", "none (ours)", ("ids",), "none", kind="counted"),
-    "sasrec": ModelEntry(
-        "seqrec.sasrec:SASRec", "Kang and McAuley, ICDM 2018", ("ids",), "full softmax", ("all", "prefix")
+    "itemknn": ModelEntry(
+        "seqrec.itemknn:ItemKNN", "Deshpande and Karypis, TOIS 2004", ("ids",), "none", kind="counted"
     ),
+    "bpr": ModelEntry("seqrec.bpr:BPRMF", "Rendle et al., UAI 2009", ("ids",), "BPR", ("all",)),
+    "gru4rec": ModelEntry("seqrec.gru4rec:GRU4Rec", "Hidasi et al., ICLR 2016", ("ids",), _SOFTMAX, _CAUSAL),
+    "caser": ModelEntry("seqrec.caser:Caser", "Tang and Wang, WSDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
+    "hgn": ModelEntry("seqrec.hgn:HGN", "Ma et al., KDD 2019", ("ids",), _SOFTMAX, _CAUSAL),
+    "sasrec": ModelEntry("seqrec.sasrec:SASRec", "Kang and McAuley, ICDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
+    "bert4rec": ModelEntry("seqrec.bert4rec:BERT4Rec", "Sun et al., CIKM 2019", ("ids",), _SOFTMAX, ("cloze",)),
+    "s3rec": ModelEntry(
+        "seqrec.s3rec:S3Rec",
+        "Zhou et al., CIKM 2020",
+        ("ids", "attributes", "histories"),
+        "pretraining of four tasks, then full softmax",
+        _CAUSAL,
+    ),
+    "fmlp": ModelEntry("seqrec.fmlp:FMLPRec", "Zhou et al., WWW 2022", ("ids",), _SOFTMAX, ("prefix",)),
+    "cl4srec": ModelEntry(
+        "seqrec.cl4srec:CL4SRec", "Xie et al., ICDE 2022", ("ids",), "full softmax + contrast", _CAUSAL
+    ),
+    "duorec": ModelEntry(
+        "seqrec.duorec:DuoRec", "Qiu et al., WSDM 2022", ("ids", "histories"), "full softmax + contrast", _CAUSAL
+    ),
+    "maerec": ModelEntry(
+        "seqrec.maerec:MAERec",
+        "Ye et al., SIGIR 2023",
+        ("ids", "histories"),
+        "full softmax + rebuilding of masked edges",
+        _CAUSAL,
+    ),
+    "hstu": ModelEntry("seqrec.hstu:HSTU", "Zhai et al., ICML 2024", ("ids",), "full softmax by cosine", _CAUSAL),
     "ccfrec": ModelEntry(
         "seqrec.ccfrec:CCFRec",
         "Liu et al., KDD 2025",
         ("views", "codes"),
         "softmax by cosine + masked codes + alignment",
-        ("all", "prefix"),
+        _CAUSAL,
     ),
     "ccfrec-tabulated": ModelEntry(
-        "seqrec.ccfrec:TabulatedCCFRec",
-        "Liu et al., KDD 2025",
-        ("ids",),
-        "softmax by cosine",
-        ("all", "prefix"),
-        "deployed",
+        "seqrec.ccfrec:TabulatedCCFRec", "Liu et al., KDD 2025", ("ids",), "softmax by cosine", _CAUSAL, "deployed"
     ),
 }
 

@@ -128,7 +128,7 @@ class SASRec(SequentialModel):
             self._config,
             counts=("dim", "layers", "heads", "ffn", "negatives"),
             dropouts=("dropout", "attention_dropout"),
-            temperatures=("temperature",),
+            temperatures=("temperature", "init_std"),
             choices={"loss": ("ce", "bce", "gbce", "sampled")},
         )
         if not 0 <= calibration <= 1:
