@@ -20,6 +20,7 @@ from semtok.loading import PROGRAM_POINTS, third_party
 __all__ = ["PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows"]
 
 _CHUNK_ROWS = 4096
+_NEIGHBOR_SCORES = 1 << 22  # distances of new items to known ones held at a time
 
 
 class Program(Protocol):
@@ -125,8 +126,484 @@ class Additive:
         return vectors
 
 
+class Behavior:
+    """Behaviour-bound codes: text and image through their encoders, a row of its own for each item of the fit.
+
+    Computed in float64, so that codes do not depend on how many items are encoded at a time, nor on the library that
+    multiplies. ``streams`` names what is quantized, in the order of the code columns within a level.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.width = int(manifest["n_features"])
+        self.sizes = [int(size) for size in manifest["sizes"]]
+        self.views = {name: slice(*bounds) for name, bounds in manifest["views"].items()}
+        self.streams = [str(name) for name in manifest["streams"]]
+        self.neighbors = int(manifest["neighbors"])
+        self.arrays = arrays
+        self.books = arrays["codebooks"].astype(np.float64)  # [1 or S, L, K, D]
+        self.order = np.argsort(arrays["keys"], kind="stable")  # items of the fit by the key of their row
+        self.keys = arrays["keys"][self.order]
+
+    def encode(self, X: Any, item_rows: Any = None, missing: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Codes of vectors: [N, D] to int32 [N, L S], level by level.
+
+        ``item_rows`` int [N] says which item of the fit each is, -1 where none; by default they are recognized by their
+        content. ``missing`` has masks bool [N] of the items that lack a view; by default those of the fit.
+        """
+        streams = self.represent(X, item_rows, missing)
+        count = len(next(iter(streams.values())))
+        codes = np.empty((count, len(self.sizes)), dtype=np.int32)
+        for lo in range(0, count, _CHUNK_ROWS):
+            for stream, name in enumerate(self.streams):
+                left = streams[name][lo : lo + _CHUNK_ROWS].copy()
+                for level, book in enumerate(self._books_of(stream)):
+                    found = nearest_rows(left, book)
+                    codes[lo : lo + len(left), level * len(self.streams) + stream] = found
+                    left -= book[found]
+        return codes
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Quantized vectors of the streams side by side: [N, L S] to float32 [N, S D]."""
+        table = _checked_codes(codes, self.sizes)
+        parts = []
+        for stream in range(len(self.streams)):
+            books = self._books_of(stream)
+            found = np.zeros((len(table), books.shape[2]))
+            for level, book in enumerate(books):
+                found += book[table[:, level * len(self.streams) + stream]]
+            parts.append(found.astype(np.float32))
+        return np.concatenate(parts, axis=1)
+
+    def represent(
+        self, X: Any, item_rows: Any = None, missing: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """What is quantized of each stream, before it is: float64 [N, D]. Arguments as in :meth:`encode`."""
+        vectors = _checked_vectors(X, self.width)
+        rows = self._rows(vectors, item_rows)
+        masks = {name: self._missing(name, rows, missing) for name in self.views}
+        streams = self.aligned(vectors, masks)
+        if "id" in self.streams:
+            ids = self.arrays["ids"].astype(np.float64)[rows]
+            new = np.flatnonzero(rows < 0)
+            ids[new] = self.from_neighbors(np.concatenate([part[new] for part in streams.values()], axis=1))
+            streams = {"id": ids} | streams
+        return streams
+
+    def aligned(self, vectors: np.ndarray, missing: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Behaviour-aligned vectors of text and image: [N, D_in] to float64 [N, D] each."""
+        arrays, found = self.arrays, {}
+        for name, part in self.views.items():
+            depth = sum(key.startswith(f"{name}.weight.") for key in arrays)
+            weights = [arrays[f"{name}.weight.{layer}"].astype(np.float64).T for layer in range(depth)]
+            found[name] = np.empty((len(vectors), weights[-1].shape[1]))
+            for lo in range(0, len(vectors), _CHUNK_ROWS):
+                x = (vectors[lo : lo + _CHUNK_ROWS, part] - arrays[f"{name}.mean"]) / arrays[f"{name}.scale"]
+                x = np.where(missing[name][lo : lo + _CHUNK_ROWS, None], arrays[f"{name}.absent"], x).astype(np.float64)
+                for layer, weight in enumerate(weights):
+                    x = (x if layer == 0 else np.maximum(x, 0)) @ weight + arrays[f"{name}.bias.{layer}"]
+                found[name][lo : lo + _CHUNK_ROWS] = x
+        return found
+
+    def from_neighbors(self, places: np.ndarray) -> np.ndarray:
+        """Mean id row of the trained items nearest to each place: [N, sum of D] to float64 [N, D].
+
+        Of items at equal distance (to seven digits) the first are taken.
+        """
+        trained = self.arrays["trained"]
+        known = self.arrays["places"][trained].astype(np.float64)
+        ids = self.arrays["ids"][trained].astype(np.float64)
+        count = min(self.neighbors, len(known))
+        step = max(16, _NEIGHBOR_SCORES // len(known))
+        found = np.empty((len(places), ids.shape[1]))
+        squares = np.square(known).sum(1)
+        for lo in range(0, len(places), step):
+            part = places[lo : lo + step].astype(np.float64)
+            distances = (np.square(part).sum(1)[:, None] - 2 * part @ known.T + squares).astype(np.float32)
+            limit = np.partition(distances, count - 1, axis=1)[:, count - 1, None]
+            nearer, level = distances < limit, distances == limit
+            room = count - nearer.sum(1, keepdims=True)
+            chosen = nearer | (level & (level.cumsum(1) <= room))
+            found[lo : lo + step] = chosen.astype(np.float64) @ ids / count
+        return found
+
+    def costs(
+        self, X: Any, codes: Any, level: int, item_rows: Any = None, missing: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
+        """Squared distance between each item's stream and what it would be quantized to with each code of one column.
+
+        Float32 [N, K]; the other codes of the stream stay as they are. Arguments as in :meth:`encode`.
+        """
+        table = np.asarray(codes)
+        at, stream = divmod(range(len(self.sizes))[level], len(self.streams))
+        left = self.represent(X, item_rows, missing)[self.streams[stream]].copy()
+        books = self._books_of(stream)
+        for other, book in enumerate(books):
+            if other != at:
+                left -= book[table[:, other * len(self.streams) + stream]]
+        found = np.square(left).sum(1)[:, None] - 2 * left @ books[at].T + np.square(books[at]).sum(1)
+        return np.maximum(found, 0).astype(np.float32)
+
+    def _books_of(self, stream: int) -> np.ndarray:
+        """Codebooks of a stream, [L, K, D]: its own, or those that all share."""
+        found: np.ndarray = self.books[min(stream, len(self.books) - 1)]
+        return found
+
+    def _rows(self, vectors: np.ndarray, item_rows: Any) -> np.ndarray:
+        """Which item of the fit each vector is, -1 where none: int64 [N]."""
+        if item_rows is not None:
+            rows = np.asarray(item_rows)
+            fitted = len(self.keys)
+            if rows.shape != (len(vectors),) or rows.dtype.kind not in "iu":
+                raise ValueError(f"item_rows is {rows.dtype} of shape {rows.shape}; expected {len(vectors)} integers")
+            if len(rows) and not -1 <= int(rows.min()) <= int(rows.max()) < fitted:
+                strange = rows[(rows < -1) | (rows >= fitted)][0]
+                raise ValueError(f"item_rows has {strange}; expected -1 (new) to {fitted - 1}, the items of the fit")
+            return rows.astype(np.int64)
+        keys = row_keys(vectors)
+        if np.array_equal(keys, self.arrays["keys"]):
+            return np.arange(len(keys))
+        first, last = np.searchsorted(self.keys, keys, "left"), np.searchsorted(self.keys, keys, "right")
+        return np.where(last - first == 1, self.order[np.minimum(first, len(self.order) - 1)], -1)
+
+    def _missing(self, name: str, rows: np.ndarray, missing: Mapping[str, Any] | None) -> np.ndarray:
+        """Which items lack a view: as given, else as in the fit. bool [N]."""
+        if missing is None or name not in missing:
+            return np.where(rows < 0, False, self.arrays[f"{name}.missing"][rows])
+        mask = np.asarray(missing[name])
+        if mask.shape != rows.shape or mask.dtype != bool:
+            raise ValueError(f"missing[{name!r}] is {mask.dtype} of shape {mask.shape}; expected {len(rows)} bools")
+        return mask
+
+
+class Tree:
+    """A tree of centroids over item vectors, one a view; items are told apart under its last nodes.
+
+    ``views`` and ``blocks`` as in the manifest; arrays ``NAME.VIEW`` as :class:`Branches` takes them.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.width = int(manifest["n_features"])
+        self.sizes = [int(size) for size in manifest["sizes"]]
+        self.views = {name: slice(*bounds) for name, bounds in manifest["views"].items()}
+        self.blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
+        self.normalize = bool(manifest["arguments"]["normalize"])
+        self.trees = {}
+        for name, columns in self.blocks.items():
+            found = {key.removesuffix(f".{name}"): array for key, array in arrays.items() if key.endswith(f".{name}")}
+            self.trees[name] = Branches(found, self.sizes[columns])
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Codes of vectors: [N, D] to int32 [N, L]; rows of the fit have the codes they were given there."""
+        vectors = _checked_vectors(X, self.width)
+        codes = np.empty((len(vectors), len(self.sizes)), dtype=np.int32)
+        for name, part in self.views.items():
+            for lo in range(0, len(vectors), _CHUNK_ROWS):
+                points = np.ascontiguousarray(vectors[lo : lo + _CHUNK_ROWS, part], dtype=np.float32)
+                codes[lo : lo + len(points), self.blocks[name]] = self.trees[name].encode(points, self.normalize)
+        return codes
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Vectors that codes stand for: [N, L] to float32 [N, D], zero in columns of no view."""
+        table = _checked_codes(codes, self.sizes)
+        vectors = np.zeros((len(table), self.width), dtype=np.float32)
+        for name, part in self.views.items():
+            tree = self.trees[name]
+            vectors[:, part] = tree.mean + tree.offsets[tree.nodes_of(table[:, self.blocks[name]])]
+        return vectors
+
+
+class Branches:
+    """The tree of one view, its nodes numbered level by level: 0 is the root, children of a node follow each other.
+
+    Parameters
+    ----------
+    arrays : mapping
+        ``mean`` [D] of all items; of the M nodes ``offsets`` [M, D] (centroid less mean), ``code`` [M] under their
+        parent, ``price`` [M] (added to the squared distance to them), ``children`` [M] and ``items`` [M] (items that
+        are told apart under the node, 0 where it has children); ``reach`` [N]: distances of the items to their last
+        node, node by node, ascending; ``keys`` [N] and ``codes`` [N, L] of the rows of the fit.
+    sizes : sequence of int
+        Codes of each level; if the later ones have one more than the first, that one says that nothing follows.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], sizes: Sequence[int]) -> None:
+        self.mean, self.offsets = arrays["mean"], arrays["offsets"]
+        self.code, self.price = arrays["code"].astype(np.int64), arrays["price"]
+        self.children, self.items = arrays["children"].astype(np.int64), arrays["items"].astype(np.int64)
+        self.reach, self.keys, self.codes = arrays["reach"], arrays["keys"], arrays["codes"]
+        self.levels, self.size = len(sizes), int(sizes[0])
+        self.end = self.size if sizes[-1] > self.size else -1
+        self.first = 1 + self.children.cumsum() - self.children  # child of each node
+        self.start = self.items.cumsum() - self.items  # place in ``reach`` of each node's items
+        parents = np.repeat(np.arange(len(self.children)), self.children)
+        self.edges = parents * self.size + self.code[1:]  # ascending
+        self.depth = np.zeros(len(self.children), dtype=np.int64)
+        lo, hi = 0, 1
+        while lo < hi:
+            lo, hi = hi, hi + int(self.children[lo:hi].sum())
+            self.depth[lo:hi] = self.depth[lo - 1] + 1
+        self.order = np.argsort(self.keys, kind="stable")
+        self.sorted = self.keys[self.order]
+
+    def encode(self, points: np.ndarray, normalize: bool) -> np.ndarray:
+        """Codes of float32 rows: int32 [n, L]."""
+        rows = self.recognize(row_keys(points))
+        codes = self.codes[np.maximum(rows, 0)]
+        strange = np.flatnonzero(rows < 0)
+        if len(strange):
+            codes[strange] = self.route(centred(points[strange], self.mean, normalize))
+        return codes
+
+    def recognize(self, keys: np.ndarray, apart: bool = False) -> np.ndarray:
+        """Row of the fit that has each key, -1 where none: int64 [n].
+
+        Of rows with equal keys the first is taken; ``apart`` gives the first key the first of them, the next key the
+        next one and so on, as long as there are any.
+        """
+        if not len(self.sorted):
+            return np.full(len(keys), -1)
+        first = np.minimum(np.searchsorted(self.sorted, keys), len(self.sorted) - 1)
+        known = self.sorted[first] == keys
+        if apart:
+            order = np.argsort(keys, kind="stable")
+            new = np.ones(len(keys), dtype=bool)
+            new[1:] = keys[order[1:]] != keys[order[:-1]]
+            rank = np.empty(len(keys), dtype=np.int64)
+            rank[order] = np.arange(len(keys)) - np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
+            more = np.searchsorted(self.sorted, keys, "right") - first
+            first = first + np.where(known & (rank < more), rank, 0)
+        return np.where(known, self.order[first], -1)
+
+    def route(self, points: Any, offsets: Any = None) -> np.ndarray:
+        """Codes of rows that are not of the fit, given centred: int32 [n, L].
+
+        From the root on the nearest child; under the last node the place of the item whose distance to the node is
+        most like the row's own. Tensors are walked where they are, with ``offsets`` there.
+        """
+        offsets = self.offsets if offsets is None else offsets
+        codes = np.full((len(points), self.levels), self.end, dtype=np.int32)
+        node = np.zeros(len(points), dtype=np.int64)
+        for level in range(self.levels):
+            going = np.flatnonzero(self.children[node])
+            if not len(going):
+                break
+            node[going] = self._nearest_children(points, offsets, going, node[going])
+            codes[going, level] = self.code[node[going]]
+        reach = _numpy(((points - offsets[node]) ** 2).sum(1))
+        place = self._place(node, reach)
+        told = np.flatnonzero((self.items[node] > 1) | (self.depth[node] == 0) | (self.end < 0))
+        codes[told, self.depth[node[told]]] = place[told]
+        return codes
+
+    def find(self, nodes: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Child of each node with a code, -1 where there is none."""
+        key = np.where(codes < self.size, nodes * self.size + codes, -1)
+        place = np.searchsorted(self.edges, key)
+        hit = place < len(self.edges)
+        hit[hit] = self.edges[place[hit]] == key[hit]
+        return np.where(hit, place + 1, -1)
+
+    def nodes_of(self, codes: np.ndarray) -> np.ndarray:
+        """The last node on the path of each tuple: int64 [n]; codes may be of the first levels alone."""
+        node = np.zeros(len(codes), dtype=np.int64)
+        on = np.ones(len(codes), dtype=bool)
+        for column in codes.T:
+            child = self.find(node, column)
+            on &= child >= 0
+            node = np.where(on, child, node)
+        return node
+
+    def _nearest_children(self, points: Any, offsets: Any, rows: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        order = np.argsort(nodes, kind="stable")
+        parents, starts = np.unique(nodes[order], return_index=True)
+        found = np.empty(len(rows), dtype=np.int64)
+        for parent, part in zip(parents, np.split(order, starts[1:]), strict=True):
+            children = slice(self.first[parent], self.first[parent] + self.children[parent])
+            book = offsets[children]
+            costs = (points[rows[part]] @ book.T) * -2
+            costs += (book**2).sum(1)
+            price = self.price[children]
+            if price.any():
+                costs += price if isinstance(costs, np.ndarray) else costs.new_tensor(price)
+            found[part] = self.first[parent] + _numpy(costs.argmin(1))
+        return found
+
+    def _place(self, nodes: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """Place, among the items of each node, of the one whose distance is nearest to ``reach``: int64 [n]."""
+        start, stop = self.start[nodes], self.start[nodes] + self.items[nodes]
+        after = self._first_at_least(start, stop, reach)
+        below = np.maximum(after - 1, start)
+        above = np.minimum(after, stop - 1)
+        nearer = np.where(reach - self.reach[below] <= self.reach[above] - reach, below, above)
+        return self._first_at_least(start, stop, self.reach[nearer]) - start
+
+    def _first_at_least(self, start: np.ndarray, stop: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """First place in each range of ``reach`` with at least that value, by halving."""
+        lo, hi = start.copy(), stop.copy()
+        for _ in range(int((stop - start).max(initial=0)).bit_length()):
+            middle = np.minimum((lo + hi) // 2, len(self.reach) - 1)
+            less = (lo < hi) & (self.reach[middle] < value)
+            lo = np.where(less, middle + 1, lo)
+            hi = np.where(less, hi, np.minimum(middle, hi))
+        return lo
+
+
+def centred(points: Any, mean: Any, normalize: bool) -> Any:
+    """Rows of length 1 if ``normalize`` (rows of zeros stay so), less the mean; arrays or tensors [n, D]."""
+    if normalize:
+        norms = (points**2).sum(1) ** 0.5
+        points = points / (norms + (norms == 0))[:, None]
+    return points - mean
+
+
+def _numpy(values: Any) -> np.ndarray:
+    return values if isinstance(values, np.ndarray) else values.cpu().numpy()
+
+
+class Cells:
+    """Coordinates cut into cells, one :class:`Grid` a view: sides of hyperplanes, parts of principal axes."""
+
+    def __init__(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.width = int(manifest["n_features"])
+        self.sizes = [int(size) for size in manifest["sizes"]]
+        self.views = {name: slice(*bounds) for name, bounds in manifest["views"].items()}
+        self.blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
+        self.grids = {}
+        for name in self.views:
+            found = {field: arrays[f"{field}.{name}"] for field in ("mean", "axes", "cuts", "values")}
+            self.grids[name] = Grid(found, manifest["cells"])
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Codes of vectors: [N, D] to int32 [N, L]."""
+        vectors = _checked_vectors(X, self.width)
+        codes = np.empty((len(vectors), len(self.sizes)), dtype=np.int32)
+        for name, part in self.views.items():
+            codes[:, self.blocks[name]] = self.grids[name].encode(vectors[:, part])
+        return codes
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Vectors that codes stand for: [N, L] to float32 [N, D], zero in columns of no view."""
+        table = _checked_codes(codes, self.sizes)
+        vectors = np.zeros((len(table), self.width), dtype=np.float32)
+        for name, part in self.views.items():
+            vectors[:, part] = self.grids[name].decode(table[:, self.blocks[name]])
+        return vectors
+
+
+class Grid:
+    """Cells of one view.
+
+    Parameters
+    ----------
+    arrays : mapping
+        ``mean`` [D]; of the C coordinates ``axes`` [D, C], ``cuts`` [C, c] (ascending, filled up with infinity) and
+        ``values`` [C, c + 1, D]: what each cell adds to the mean when it is decoded.
+    cells : sequence of int
+        Cells of each coordinate of one level; a code counts them with the last one fastest.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], cells: Sequence[int]) -> None:
+        self.mean, self.axes, self.cuts = arrays["mean"], arrays["axes"], arrays["cuts"]
+        self.values = arrays["values"]
+        self.cells = np.array(cells, dtype=np.int64)
+        self.steps = np.append(np.cumprod(self.cells[:0:-1])[::-1], 1)  # of the code, for one cell further
+
+    def encode(self, points: np.ndarray) -> np.ndarray:
+        """Codes of rows [n, D]: int32 [n, L]. Computed in float64, so that they do not depend on the chunk."""
+        codes = np.empty((len(points), self.axes.shape[1] // len(self.cells)), dtype=np.int32)
+        axes = self.axes.astype(np.float64)
+        for lo in range(0, len(points), _CHUNK_ROWS):
+            centred_rows = points[lo : lo + _CHUNK_ROWS].astype(np.float32).astype(np.float64) - self.mean
+            found = cells_of(centred_rows @ axes, self.cuts)
+            codes[lo : lo + _CHUNK_ROWS] = found.reshape(len(found), -1, len(self.cells)) @ self.steps
+        return codes
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """What codes [n, L] stand for: float32 [n, D]."""
+        digits = (codes[:, :, None] // self.steps % self.cells).reshape(len(codes), -1)  # [n, C]
+        vectors = np.repeat(self.mean[None], len(codes), axis=0)
+        for value, cell in zip(self.values, digits.T, strict=True):
+            vectors += value[cell]
+        return vectors
+
+    def book(self, level: int) -> np.ndarray:
+        """What each code of a level adds: float32 [K, D]."""
+        digits = np.arange(self.cells.prod())[:, None] // self.steps % self.cells
+        values = self.values[level * len(self.cells) :]
+        found: np.ndarray = sum(value[cell] for value, cell in zip(values, digits.T, strict=False))
+        return found
+
+
+def cells_of(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Cell of each value [n, C] between the cuts [C, c] of its coordinate, those on a cut above it: int64 [n, C]."""
+    found = np.zeros(values.shape, dtype=np.int64)
+    for cut in cuts.T:
+        found += values >= cut
+    return found
+
+
+class Random:
+    """Codes that follow from the bits of a vector alone; all stand for the mean."""
+
+    def __init__(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.width = int(manifest["n_features"])
+        self.sizes = [int(size) for size in manifest["sizes"]]
+        self.views = {name: slice(*bounds) for name, bounds in manifest["views"].items()}
+        self.blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
+        self.seed = int(manifest["arguments"]["seed"])
+        self.mean = arrays["mean"]
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Codes of vectors: [N, D] to int32 [N, L]."""
+        vectors = _checked_vectors(X, self.width)
+        codes = np.empty((len(vectors), len(self.sizes)), dtype=np.int32)
+        for name, columns in self.blocks.items():
+            keys = row_keys(vectors[:, self.views[name]])
+            codes[:, columns] = drawn_codes(keys, self.sizes[columns], self.seed)
+        return codes
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """The mean, whatever the codes: [N, L] to float32 [N, D], zero in columns of no view."""
+        vectors = np.zeros((len(_checked_codes(codes, self.sizes)), self.width), dtype=np.float32)
+        for part in self.views.values():
+            vectors[:, part] = self.mean[part]
+        return vectors
+
+
+def drawn_codes(keys: np.ndarray, sizes: Sequence[int], seed: int) -> np.ndarray:
+    """Codes that follow from keys and a seed, each as likely as any other: int32 [n, L]."""
+    codes = np.empty((len(keys), len(sizes)), dtype=np.int32)
+    for level, size in enumerate(sizes):
+        salt = (seed * len(sizes) + level + 1) * 0x9E3779B97F4A7C15 % 2**64
+        high = _mixed(keys.view(np.uint64) + np.uint64(salt)) >> np.uint64(32)
+        codes[:, level] = high * np.uint64(size) >> np.uint64(32)
+    return codes
+
+
+def row_keys(vectors: np.ndarray) -> np.ndarray:
+    """A 64-bit key of the content of each row of float32 vectors, for recognizing rows: int64 [N]."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    columns = np.arange(1, vectors.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    keys = np.empty(len(vectors), dtype=np.uint64)
+    for lo in range(0, len(vectors), _CHUNK_ROWS):
+        part = np.ascontiguousarray(vectors[lo : lo + _CHUNK_ROWS]) + np.float32(0)  # + 0 turns -0 into 0
+        keys[lo : lo + _CHUNK_ROWS] = _mixed(part.view(np.uint32).astype(np.uint64) + columns).sum(1, dtype=np.uint64)
+    return keys.view(np.int64)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """Every bit of each uint64 spread over all (the finalizer of splitmix64)."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
+
+
 PROGRAMS: dict[str, Any] = {
     "additive": Additive,
+    "behavior": Behavior,
+    "tree": Tree,
+    "grid": Cells,
+    "random": Random,
 }
 
 

@@ -209,7 +209,8 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"{folder} holds a tokenizer of method {opened.manifest.get('method')!r}, not {cls.method!r}"
             )
-        made = cls(**opened.manifest["arguments"])
+        arguments = opened.manifest["arguments"]
+        made = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
         made.n_features_in_ = int(opened.manifest["n_features"])
         made.views_ = {name: slice(*bounds) for name, bounds in opened.manifest["views"].items()}
         made.blocks_ = {name: slice(*bounds) for name, bounds in opened.manifest["blocks"].items()}
