@@ -139,6 +139,7 @@ def comparison_page(
         ("tree", "Tree of the codes", _trees(subjects, names)),
         ("nearest", "Nearest items by codes", _neighbours(subjects, names, seed)),
         ("categories", "Agreement with categories", _categories(subjects)),
+        ("generations", "Items appended later", _generations(subjects)),
         ("notes", "Notes", _notes(subjects)),
     ]
     shown = [(key, heading, body) for key, heading, body in sections if body]
@@ -485,6 +486,31 @@ def _categories(subjects: Sequence[Subject]) -> str:
         "of items in the largest group of their code. Both grow with the number of codes."
     )
     return _table(caption, heads, rows)
+
+
+def _generations(subjects: Sequence[Subject]) -> str:
+    rows = []
+    for subject in subjects:
+        for entry in (subject.report.get("generations") or [])[1:]:
+            drift = entry.get("drift") or {}
+            unseen = drift.get("unseen_prefixes") or []
+            cells = (
+                str(entry["generation"]),
+                f"{entry['items']:,}",
+                f"{entry['total']:,}",
+                "–" if drift.get("ratio") is None else f"{drift['ratio']:.2f}",
+                "–" if drift.get("above") is None else f"{drift['above']:.1%}",
+                ", ".join(f"{share:.1%}" for share in unseen[:_MOST_LEVELS]) or "–",
+            )
+            rows.append(f"<tr>{_row_name(subject)}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    if not rows:
+        return ""
+    caption = (
+        "How far new items lie from what their codes stand for, relative to the items of the fit; how many lie beyond "
+        "95 % of those (5 % if nothing drifted); how many have first codes that no item had, for 1, 2, ... codes."
+    )
+    heads = ("tokenizer", "generation", "items", "items in all", "drift", "beyond 95 %", "unseen prefixes")
+    return _table(caption, _heads(*heads), rows)
 
 
 def _notes(subjects: Sequence[Subject]) -> str:

@@ -108,6 +108,15 @@ MEASURES: dict[str, Measure] = {
     ),
     "fit_seconds": Measure("fit seconds", "Time of fitting.", ".1f", "low"),
     "encode_seconds": Measure("encode seconds", "Time of giving all items their codes.", ".1f", "low"),
+    "drift_ratio": Measure(
+        "drift",
+        "Squared distance to their codes of the items appended last, relative to those of the fit.",
+        ".2f",
+        "low",
+    ),
+    "unseen_prefixes": Measure(
+        "unseen first codes", "Share of the items appended last whose first code no item had.", ".2%", "low"
+    ),
 }
 """Names of the numbers of a report, as conditions spell them."""
 
@@ -126,6 +135,7 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
     before = (report.get("before") or {}).get("collisions") or resolving.get("before") or {}
     near, seconds = report.get("neighbours") or {}, report.get("seconds") or {}
     distinct, total = before.get("distinct"), report["items"]
+    drift = (report.get("generations") or [{}])[-1].get("drift") or {}
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values)
@@ -157,6 +167,8 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
         "prefix_recall": next((near[name] for name in near if name.startswith("prefix_recall@")), None),
         "fit_seconds": seconds.get("fit"),
         "encode_seconds": seconds.get("encode"),
+        "drift_ratio": drift.get("ratio"),
+        "unseen_prefixes": next(iter(drift.get("unseen_prefixes") or []), None),
     }
     return found
 

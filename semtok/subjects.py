@@ -226,42 +226,62 @@ def _vectors_of_fit(subject: Subject, cache: dict[str, Embeddings]) -> Embedding
     if cache[recorded].hash != made_from.get("embeddings"):
         subject.notes.append(f"The vectors in {recorded} have changed since it was fitted, so they are left out.")
         return None
+    if not set(cache[recorded].item_ids.tolist()) <= set(subject.codes.item_ids.tolist()):
+        subject.notes.append(f"The vectors in {recorded} are of other items, so they are left out.")
+        return None
     return cache[recorded]
 
 
 def _measure(subject: Subject, made: Embeddings | None, categories: Any, queries: int, seed: int) -> None:
     tokenizer = _loaded(subject)
-    layout: Layout | None = None
-    if made is not None:
-        with _of(subject):
-            aligned = made.align(subject.codes.item_ids)
-            if tokenizer is None:
-                layout = lay_out(aligned, "joined")
-            else:
-                layout = laid_out_as(aligned, subject.manifest.get("made_from") or {})
-            if tokenizer is not None and layout.matrix.shape[1] != tokenizer.n_features_in_:
-                raise ValueError(
-                    f"the vectors have {layout.matrix.shape[1]} columns but it was fitted on "
-                    f"{tokenizer.n_features_in_}: they are not of the same embeddings"
-                )
-        subject.vectors = layout.matrix
-    if tokenizer is not None and (layout is not None or len(subject.codes) <= _MOST_DECODED):
+    if tokenizer is not None and (made is not None or len(subject.codes) <= _MOST_DECODED):
         subject.decoded = decoded_from(tokenizer, subject.codes)
-    decoded = subject.decoded if layout is not None else None
-    columns = layout.columns if layout is not None and tokenizer is not None else None
-    found = code_report(subject.codes, subject.vectors, decoded, columns, categories, queries=queries, seed=seed)
     kept = {name: subject.kept[name] for name in (*_FITTED, *_MEASURED) if name in subject.kept}
+    found = code_report(subject.codes, categories=categories)
+    later = len(subject.codes) - len(made) if made is not None else 0
+    layout: Layout | None = None
+    if made is None:
+        known = any(name in kept for name in ("reconstruction", "neighbours"))
+        subject.notes.append(
+            "Reconstruction and neighbours are those that were measured when it was fitted."
+            if known
+            else "Without vectors: no reconstruction error, no neighbours, no map."
+        )
+    else:
+        with _of(subject):
+            measured = subject.codes.select(made.item_ids) if later > 0 else subject.codes
+            layout = _laid_out(made.align(measured.item_ids), tokenizer, subject.manifest)
+        decoded = None if tokenizer is None else decoded_from(tokenizer, measured)
+        columns = None if tokenizer is None else layout.columns
+        against = code_report(measured, layout.matrix, decoded, columns, queries=queries, seed=seed)
+        found |= {name: against[name] for name in _MEASURED if name in against}
+        subject.vectors = layout.matrix if not later else None
+        if later:
+            subject.notes.append(
+                f"{later:,} items were appended after the fit; reconstruction and neighbours are of the others."
+            )
+        if decoded is None:
+            subject.notes.append("Without a decoder: no reconstruction error, no neighbours by decoded vectors.")
     subject.report = kept | found | {"method": subject.method}
+    if len(subject.manifest.get("generations") or []) > 1:
+        subject.report["generations"] = subject.manifest["generations"]
     policy = subject.manifest.get("unique", "none")
-    if "before" not in kept and policy != "none" and tokenizer is not None and layout is not None:
+    if "before" not in kept and policy != "none" and tokenizer is not None and layout is not None and not later:
         raw = tokenizer.item_codes(layout.matrix, subject.codes.item_ids)
         subject.report["before"] = {"collisions": collision_report(raw)}
-    if layout is None and not any(name in kept for name in ("reconstruction", "neighbours")):
-        subject.notes.append("Without vectors: no reconstruction error, no neighbours, no map.")
-    elif layout is None:
-        subject.notes.append("Reconstruction and neighbours are those that were measured when it was fitted.")
-    elif decoded is None:
-        subject.notes.append("Without a decoder: no reconstruction error, no neighbours by decoded vectors.")
+
+
+def _laid_out(made: Embeddings, tokenizer: Any, manifest: Mapping[str, Any]) -> Layout:
+    """The vectors as the tokenizer was given them; side by side, each of length 1, for codes of others."""
+    if tokenizer is None:
+        return lay_out(made, "joined")
+    layout = laid_out_as(made, manifest.get("made_from") or {})
+    if layout.matrix.shape[1] != tokenizer.n_features_in_:
+        raise ValueError(
+            f"the vectors have {layout.matrix.shape[1]} columns but it was fitted on {tokenizer.n_features_in_}: they "
+            "are not of the same embeddings"
+        )
+    return layout
 
 
 def _loaded(subject: Subject) -> Any:

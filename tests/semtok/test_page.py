@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import semtok
+from semtok.appending import append_items
 from semtok.codes import ItemCodes
 from semtok.embeddings import Embeddings
 from semtok.fitting import fit_codes
@@ -69,7 +70,7 @@ def test_numbers_of_a_report_by_hand() -> None:
     assert found["perplexity_min"] == small_report()["levels"][0]["perplexity"]
     assert found["neighbour_recall"] == found["prefix_recall"] == 1
     assert found["reconstruction_error"] > 0
-    unknown = ("collision_rate_before", "moved", "moved_share", "distortion_added", "fit_seconds", "encode_seconds")
+    unknown = ("collision_rate_before", "moved", "moved_share", "distortion_added", "fit_seconds", "drift_ratio")
     assert all(found[name] is None for name in unknown)
 
 
@@ -188,6 +189,21 @@ def test_collisions_before_are_measured_where_the_report_does_not_say(folder: Pa
     assert again.report["before"]["collisions"] == known.report["before"]["collisions"] | {
         "histogram": again.report["before"]["collisions"]["histogram"]
     }
+
+
+def test_items_that_were_appended_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    new = np.random.default_rng(1).normal(3, 1, size=(3, 10)).astype(np.float32)
+    append_items(folder / "rq", new, [f"new {row}" for row in range(3)], out=tmp_path / "rq")
+    (longer,) = examine([tmp_path / "rq"])
+    (before,) = examine([folder / "rq"])
+    assert (longer.report["items"], before.report["items"]) == (63, 60)
+    assert longer.report["reconstruction"] == before.report["reconstruction"]
+    assert "3 items were appended after the fit" in longer.notes[0]
+    assert numbers(longer.report)["drift_ratio"] > 1.5
+    assert numbers(before.report)["drift_ratio"] is None
+    text = comparison_page([longer, before])
+    assert "generations" in Checked(text).ids
+    assert f"{numbers(longer.report)['drift_ratio']:.2f}" in text
 
 
 def test_reports_without_vectors_say_so(folder: Path, tmp_path: Path) -> None:
