@@ -19,6 +19,8 @@ TOKENIZERS = {
     "lsh": "semtok.scalar:HyperplaneLSH",
     "fsq": "semtok.scalar:FiniteScalarQuantizer",
     "random": "semtok.random_codes:RandomCodes",
+    "rqvae": "semtok.rqvae:RQVAE",
+    "letter": "semtok.letter:LETTER",
 }
 
 _NAMES = {
@@ -30,11 +32,14 @@ _NAMES = {
     "ItemCodes": "semtok.codes",
     "ItemTokenizer": "semtok.tokenizer",
     "KMeans": "semtok.kmeans",
+    "LETTER": "semtok.letter",
     "OptimizedProductQuantizer": "semtok.product",
     "ProductQuantizer": "semtok.product",
+    "RQVAE": "semtok.rqvae",
     "RandomCodes": "semtok.random_codes",
     "ResidualQuantizer": "semtok.residual",
     "code_report": "semtok.quality",
+    "collaborative_vectors": "semtok.collaborative",
     "embed_dataset": "semtok.embeddings",
     "load": "semtok.loading",
     "load_codes": "semtok.codes",
