@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from recbase.draws import draw_integers
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from recbase.transformer import Packing
 from seqrec.model import SequentialModel, check_arguments
 
 __all__ = ["RECIPES", "BPRMF"]
@@ -29,8 +28,8 @@ class BPRMF(SequentialModel):
     The score is the dot product of a user's and an item's vector; every event of the training part is ranked above
     ``negatives`` uniform items that the user did not have. The paper draws triples with replacement and trains by plain
     SGD; here a pass over the users visits every event once, and the optimizer is Adam. Regularisation is the option
-    ``--weight-decay``. A user who was not trained on is folded in: the vector with which the history's items score
-    nearest to 1 and all others near 0, by ridge regression (Hu et al., ICDM 2008).
+    ``--weight-decay``. A user who was not trained on is folded in (ours): one Newton step on the same loss, every item
+    of the history against the average item, with the mean and covariance of the trained users' vectors as the prior.
 
     Parameters
     ----------
@@ -46,8 +45,6 @@ class BPRMF(SequentialModel):
         Latest events of a user that are trained on, and that fold a stranger in.
     loss : {"bpr"}, default "bpr"
         Pairwise ranking.
-    ridge : float, default 0.1
-        Weight of the ridge, and of the items that a stranger did not have.
     init_std : float, default 0.1
         Standard deviation of the initial vectors.
     """
@@ -62,17 +59,16 @@ class BPRMF(SequentialModel):
         negatives: int = 4,
         max_len: int = 200,
         loss: Literal["bpr"] = "bpr",
-        ridge: float = 0.1,
         init_std: float = 0.1,
     ) -> None:
         super().__init__(locals())
         check_arguments(
             self._config,
             counts=("users", "dim", "negatives"),
-            temperatures=("ridge", "init_std"),
+            temperatures=("init_std",),
             choices={"loss": ("bpr",)},
         )
-        self.negatives, self.loss, self.ridge = negatives, loss, ridge
+        self.negatives, self.loss = negatives, loss
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.user_embedding = nn.Embedding(users, dim)
         nn.init.normal_(self.user_embedding.weight, std=init_std)
@@ -104,11 +100,14 @@ class BPRMF(SequentialModel):
         if users is not None:
             known: Tensor = self.user_embedding(users)
             return known
-        table = self.item_embedding.weight
-        width = table.shape[1]
-        everything = table[1:].T @ table[1:] * self.ridge
-        eye = torch.eye(width, device=table.device) * self.ridge * everything.diagonal().mean().clamp_min(1e-6)
-        packing = Packing.of(lengths, items.shape[1])
-        had = table[items] * (packing.unpack(torch.ones_like(packing.steps)) > 0)[:, :, None]  # [B, T, D]
-        square = had.transpose(1, 2) @ had + everything + eye
-        return torch.linalg.solve(square.float(), had.sum(1).float()[:, :, None])[:, :, 0]
+        table, everyone = self.item_embedding.weight[1:].float(), self.user_embedding.weight.float()
+        usual, prior = everyone.mean(0), everyone - everyone.mean(0)
+        eye = torch.eye(table.shape[1], device=table.device)
+        precision = torch.linalg.inv(prior.T @ prior / len(prior) + 1e-4 * eye)
+        average, spread = table.mean(0), table - table.mean(0)
+        valid = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
+        apart = (table[(items - 1).clamp_min(0)] - average) * valid[:, :, None]  # [B, T, D]
+        events = lengths[:, None, None] * (spread.T @ spread / len(spread))
+        curvature = precision + (apart.transpose(1, 2) @ apart + events) / 4
+        step = torch.linalg.solve(curvature, apart.sum(1)[:, :, None] / 2)[:, :, 0]
+        return usual + step

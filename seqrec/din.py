@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.draws import draw_integers
-from recbase.losses import gather_with_gradient, info_nce
+from recbase.losses import info_nce
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from seqrec.model import Pretrained, check_arguments
@@ -111,7 +110,7 @@ class DIN(Pretrained, nn.Module):
     align_temperature : float, default 0.07
         Temperature of the alignment.
     align_items : {"targets", "all"}, default "targets"
-        Whether items of the histories are aligned too.
+        The distinct target items of a step (those of every position in form ``all``), or those of the histories too.
     symmetric : bool, default False
         Align text to behaviour as well.
     integrate : {"aligned", "mean"}, default "aligned"
@@ -126,6 +125,7 @@ class DIN(Pretrained, nn.Module):
     """
 
     text: Tensor
+    window: Tensor
 
     def __init__(
         self,
@@ -268,27 +268,20 @@ class DIN(Pretrained, nn.Module):
         parts = {"nip": nip.detach()}
         if not self.align_weight:
             return LossOutput(nip, parts)
-        align = self._align(targets, batch)
+        align = self._align(batch) * len(targets) / batch.row_count
         parts["align"] = align.detach()
         return LossOutput(nip + self.align_weight * align, parts)
 
-    def _align(self, targets: Tensor, batch: SequenceBatch) -> Tensor:
-        """Share of the alignment's mean over the distinct items of the step, as many as this process holds."""
-        items = targets if self.align_items == "targets" else torch.cat([targets, batch.items.flatten()])
-        items = items[items > 0].unique()
-        own = F.normalize(self.item_embedding(items), dim=-1)
-        text = F.normalize(self.adapted(items), dim=-1)
-        share = len(targets) / batch.row_count / max(1, len(items))
-        total = self._contrast(own, text, items)
+    def _align(self, batch: SequenceBatch) -> Tensor:
+        """Mean over the distinct target items of the whole step, of which every process weighs its share."""
+        items = batch.step_targets
+        if self.align_items == "all":
+            items = torch.cat([items, batch.items[batch.items > 0]]).unique()
+        own, text = self.item_embedding(items), self.adapted(items)
+        total = info_nce(own, text, self.align_temperature)
         if self.symmetric:
-            total = (total + self._contrast(text, own, items)) / 2
-        return total * share
-
-    def _contrast(self, anchors: Tensor, candidates: Tensor, items: Tensor) -> Tensor:
-        everyone, first = gather_with_gradient(candidates)
-        numbers, _ = gather_with_gradient(items[:, None].to(candidates.dtype))
-        ids = numbers[:, 0].round().long()
-        return info_nce(anchors, everyone, self.align_temperature, first, items, ids)
+            total = (total + info_nce(text, own, self.align_temperature)) / 2
+        return total / len(items)
 
     # ------------------------------------------------------------------------------------------------ results
 
@@ -335,7 +328,7 @@ class DINScorer:
     def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
         """[B, T] -> float32 [B, N]."""
         everything = torch.arange(1, self.n_items + 1).expand(len(items), -1)
-        parts: Sequence[Tensor] = [
+        parts = [
             self.model.score_items(items, lengths, everything[:, lo : lo + 512]) for lo in range(0, self.n_items, 512)
         ]
         return torch.cat(parts, 1)

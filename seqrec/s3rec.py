@@ -220,7 +220,7 @@ class S3Tasks(nn.Module):
         ]
         packing = Packing.of(lengths.repeat(3), whole.shape[1])
         states = self.model.both_ways(torch.cat([copy * valid for copy in copies]), packing)[packing.last]
-        context, own, foreign = states.view(3, len(rows), -1)
+        context, own, foreign = states.view(3, len(rows), states.shape[1])
         context = self.heads["segment"](context)
         right, wrong = ((context * segment).sum(1).float().sigmoid() for segment in (own, foreign))
         return -F.logsigmoid(right - wrong).sum()

@@ -1,6 +1,8 @@
 """The command seqrec as a user meets it: train, evaluate, recommend, compare, export, and what it refuses."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from click.testing import CliRunner
 from recbase.checkpoints import load_arrays, open_folder
 from recbase.datasets import load_dataset
 from recbase.runs import load_run
-from seqrec import MODELS
+from seqrec import MODELS, REGISTRY
 from seqrec.commands import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_models import SHOWN, SMALL
 
 FAST = {
     "popularity": [],
@@ -58,6 +63,24 @@ def test_recommend_takes_and_gives_raw_ids(runs, name):
     assert set(found) <= set(ids) - {ids[3], ids[8]}
     scores = [row["score"] for row in answer["items"]]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("name", [name for name in SHOWN if name not in FAST])
+def test_every_model_trains_by_its_name_and_its_run_is_movable(name, tmp_path):
+    small = [word for key, value in SMALL.get(name, {}).items() for word in (f"--{key.replace('_', '-')}", value)]
+    once = ["--epochs", "1"] if REGISTRY[name].kind == "trained" else []
+    metrics = json.loads(
+        run("train", name, "--data", "synthetic", "--out", tmp_path / "run", "--json", *once, *small).stdout
+    )
+    assert metrics["model"] == name
+    assert 0 <= metrics["test"]["recall@10"] <= 1
+    assert ("pretrain_seconds" in metrics) == (name == "s3rec")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    ids = load_dataset("synthetic").item_ids.cast(str).to_list()
+    answer = json.loads(run("recommend", tmp_path / "moved", "--history", f"{ids[3]},{ids[8]}", "--json").stdout)
+    assert len({row["item_id"] for row in answer["items"]}) == 10
+    manifest = open_folder(tmp_path / "moved", "config.json", "run").manifest
+    assert manifest["form"] == (REGISTRY[name].forms or ("counts",))[0]
 
 
 def test_compare_prints_every_run_and_a_figure(runs, tmp_path):
@@ -129,11 +152,31 @@ def test_neighbour_shares(runs, tmp_path):
 
 def test_list_and_help_name_everything():
     listed = run("list").output
-    for name in FAST:
+    rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
+    assert set(rows) == set(SHOWN)
+    for name, row in rows.items():
         assert name in listed
+        assert row["paper"] in listed
+        assert row["inputs"] == ", ".join(REGISTRY[name].inputs)
+        assert row["form"] == (" or ".join(REGISTRY[name].forms) or "counts")
+        assert row["loss"]
     shown = run("train", "ccfrec", "--help").output
     for option in ("--mcm-weight", "--temperature", "--max-seconds", "--code-method", "--recipe"):
         assert option in shown
+    plain = run("train", "sasrec", "--help").output
+    assert "--code-method" not in plain
+    assert "--embeddings" not in plain
+
+
+def test_resuming_after_the_first_stage_does_not_repeat_it(tmp_path):
+    options = ["train", "s3rec", "--data", "synthetic", "--out", tmp_path / "run", "--dim", "16", "--max-len", "8",
+               "--pretrain-epochs", "1", "--json"]  # fmt: skip
+    first = json.loads(run(*options, "--epochs", "1").stdout)
+    assert first["pretrain_seconds"] > 0
+    second = json.loads(run(*options, "--epochs", "2", "--resume").stdout)
+    assert "pretrain_seconds" not in second
+    assert second["epochs"] == 2
+    assert (tmp_path / "run" / "pretraining" / "checkpoint" / "checkpoint.json").is_file()
 
 
 def test_recipe_paper_is_recorded_and_changes_the_model(tmp_path):
@@ -149,7 +192,9 @@ def test_recipe_paper_is_recorded_and_changes_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["train", "sasrek"], 2, "unknown model 'sasrek'; known: popularity, transitions, sasrec, ccfrec"),
+        (["train", "sasrek"], 2, "unknown model 'sasrek'; known: popularity, transitions, itemknn, bpr"),
+        (["train", "fmlp", "--data", "synthetic", "--form", "all"], 1, "--form all is not for fmlp: it would show it"),
+        (["train", "bert4rec", "--data", "synthetic", "--form", "prefix"], 1, "is not what it learns from; use cloze"),
         (["train", "sasrec", "--data", "nowhere"], 1, "nowhere"),
         (["train", "sasrec", "--data", "synthetic", "--lr", "-1"], 1, "--lr"),
         (["train", "sasrec", "--data", "synthetic", "--dim", "0"], 1, "--dim must be at least 1, got 0"),
