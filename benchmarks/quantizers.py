@@ -1,12 +1,15 @@
 """Time and error of our quantizers beside those of faiss, in alternation, on made vectors.
 
     python benchmarks/quantizers.py --rows 50000 --tasks kmeans,pq,rq,rq-plain --rounds 3 --out quantizers.json
+    python benchmarks/quantizers.py --rows 12101 --width 128 --tasks hierarchical --rounds 3
 
 Every round runs each task once with each engine, on the same vectors; medians and the ratio of medians are printed,
 with the error (mean squared reconstruction error divided by the variance) next to the time. "rq" is faiss's default
 residual quantizer (progressive dimensions, beam 1) beside our default (plain k-means a level, better seeded);
 "rq-plain" and "rq-progressive" compare like with like, "rq-beam" encodes with a beam. The shapes that the project is
-held to are 12,101, 50,000 and 200,000 rows of 768 columns with 4 levels of 256 codes. The machine must be otherwise
+held to are 12,101, 50,000 and 200,000 rows of 768 columns with 4 levels of 256 codes. "hierarchical" has a table of its
+own: k-means of k-means until a cluster has no more items than codes, by faiss and by scikit-learn node after node, by
+ours in its three forms; the error is that of the centroids of the last clusters. The machine must be otherwise
 idle: two OpenMP programs at a time on two cores spoil each other's times.
 """
 
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from semtok.hierarchical import HierarchicalKMeans
 from semtok.kmeans import KMeans, import_faiss
 from semtok.product import OptimizedProductQuantizer, ProductQuantizer
 from semtok.residual import ResidualQuantizer
@@ -159,6 +163,101 @@ def measure(quantizer: VectorTokenizer | FaissBeside, vectors: np.ndarray, varia
     return {"fit": fitted - started, "encode": encoded - fitted, "error": error / variance}
 
 
+class TreeBeside:
+    """Hierarchical k-means as one writes it with a peer: a fit for every cluster that has more items than codes."""
+
+    def __init__(self, peer: str, args: argparse.Namespace) -> None:
+        self.peer, self.args = peer, args
+
+    def fit(self, vectors: np.ndarray) -> None:
+        self.levels = self.nodes = 0
+        self.last = np.empty_like(vectors)  # centroid of the last cluster of each item
+        waiting = [(np.arange(len(vectors)), 1)]
+        while waiting:
+            rows, level = waiting.pop()
+            self.levels = max(self.levels, level + 1)
+            found = self._split(vectors[rows])
+            order = np.argsort(found, kind="stable")
+            for part in np.split(rows[order], np.flatnonzero(np.diff(found[order])) + 1):
+                self.nodes += 1
+                if len(part) > self.args.codebook_size and len(part) < len(rows):
+                    waiting.append((part, level + 1))
+                else:
+                    self.last[part] = vectors[part].mean(0)
+
+    def _split(self, vectors: np.ndarray) -> np.ndarray:
+        size, args = self.args.codebook_size, self.args
+        if self.peer == "faiss":
+            kmeans = import_faiss().Kmeans(vectors.shape[1], size, niter=args.iterations, min_points_per_centroid=1)
+            kmeans.train(vectors)
+            found: np.ndarray = kmeans.assign(vectors)[1]
+            return found
+        from sklearn.cluster import KMeans as ReferenceKMeans
+
+        reference = ReferenceKMeans(size, n_init=1, max_iter=args.iterations, random_state=args.seed)
+        sample = vectors
+        if len(vectors) > 256 * size:  # as faiss and ours do
+            chosen = np.random.default_rng(args.seed).choice(len(vectors), 256 * size, replace=False)
+            sample = vectors[np.sort(chosen)]
+        labels: np.ndarray = reference.fit(sample).predict(vectors)
+        return labels
+
+
+OWN_TREES: dict[str, dict[str, Any]] = {
+    "own variable": {"form": "variable"},
+    "own capacity": {"form": "capacity"},
+    "own balanced": {"form": "capacity", "balanced": True},
+}
+
+
+def hierarchical_runs(
+    vectors: np.ndarray, variance: float, args: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """Seconds, error, levels and clusters of every tree in every round."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(args.rounds):
+        for peer in () if args.no_faiss else args.trees.split(","):
+            tree = TreeBeside(peer, args)
+            started = time.perf_counter()
+            tree.fit(vectors)
+            taken = time.perf_counter() - started
+            error = float(np.square(vectors - tree.last).sum(dtype=np.float64)) / variance
+            found = {"fit": taken, "error": error, "levels": tree.levels, "nodes": tree.nodes}
+            runs.setdefault(peer, []).append(found)
+        for name, form in OWN_TREES.items():
+            settings = {"codebook_size": args.codebook_size, "iterations": args.iterations, "precision": args.precision}
+            own = HierarchicalKMeans(**settings, **form)
+            started = time.perf_counter()
+            codes = own.fit(vectors).codes_
+            fitted = time.perf_counter()
+            own.encode(vectors)
+            encoded = time.perf_counter()
+            if len(np.unique(codes, axis=0)) < len(codes):
+                raise AssertionError(f"{name} gave two items the same codes")
+            parts = (vectors[lo : lo + 8192] - own.decode(codes[lo : lo + 8192]) for lo in range(0, len(codes), 8192))
+            error = sum(float(np.square(part).sum(dtype=np.float64)) for part in parts) / variance
+            nodes = len(own.trees_["item"].code) - 1
+            found = {"fit": fitted - started, "encode": encoded - fitted, "error": error, "levels": codes.shape[1]}
+            runs.setdefault(name, []).append(found | {"nodes": nodes})
+    return runs
+
+
+def print_hierarchical(runs: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> None:
+    """One line a tree: medians over the rounds."""
+    print(f"hierarchical, K={args.codebook_size}, {args.iterations} iterations")
+    print(
+        f"{'':18}{'fit s (min-max)':>24}{'encode s':>10}{'error':>8}{'levels':>8}{'clusters':>10}{'time / faiss':>14}"
+    )
+    for name, found in runs.items():
+        fits = [run["fit"] for run in found]
+        line = f"{name:18}{statistics.median(fits):9.2f} ({min(fits):.2f}-{max(fits):.2f})".ljust(42)
+        line += f"{statistics.median(run['encode'] for run in found):10.3f}" if "encode" in found[0] else " " * 10
+        line += f"{statistics.median(run['error'] for run in found):8.4f}{found[0]['levels']:8}{found[0]['nodes']:10,}"
+        if "faiss" in runs:
+            line += f"{statistics.median(fits) / statistics.median(run['fit'] for run in runs['faiss']):14.2f}"
+        print(line)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000, help="vectors (default 50,000)")
@@ -170,17 +269,18 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=25, help="k-means iterations (default 25)")
     parser.add_argument("--beam", type=int, default=5, help="beam of rq-beam (default 5)")
     parser.add_argument("--precision", default="auto", help="of our distances: auto, float32 or bfloat16")
-    parser.add_argument("--tasks", default="kmeans,pq,rq,rq-plain", help=f"of {','.join(TASKS)}")
+    parser.add_argument("--tasks", default="kmeans,pq,rq,rq-plain", help=f"of {','.join(TASKS)},hierarchical")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: as the environment says)")
     parser.add_argument("--seed", type=int, default=0, help="of the made vectors")
+    parser.add_argument("--trees", default="faiss,scikit-learn", help="peers of hierarchical (default both)")
     parser.add_argument("--no-faiss", action="store_true", help="run ours alone")
     parser.add_argument("--out", type=Path, help="JSON file for all numbers")
     args = parser.parse_args()
     tasks = args.tasks.split(",")
-    unknown = sorted(set(tasks) - set(TASKS))
+    unknown = sorted(set(tasks) - {*TASKS, "hierarchical"})
     if unknown:
-        parser.error(f"tasks {', '.join(unknown)} are unknown; choose from {', '.join(TASKS)}")
+        parser.error(f"tasks {', '.join(unknown)} are unknown; choose from {', '.join(TASKS)}, hierarchical")
     if args.threads:
         torch.set_num_threads(args.threads)
         if not args.no_faiss:
@@ -189,6 +289,8 @@ def main() -> None:
     vectors = made if args.vectors is None else np.ascontiguousarray(np.load(args.vectors), dtype=np.float32)
     variance = float(np.square(vectors - vectors.mean(0)).sum(dtype=np.float64))
     runs: dict[str, list[dict[str, float]]] = {}
+    trees = hierarchical_runs(vectors, variance, args) if "hierarchical" in tasks else {}
+    tasks = [task for task in tasks if task != "hierarchical"]
     for _ in range(args.rounds):
         for task in tasks:
             if not args.no_faiss:
@@ -199,7 +301,10 @@ def main() -> None:
     )
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, OMP_NUM_THREADS {threads}")
-    print(f"{'':18}{'fit s (min-max)':>24}{'encode s':>10}{'error':>8}{'time / faiss':>14}{'error / faiss':>15}")
+    if trees:
+        print_hierarchical(trees, args)
+    if tasks:
+        print(f"{'':18}{'fit s (min-max)':>24}{'encode s':>10}{'error':>8}{'time / faiss':>14}{'error / faiss':>15}")
     table = {}
     for name, found in runs.items():
         middle = {key: statistics.median(run[key] for run in found) for key in found[0]}
@@ -214,7 +319,9 @@ def main() -> None:
         print(line)
     if args.out is not None:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-        args.out.write_text(json.dumps({"settings": settings, "medians": table, "runs": runs}, indent=1) + "\n")
+        args.out.write_text(
+            json.dumps({"settings": settings, "medians": table, "runs": runs, "trees": trees}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ __all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
 
 RECIPES = {"default": {}, "paper": {"codebook_size": 256, "iterations": 100}}
 FORMS = ("capacity", "variable")
-_HELD = 1 << 24  # vector entries of the nodes that are split in memory together: 64 MiB
+_HELD = 1 << 25  # vector entries of the nodes that are split in memory together: 128 MiB
+_HELD_OF_FILES = 1 << 27  # the same where rows are read from shards: all of them are passed over for each such group
 _CHUNK = 8192  # rows looked at together
 _STREAM_ROUNDS = 4  # times that prices are raised over rows that are read again each time
 _COST_VALUES = 1 << 24  # vector entries looked at together when codes are priced
@@ -400,7 +401,8 @@ class _Growth:
     def __init__(self, owner: HierarchicalKMeans, view: _View, keys: np.ndarray, depth: int | None, seed: int) -> None:
         self.owner, self.view, self.depth, self.seed = owner, view, depth, seed
         self.count = owner.codebook_size
-        self.held = max(1, _HELD // view.width)
+        held = _HELD_OF_FILES if getattr(view.rows.X, "streams", False) else _HELD
+        self.held = max(1, held // view.width)
         self.order = np.argsort(keys, kind="stable").astype(np.int32 if len(keys) < 2**31 else np.int64)
         self.columns: list[np.ndarray] = []
         self.levels: list[dict[str, list[np.ndarray]]] = []
