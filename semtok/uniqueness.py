@@ -57,7 +57,7 @@ class TokenizerCosts:
         self.codes = codes.codes if isinstance(codes, ItemCodes) else np.asarray(codes)
         self.first = first
         blocks = list(tokenizer.blocks_.values())
-        if list(tokenizer.blocks_) == list(tokenizer.views_):
+        if list(tokenizer.blocks_) == list(getattr(tokenizer, "views_", ())):
             self.columns = tuple(block.stop - 1 for block in blocks)
         else:
             self.columns = tuple(range(blocks[-1].start, blocks[-1].stop))

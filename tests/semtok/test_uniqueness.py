@@ -95,7 +95,7 @@ def one_after_the_other(codes: ItemCodes, space: Additive, popularity: np.ndarra
 
 @pytest.mark.parametrize("policy", RESOLVERS)
 @given(catalogues())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_any_collision_structure_becomes_unique(policy: str, found: tuple) -> None:
     codes, space, popularity = found
     new, report = resolved(codes, space, policy, popularity)
@@ -146,7 +146,7 @@ def test_nearest_free_codes_are_those_of_plain_loops(found: tuple) -> None:
 
 @pytest.mark.parametrize("policy", STEADY)
 @given(catalogues())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_the_most_popular_item_of_each_tuple_keeps_it(policy: str, found: tuple) -> None:
     codes, space, popularity = found
     new, report = resolved(codes, space, policy, popularity)
@@ -157,7 +157,7 @@ def test_the_most_popular_item_of_each_tuple_keeps_it(policy: str, found: tuple)
 
 @pytest.mark.parametrize("policy", MOVING)
 @given(catalogues())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_prefixes_without_collisions_are_left_alone(policy: str, found: tuple) -> None:
     codes, space, popularity = found
     new, report = resolved(codes, space, policy, popularity)
@@ -171,7 +171,7 @@ def test_prefixes_without_collisions_are_left_alone(policy: str, found: tuple) -
 
 @pytest.mark.parametrize("policy", RESOLVERS)
 @given(catalogues(), st.randoms(use_true_random=False))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_permuting_items_permutes_codes(policy: str, found: tuple, random) -> None:
     codes, space, popularity = found
     order = np.array(random.sample(range(len(codes)), len(codes)))
@@ -194,7 +194,7 @@ def test_matching_adds_no_more_than_nearest_free_and_balanced_no_more_than_match
 
 
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(2, 5), st.integers(1, 3))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_matching_and_balanced_equal_exhaustive_search(seed: int, size: int, items: int, prefixes: int) -> None:
     items = min(items, size)
     random = np.random.default_rng(seed)
@@ -222,7 +222,7 @@ def test_matching_and_balanced_equal_exhaustive_search(seed: int, size: int, ite
 
 @pytest.mark.parametrize("policy", MOVING)
 @given(catalogues(most=12), st.integers(0, 10**6))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_unusable_codes_are_given_to_nobody(policy: str, found: tuple, seed: int) -> None:
     codes, _, popularity = found
     space = Additive(codes.sizes, len(codes), seed, unused=0.4)
@@ -266,7 +266,7 @@ def test_a_prefix_whose_codes_are_all_unusable_is_a_dead_end() -> None:
 
 @pytest.mark.parametrize("policy", MOVING)
 @given(catalogues(), st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_fixed_items_never_move(policy: str, found: tuple, data: st.DataObject) -> None:
     codes, space, popularity = found
     lonely = np.flatnonzero(np.unique(codes.groups(), return_index=True)[1])
