@@ -202,7 +202,8 @@ class CodeTrie:
         offsets = self.children[step]
         safe = nodes.clamp(min=0)
         first = offsets[safe].long()
-        count = torch.where(nodes >= 0, offsets[safe + 1].long() - first, 0)
+        stop = offsets[(safe + 1).clamp(max=len(offsets) - 1)].long()
+        count = torch.where(nodes >= 0, stop - first, 0)
         most = self.fan_outs[step]
         if nodes.device.type == "cpu" and count.numel():
             most = int(count.max())
@@ -217,19 +218,12 @@ class CodeTrie:
         ----------
         tokens : int Tensor [...], or [..., widths[step]] for tuple nodes
         """
-        keys = self._sibling_keys(step)
-        wanted = self._keys_of(step, tokens if tokens.dim() > nodes.dim() else tokens[..., None])
         offsets = self.children[step]
         safe = nodes.clamp(min=0)
-        low, stop = offsets[safe].long(), torch.where(nodes >= 0, offsets[safe + 1].long(), 0)
-        high = stop
-        for _ in range(self.fan_outs[step].bit_length()):  # first sibling whose key is not below the wanted one
-            middle = (low + high) >> 1
-            less = (keys[middle.clamp(max=max(0, len(keys) - 1))] < wanted) & (low < high)
-            low, high = torch.where(less, middle + 1, low), torch.where(less, high, middle)
-        found = low.clamp(max=max(0, len(keys) - 1))
-        hit = (low < stop) & (keys[found] == wanted) & (wanted >= 0)
-        return torch.where(hit, found, NO_NODE)
+        first = offsets[safe].long()
+        stop = torch.where(nodes >= 0, offsets[(safe + 1).clamp(max=len(offsets) - 1)].long(), 0)
+        place, hit = self._place(step, first, stop, tokens if tokens.dim() > nodes.dim() else tokens[..., None])
+        return torch.where(hit, place, NO_NODE)
 
     def walk(self, codes: Tensor) -> Tensor:
         """Node of depth s that a prefix of s steps leads to: int [..., columns of s steps] to int64 [...], or NO_NODE.
@@ -255,8 +249,9 @@ class CodeTrie:
         -1 closes codes that are shorter than others, as in :meth:`from_codes`.
         """
         leaves = self.walk(_closed(codes, torch.tensor(self.ends, device=codes.device)))
-        first = self.span(self.steps, leaves.clamp(min=0))[0]
-        return torch.where(leaves >= 0, self.items[first].long(), NO_ITEM)
+        first = self.span(self.steps, leaves.clamp(min=0))[0] if len(self) else leaves
+        found = self.items[first] if len(self) else leaves
+        return torch.where(leaves >= 0, found.long(), NO_ITEM)
 
     def span(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Places in ``items`` of what lies below nodes: int64 [...] to first and stop, int64 [...] each."""
@@ -332,6 +327,19 @@ class CodeTrie:
             If an item is not there.
         """
         return _delete(self, items)
+
+    def _place(self, step: int, first: Tensor, stop: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The first sibling among ``first`` to ``stop`` that is not below each code, and whether it is that code."""
+        keys, wanted = self._sibling_keys(step), self._keys_of(step, tokens)
+        last = len(keys) - 1
+        if last < 0:
+            return first, torch.zeros_like(first, dtype=torch.bool)
+        low, high = first, stop
+        for _ in range(self.fan_outs[step].bit_length()):
+            middle = (low + high) >> 1
+            less = (keys[middle.clamp(max=last)] < wanted) & (low < high)
+            low, high = torch.where(less, middle + 1, low), torch.where(less, high, middle)
+        return low, (low < stop) & (keys[low.clamp(max=last)] == wanted) & (wanted >= 0)
 
     def _sibling_keys(self, step: int) -> Tensor:
         """One number a node of depth ``step + 1`` that ascends among siblings."""
@@ -673,17 +681,19 @@ def _insert(
     added = _added(trie, codes, items, priority)
     if not len(added):
         return trie
-    fresh = added.codes()
     count = len(added)
     # where each node of `added` stands, or would stand, among the nodes of `trie`; depth by depth
     place = torch.zeros(1, dtype=torch.int64, device=trie.device)
     there = torch.ones(1, dtype=torch.bool, device=trie.device)
     number = place  # of the nodes of `added` in the new trie
-    own = [torch.ones(1, dtype=torch.int64, device=trie.device)]
+    own = [number]  # numbers of the old nodes in the new trie, depth by depth
     children, tokens, ranges = [], [], []
     for step in range(trie.steps):
         parent = _owners(added.children[step])
-        low, hit = _lower(trie, step, place[parent], there[parent], added.tokens[step])
+        offsets = trie.children[step]
+        first = offsets[place[parent]].long()
+        stop = offsets[(place[parent] + 1).clamp(max=len(offsets) - 1)].long()
+        low, hit = trie._place(step, first, torch.where(there[parent], stop, first), added.tokens[step])
         new = ~hit
         shift = _running(new)[:-1].long()
         total = len(trie.tokens[step]) + int(new.sum())
@@ -691,9 +701,9 @@ def _insert(
         mask[(low + shift)[new]] = True
         table = torch.empty(total, trie.widths[step], dtype=torch.int32, device=trie.device)
         table[mask], table[~mask] = added.tokens[step][new], trie.tokens[step]
-        counts = _spread(trie.children[step].diff(), own[step], number, there)
+        counts = _spread(trie.children[step].diff(), own[step], there)
         counts.index_add_(0, number[parent[new]], torch.ones_like(parent[new]))
-        spans = _spread(trie.ranges[step].diff(), own[step], number, there)
+        spans = _spread(trie.ranges[step].diff(), own[step], there)
         spans.index_add_(0, number, added.ranges[step].diff().long())
         children.append(_from_counts(counts))
         ranges.append(_from_counts(spans))
@@ -713,10 +723,9 @@ def _insert(
         ranges.append(torch.zeros(0, dtype=torch.int32, device=trie.device))
     else:
         old = torch.ones_like(own[-1]) if trie.unique else trie.ranges[-1].diff()
-        spans = _spread(old, own[-1], number, there)
+        spans = _spread(old, own[-1], there)
         spans.index_add_(0, number[leaf], torch.ones_like(leaf))
         ranges.append(_from_counts(spans))
-    assert len(fresh) == count
     return replace(
         trie, children=tuple(children), tokens=tuple(tokens), ranges=tuple(ranges), items=numbers, priority=ranks
     )
@@ -750,24 +759,7 @@ def _owners(offsets: Tensor) -> Tensor:
     return torch.arange(len(counts), device=offsets.device).repeat_interleave(counts)
 
 
-def _lower(trie: CodeTrie, step: int, places: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """First sibling not below each code (or where it would stand), and whether it is that code."""
-    keys, wanted = trie._sibling_keys(step), trie._keys_of(step, tokens)
-    offsets = trie.children[step]
-    low = offsets[places].long()
-    stop = torch.where(there, offsets[(places + 1).clamp(max=len(offsets) - 1)].long(), low)
-    high = stop
-    for _ in range(trie.fan_outs[step].bit_length()):
-        middle = (low + high) >> 1
-        less = (keys[middle.clamp(max=max(0, len(keys) - 1))] < wanted) & (low < high) if len(keys) else low < low
-        low, high = torch.where(less, middle + 1, low), torch.where(less, high, middle)
-    hit = low < stop
-    if len(keys):
-        hit = hit & (keys[low.clamp(max=len(keys) - 1)] == wanted)
-    return low, hit
-
-
-def _spread(counts: Tensor, own: Tensor, number: Tensor, there: Tensor) -> Tensor:
+def _spread(counts: Tensor, own: Tensor, there: Tensor) -> Tensor:
     """Counts of the old nodes at their new numbers ``own``, 0 at new nodes."""
     result = torch.zeros(len(own) + int((~there).sum()), dtype=torch.int64, device=counts.device)
     result[own] = counts.long()
