@@ -134,6 +134,14 @@ def _noted(subjects: list[Any]) -> list[str]:
     return [f"{', '.join(names)}: {note}" for note, names in about.items()]
 
 
+def _named(subjects: list[Any]) -> str:
+    """Heading of the page, from the data set that all tokenizers were fitted on."""
+    made = [(subject.manifest.get("made_from") or {}).get("dataset") or {} for subject in subjects if subject.manifest]
+    names = {part.get("name") for part in made}
+    name = names.pop() if len(names) == 1 else None
+    return "Item codes" if name is None else f"Item codes of {name}"
+
+
 def _items_of(subjects: list[Any]) -> Any:
     """Items of the built-in data set that the codes were made from, if it was one."""
     from recbase.datasets import BUILT_IN, load_dataset

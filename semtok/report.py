@@ -134,7 +134,8 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
     resolving = report.get("resolving") or {}
     before = (report.get("before") or {}).get("collisions") or resolving.get("before") or {}
     near, seconds = report.get("neighbours") or {}, report.get("seconds") or {}
-    distinct, total = before.get("distinct"), report["items"]
+    total = report["items"]
+    total_before = (report.get("before") or {}).get("items") or before.get("total") or total  # fewer before appending
     drift = (report.get("generations") or [{}])[-1].get("drift") or {}
 
     def mean(values: Sequence[float]) -> float:
@@ -149,8 +150,8 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
         "collision_rate": shared["rate"],
         "surplus_rate": 1 - shared["distinct"] / total if total else 0.0,
         "largest_group": shared["largest"],
-        "collision_rate_before": before["items"] / total if before and total else None,
-        "surplus_rate_before": None if distinct is None or not total else 1 - distinct / total,
+        "collision_rate_before": before["items"] / total_before if before else None,
+        "surplus_rate_before": 1 - before["distinct"] / total_before if before else None,
         "largest_group_before": before.get("largest"),
         "moved": resolving.get("moved"),
         "moved_share": resolving.get("moved_share"),

@@ -201,6 +201,8 @@ def test_items_that_were_appended_are_told_apart(folder: Path, tmp_path: Path) -
     assert "3 items were appended after the fit" in longer.notes[0]
     assert numbers(longer.report)["drift_ratio"] > 1.5
     assert numbers(before.report)["drift_ratio"] is None
+    for name in ("collision_rate_before", "surplus_rate_before", "largest_group_before"):  # of the items of the fit
+        assert numbers(longer.report)[name] == numbers(before.report)[name]
     text = comparison_page([longer, before])
     assert "generations" in Checked(text).ids
     assert f"{numbers(longer.report)['drift_ratio']:.2f}" in text
