@@ -162,13 +162,15 @@ def laid_out_as(embeddings: Embeddings | ShardedEmbeddings, made_from: Mapping[s
 
 
 def decoded_from(tokenizer: Any, codes: ItemCodes) -> np.ndarray | None:
-    """Vectors that codes stand for, or None where the method cannot say; levels that were added to tell items apart
-    are left out: float32 [N, D]."""
+    """Vectors that codes stand for, float32 [N, D], or None where the method has none like those it is given.
+
+    Levels that were added to tell items apart are left out.
+    """
     try:
         found: np.ndarray = tokenizer.decode(codes.codes[:, : len(tokenizer.sizes_)])
-        return found
     except NotImplementedError:
         return None
+    return found if found.shape[1] == tokenizer.n_features_in_ else None
 
 
 def _all(masks: Any) -> np.ndarray:

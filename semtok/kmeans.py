@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recbase.training import fast_bfloat16
+from semtok.portable import SETTLED
 from semtok.tokenizer import Block, VectorTokenizer
 
 __all__ = [
@@ -172,16 +173,36 @@ def cluster_progressive(
     return Clustering(found.centers @ axes.T + mean, found.used, found.codes, found.error)
 
 
-def nearest(points: Tensor, centers: Tensor) -> Tensor:
+def nearest(points: Tensor, centers: Tensor, settle: bool = False) -> Tensor:
     """Index of the nearest row of ``centers`` [K, D] for each row of ``points`` [N, D], in float32: int64 [N].
 
-    Of two centroids at equal distance the first is taken.
+    Of two centroids at equal distance the first is taken. Which is nearer is rounded away where they are almost equally
+    near; with ``settle`` these rows are decided in float64, so that any other arithmetic of float32 (other blocks, a
+    GPU, NumPy) finds the same; not on Apple's GPUs, which have no float64.
     """
     half = centers.square().sum(1).div_(-2)
     codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    if not settle or points.device.type == "mps":
+        for lo, hi, scores in _blocks(len(points), centers):
+            torch.addmm(half, points[lo:hi], centers.T, out=scores)
+            torch.argmax(scores, dim=1, out=codes[lo:hi])
+        return codes
+    reach = float((-2 * half).max().sqrt())
+    doubt = 2 * (points.shape[1] + 8) * 2.0**-24 * reach  # what rounding does to two scores, over |x| + |c|
+    exact = centers.double()
+    exact_half = exact.square().sum(1) / 2
     for lo, hi, scores in _blocks(len(points), centers):
-        torch.addmm(half, points[lo:hi], centers.T, out=scores)
-        torch.argmax(scores, dim=1, out=codes[lo:hi])
+        part = points[lo:hi]
+        torch.addmm(half, part, centers.T, out=scores)
+        found = torch.argmax(scores, dim=1, out=codes[lo:hi])[:, None]
+        least = scores.gather(1, found)[:, 0] - doubt * (torch.linalg.vector_norm(part, dim=1) + reach)
+        scores.scatter_(1, found, -math.inf)
+        close = (scores.amax(1) >= least).nonzero()[:, 0]
+        if len(close):
+            rows = part[close].double()
+            sums = rows @ exact.T - exact_half
+            slack = SETTLED * reach * (torch.linalg.vector_norm(rows, dim=1) + reach)
+            codes[lo + close] = (sums >= (sums.amax(1) - slack)[:, None]).int().argmax(1)
     return codes
 
 

@@ -19,6 +19,7 @@ from semtok.loading import PROGRAM_POINTS, third_party
 
 __all__ = ["PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows"]
 
+SETTLED = 1e-13  # share of the lengths below which two distances are equal even in float64
 _CHUNK_ROWS = 4096
 _NEIGHBOR_SCORES = 1 << 22  # distances of new items to known ones held at a time
 
@@ -36,12 +37,31 @@ class Program(Protocol):
 
 
 def nearest_rows(points: np.ndarray, book: np.ndarray) -> np.ndarray:
-    """Index of the nearest row of ``book`` [K, d] to each of ``points`` [n, d]; of equally near ones the first."""
+    """Index of the nearest row of ``book`` [K, d] to each of ``points`` [n, d]; of equally near ones the first.
+
+    Which is nearer is rounded away in float32 where they are almost equally near; these rows are decided in float64, so
+    that any other arithmetic of float32 finds the same (see ``semtok.kmeans.nearest``).
+    """
     scores = points @ book.T
-    scores *= -2
-    scores += np.square(book).sum(1)
-    found: np.ndarray = scores.argmin(1)
+    scores -= np.square(book).sum(1) / 2
+    found: np.ndarray = scores.argmax(1)
+    reach = float(np.linalg.norm(book, axis=1).max())
+    doubt = 2 * (points.shape[1] + 8) * 2.0**-24 * reach * (np.linalg.norm(points, axis=1) + reach)
+    rows = np.arange(len(points))
+    least = scores[rows, found] - doubt
+    scores[rows, found] = -np.inf
+    close = np.flatnonzero(scores.max(1) >= least)
+    if len(close):
+        some, exact = points[close].astype(np.float64), book.astype(np.float64)
+        sums = some @ exact.T - np.square(exact).sum(1) / 2
+        slack = SETTLED * reach * (np.linalg.norm(some, axis=1) + reach)
+        found[close] = (sums >= (sums.max(1) - slack)[:, None]).argmax(1)
     return found
+
+
+def turned(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Rotated vectors [n, d], rounded to float32 from float64, which leaves nothing to the order of the sums."""
+    return (points.astype(np.float64) @ rotation.astype(np.float64)).astype(np.float32)
 
 
 def best_paths(points: np.ndarray, books: Sequence[np.ndarray], beam: int) -> np.ndarray:
@@ -68,7 +88,23 @@ def best_paths(points: np.ndarray, books: Sequence[np.ndarray], beam: int) -> np
         costs = flat[rows, chosen]
         parents = paths[rows, chosen // len(book)]
         paths = np.concatenate([parents, (chosen % len(book))[:, :, None]], axis=2)
-    return paths[:, 0]
+    return _settled(points, books, paths)
+
+
+def _settled(points: np.ndarray, books: Sequence[np.ndarray], paths: np.ndarray) -> np.ndarray:
+    """The best of some paths [n, b, L] by its error in float64, of equally good ones the smallest: int64 [n, L]."""
+    exact = points.astype(np.float64)
+    left = np.repeat(exact[:, None, :], paths.shape[1], axis=1)  # [n, b, d]
+    for level, book in enumerate(books):
+        left -= book.astype(np.float64)[paths[:, :, level]]
+    errors = np.square(left).sum(2)
+    slack = SETTLED * (np.square(exact).sum(1) + errors.max(1))
+    good = errors <= (errors.min(1) + slack)[:, None]
+    for level in range(len(books)):
+        codes = np.where(good, paths[:, :, level], np.iinfo(np.int64).max)
+        good &= codes == codes.min(1, keepdims=True)
+    found: np.ndarray = paths[np.arange(len(paths)), good.argmax(1)]
+    return found
 
 
 class Additive:
@@ -99,7 +135,7 @@ class Additive:
             for name, part in self.views.items():
                 points = vectors[lo : lo + step, part].astype(np.float32)
                 rotation = self.rotations[name]
-                points = points if rotation is None else points @ rotation
+                points = points if rotation is None else turned(points, rotation)
                 levels = range(self.blocks[name].start, self.blocks[name].stop)
                 if self.beam > 1:
                     books = [self.books[level][: self.used[level]] for level in levels]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from semtok.kmeans import cluster, cluster_progressive, import_faiss
+from semtok.portable import SETTLED
 from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 
 __all__ = ["ResidualQuantizer"]
@@ -172,7 +173,7 @@ class ResidualQuantizer(VectorTokenizer):
     def _encode_block(self, points: Tensor, block: Block) -> Tensor:
         if self.beam == 1:
             return super()._encode_block(points, block)
-        step = max(16, _BEAM_SCORES // (self.beam * self.codebook_size))
+        step = max(16, _BEAM_SCORES // (self.beam * max(self.codebook_size, points.shape[1])))
         books = [book[:used] for book, used in zip(block.codebooks, block.used, strict=True)]
         return torch.cat([_beam_codes(part, books, self.beam) for part in points.split(step)])
 
@@ -195,4 +196,19 @@ def _beam_codes(points: Tensor, books: list[Tensor], beam: int) -> Tensor:
         paths = torch.cat(
             [paths.gather(1, parent[:, :, None].expand(-1, -1, level)), (flat % len(book))[:, :, None]], 2
         )
-    return paths[:, 0]
+    return _settled(points, books, paths)
+
+
+def _settled(points: Tensor, books: list[Tensor], paths: Tensor) -> Tensor:
+    """The best of some paths [n, b, L] by its error in float64, of equally good ones the smallest: int64 [n, L]."""
+    exact = points.double()
+    left = exact[:, None, :].expand(-1, paths.shape[1], -1)  # [n, b, d]
+    for level, book in enumerate(books):
+        left = left - book.double()[paths[:, :, level]]
+    errors = left.square().sum(2)
+    slack = SETTLED * (exact.square().sum(1) + errors.amax(1))
+    good = errors <= (errors.amin(1) + slack)[:, None]
+    for level in range(len(books)):
+        codes = paths[:, :, level].masked_fill(~good, torch.iinfo(torch.int64).max)
+        good &= codes == codes.amin(1, keepdim=True)
+    return paths[torch.arange(len(paths), device=paths.device), good.int().argmax(1)]

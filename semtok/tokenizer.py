@@ -319,7 +319,7 @@ class VectorTokenizer(ItemTokenizer):
         codes = torch.empty(len(points), len(block.codebooks), dtype=torch.int64, device=points.device)
         left = points
         for level, (book, used, (lo, hi)) in enumerate(zip(block.codebooks, block.used, block.columns, strict=True)):
-            codes[:, level] = nearest(left[:, lo:hi], book[:used])
+            codes[:, level] = nearest(left[:, lo:hi], book[:used], settle=True)
             if any(start < hi and lo < stop for start, stop in block.columns[level + 1 :]):
                 left = left.clone() if left is points else left
                 left[:, lo:hi] -= book[codes[:, level]]
@@ -481,7 +481,10 @@ class VectorTokenizer(ItemTokenizer):
     def _encode_chunk(self, chunk: Tensor, blocks: list[Block]) -> Tensor:
         found = []
         for part, block in zip(self.views_.values(), blocks, strict=True):
-            points = chunk[:, part] if block.rotation is None else chunk[:, part] @ block.rotation
+            points = chunk[:, part]
+            if block.rotation is not None:  # in float64, which leaves nothing to the order of the sums
+                wide = torch.float32 if points.device.type == "mps" else torch.float64
+                points = (points.to(wide) @ block.rotation.to(wide)).float()
             found.append(self._encode_block(points, block))
         return torch.cat(found, dim=1)
 

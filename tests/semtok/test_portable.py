@@ -14,7 +14,7 @@ import pytest
 
 import semtok
 from semtok.loading import tokenizer_class
-from semtok.portable import best_paths, load_portable
+from semtok.portable import best_paths, load_portable, nearest_rows
 from semtok.residual import _beam_codes
 from semtok.tokenizer import VectorTokenizer
 
@@ -165,6 +165,31 @@ def test_the_beam_keeps_the_paths_that_torch_keeps(beam: int) -> None:
         every = books[0][:, None, None] + books[1][:, None] + books[2]
         best = np.square(points[:, None] - every.reshape(-1, 6)).sum(2).argmin(1)
         assert (found == np.stack(np.unravel_index(best, (9, 5, 7)), 1)).all()
+
+
+def test_near_ties_are_settled_alike() -> None:
+    """Points half-way between centroids, doubled centroids, tiny differences far from the origin."""
+    import torch
+
+    from semtok.kmeans import nearest
+
+    draw = np.random.default_rng(2)
+    book = draw.normal(size=(40, 24)).astype(np.float32)
+    book[20:30] = book[:10]
+    book[30:] = book[0] + 1e-6 * draw.normal(size=(10, 24)).astype(np.float32)
+    left, right = draw.integers(0, 40, (2, 3000))
+    points = (book[left] + book[right]) / 2 + draw.choice([0, 1e-7], 3000)[:, None].astype(np.float32)
+    for shift in (0, 100):
+        moved, centers = (points + shift).astype(np.float32), (book + shift).astype(np.float32)
+        found = nearest_rows(moved, centers)
+        for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+            args = torch.from_numpy(moved).to(device), torch.from_numpy(centers).to(device)
+            assert np.array_equal(found, nearest(*args, settle=True).cpu().numpy())
+            turned = torch.from_numpy(moved.copy()).flip(0).to(device)
+            assert np.array_equal(found[::-1], nearest(turned, args[1], settle=True).cpu().numpy())
+        exact = np.square(moved[:, None].astype(np.float64) - centers.astype(np.float64)).sum(2)
+        assert (exact[np.arange(3000), found] <= exact.min(1) + 1e-12 * np.square(moved).sum(1)).all()
+        assert not np.isin(found, np.arange(20, 30)).any()  # the first of two equal centroids
 
 
 @pytest.mark.parametrize("method", [name for name in ARRAY_ONLY if issubclass(tokenizer_class(name), VectorTokenizer)])
