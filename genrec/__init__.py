@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-__all__ = ["LETTER", "MODELS", "REGISTRY", "CodeTrie", "ModelEntry", "TIGER", "beam_search"]
+__all__ = ["LETTER", "MODELS", "REGISTRY", "CodeTrie", "ModelEntry", "PRORec", "TIGER", "beam_search"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ REGISTRY: dict[str, ModelEntry] = {
         "Wang et al., CIKM 2024",
         "letter, unique by matching",
         "genrec.letter:Preparation",
+        ("prefix", "all"),
+    ),
+    "prorec": ModelEntry(
+        "genrec.prorec:PRORec",
+        "Xiao et al., 2025",
+        "hierarchical, of stage I's vectors",
+        "genrec.prorec:Preparation",
         ("prefix", "all"),
     ),
 }

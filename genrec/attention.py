@@ -258,6 +258,7 @@ def attend_prefixes(
     group: int,
     dropout: float = 0.0,
     training: bool = False,
+    key_group: int | None = None,
 ) -> Tensor:
     """Attention of queries at every item of a row to the tokens of that row up to the item.
 
@@ -268,9 +269,11 @@ def attend_prefixes(
     key_value : Tensor [S, 2 * H * d]
         Keys and values of every token, packed as ``keys`` says.
     queries, keys : Ragged
-        Rows of ``queries`` have ``group`` tokens an item; rows of ``keys`` as many, after some that all may see.
+        Rows of ``queries`` have ``group`` tokens an item; rows of ``keys`` ``key_group``, after some that all may see.
     group : int
-        Tokens an item.
+        Queries an item.
+    key_group : int, optional
+        Tokens an item; as many as queries if not given.
 
     Returns
     -------
@@ -278,7 +281,8 @@ def attend_prefixes(
     """
     if not torch.equal(queries.order, keys.order):
         raise ValueError("queries and keys are not of the same rows")
-    front = int(keys.lengths[0] - queries.lengths[0])
+    key_group = group if key_group is None else key_group
+    front = int(keys.lengths[0] - queries.lengths[0] // group * key_group)
     parts, first = [], 0
     for run in keys.runs:
         count, width = int(queries.lengths[run.rows].sum()), int(queries.lengths[run.rows.start])
@@ -286,7 +290,7 @@ def attend_prefixes(
         first += count
         key, value = run.unpack(key_value).unflatten(-1, (2, heads, -1)).unbind(2)
         places = torch.arange(width, device=query.device)
-        seen = front + (places // group + 1) * group  # an item's queries see the tokens of items up to it
+        seen = front + (places // group + 1) * key_group  # an item's queries see the tokens of items up to it
         later = torch.arange(run.width, device=query.device) >= seen[:, None]
         bias = torch.zeros(later.shape, device=query.device).masked_fill(later, -torch.inf)
         mixed = attend(mine.unpack(query).unflatten(-1, (heads, -1)), key, value, bias, dropout, training)

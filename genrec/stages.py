@@ -125,15 +125,16 @@ class Preparation:
         content = Content(views=self.views, encoder=self.encoder)
         return item_embeddings(dataset, content, root, folder, quiet)
 
-    def tokenizer_arguments(self, dataset: Dataset, seed: int) -> dict[str, Any]:
-        """Arguments of the tokenizer: its recipe, and what was given here."""
+    def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
+        """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""
         from recbase.options import recipe_of
         from semtok.loading import methods, tokenizer_class
 
-        accepted = inspect.signature(tokenizer_class(self.method)).parameters
+        method = method or self.method
+        accepted = inspect.signature(tokenizer_class(method)).parameters
         size = self.codebook_size or min(256, 1 << max(1, (dataset.n_items // 4).bit_length() - 1))
         given = {"levels": self.levels, "codebook_size": size, "steps": self.tokenizer_steps, "seed": seed}
-        chosen = recipe_of(methods()[self.method], self.tokenizer_recipe)
+        chosen = recipe_of(methods()[method], self.tokenizer_recipe)
         chosen |= {name: value for name, value in given.items() if value is not None}
         return {name: value for name, value in chosen.items() if name in accepted}
 

@@ -1,0 +1,439 @@
+"""PRORec: one short code an item that holds collaborative and semantic knowledge, and a generator that keeps both.
+
+Stage I joins text and behaviour in item vectors (:class:`seqrec.din.DIN`), hierarchical k-means makes a unique code of
+each, stage II generates codes while a last token distils the vector of the target. ``Preparation`` runs what comes
+before stage II, each part in its own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genrec.attention import Ragged
+from genrec.decoding import Logits
+from genrec.model import Generator, samples
+from genrec.post_norm import PostNormDecoder, PostNormEncoder
+from genrec.stages import Ingredients
+from genrec.stages import Preparation as ItemCodePreparation
+from genrec.t5 import DecoderState, Memory
+from genrec.tiger import level_loss
+from genrec.vocabulary import BOS, CodeVocabulary
+from recbase.draws import draw_integers
+from recbase.sequences import SequenceBatch
+from recbase.training import LossOutput
+from seqrec.model import check_arguments, initialise
+from seqrec.stages import stage
+
+if TYPE_CHECKING:
+    from recbase.datasets import Dataset
+    from recbase.splits import Split
+
+__all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
+
+RECIPES = {
+    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5},
+    "paper": {
+        "epochs": 400,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "schedule": "inverse_sqrt",
+        "warmup_steps": 2000,
+        "weight_decay": 1e-7,
+        "optimizer": "adam",
+        "monitor": "ndcg@20",
+        "beams": 100,
+        "precision": "no",
+        "stage1_form": "prefix",
+        "codebook_size": 256,
+    },
+}
+
+_RANKED = 1000  # users, and candidates of each, by which stage I is stopped
+
+
+@dataclass(frozen=True)
+class Preparation(ItemCodePreparation):
+    """PRORec's stages before the generator: joined item vectors, then their hierarchical codes."""
+
+    method: ClassVar[str] = "hierarchical"
+    unique: str = "none"
+    """How codes are made unique; hierarchical ones are by construction: none, or another policy."""
+    tokenizer: Literal["hierarchical", "rqvae", "random", "rq"] = "hierarchical"
+    """What makes codes of the vectors (figure of the quantizers): those that are not unique get a suffix."""
+    source: Literal["joined", "semantic", "collaborative", "concat", "standardized-concat"] = "joined"
+    """Vectors that codes are made of: stage I's, the text alone, a plain DIN's, or both of these side by side."""
+    normalize: bool = False
+    """Give every vector length 1 before it is clustered."""
+    stage1: Path | None = None
+    """Run folder with item vectors to use instead of training stage I."""
+    stage1_epochs: int = 60
+    """Passes over the users in stage I at most."""
+    stage1_seconds: float | None = None
+    """Seconds after which stage I stops."""
+    stage1_form: Literal["all", "prefix"] = "all"
+    """Samples of stage I: one random position a user and epoch (all), or every prefix."""
+    stage1_dim: int = 128
+    """Width of the item vectors."""
+    align_weight: float = 1.0
+    """Weight of the cross-modality alignment in stage I, alpha; 0 leaves it out."""
+    integrate: Literal["aligned", "mean"] = "aligned"
+    """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
+
+    def prepare(
+        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+    ) -> Ingredients:
+        """Item vectors and codes, each made as a stage under ``root`` if it was not given."""
+        import semtok
+
+        vectors, record = self.item_vectors(dataset, root, embeddings, seed, quiet)
+        if self.normalize:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        folder = codes or self._codes(dataset, vectors, record, root, seed, quiet)
+        found = semtok.load_codes(folder).align(dataset.item_ids.to_numpy())
+        record |= {"codes": found.hash, "codes_folder": str(folder)}
+        return Ingredients(found, {"vectors": vectors}, {"vector_dim": vectors.shape[1]}, record)
+
+    def item_vectors(
+        self, dataset: Dataset, root: Path, embeddings: Path | None, seed: int, quiet: bool
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The vectors [N, D] that codes are made of, and what the manifest says of them."""
+        record: dict[str, Any] = {"source": self.source}
+        parts = []
+        if self.source in ("semantic", "concat", "standardized-concat"):
+            parts.append(self._text(dataset, root, embeddings, quiet, record))
+        if self.source != "semantic":
+            parts.append(self._behaviour(dataset, root, embeddings, seed, quiet, record))
+        if self.source == "standardized-concat":
+            parts = [standardized(part) for part in parts]
+        return np.concatenate(parts, 1).astype(np.float32), record
+
+    def _text(
+        self, dataset: Dataset, root: Path, embeddings: Path | None, quiet: bool, record: dict[str, Any]
+    ) -> np.ndarray:
+        """The text vectors of the items, brought to ``stage1_dim`` by principal components."""
+        from sklearn.decomposition import PCA
+
+        text = self._joined(dataset, root, embeddings, quiet, record)
+        width = min(self.stage1_dim, *text.shape)
+        reduced: np.ndarray = PCA(width, svd_solver="covariance_eigh").fit_transform(text)
+        return reduced.astype(np.float32)
+
+    def _joined(
+        self, dataset: Dataset, root: Path, embeddings: Path | None, quiet: bool, record: dict[str, Any]
+    ) -> np.ndarray:
+        found = self.item_embeddings(dataset, root, embeddings, quiet)
+        record["embeddings"] = found.hash
+        views = [view for view in self.views or tuple(found.views) if view != "image"]
+        matrix: np.ndarray = found.matrix(views, normalize=True)[0]
+        return matrix
+
+    def _behaviour(
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | None,
+        seed: int,
+        quiet: bool,
+        record: dict[str, Any],
+    ) -> np.ndarray:
+        """Vectors of stage I, or those of a plain DIN for the controls."""
+        from semtok.fitting import load_collaborative
+
+        folder = self.stage1
+        if folder is None:
+            text = None
+            if self.source == "joined" and (self.align_weight or self.integrate == "mean"):
+                text = self._joined(dataset, root, embeddings, quiet, record)
+            key: dict[str, Any] = {"data": dataset.hash, "embeddings": record.get("embeddings"), "seed": seed}
+            key |= {"dim": self.stage1_dim, "epochs": self.stage1_epochs, "form": self.stage1_form}
+            key |= {"seconds": self.stage1_seconds}
+            if text is not None:
+                key |= {"align": self.align_weight, "integrate": self.integrate}
+            folder = stage(root, "din", key, "config.json", self._trainer(dataset, text, seed, quiet))
+        record["stage1"] = str(folder)
+        return load_collaborative(folder, dataset.item_ids.to_numpy())
+
+    def _trainer(self, dataset: Dataset, text: np.ndarray | None, seed: int, quiet: bool) -> Callable[[Path], None]:
+        """What trains stage I into a folder."""
+
+        def build(target: Path) -> None:
+            from accelerate.utils import set_seed
+
+            from recbase.runs import save_run
+            from recbase.sequences import SequenceBatches
+            from recbase.training import TrainConfig, fit
+            from seqrec.din import DIN
+
+            set_seed(seed)
+            options: dict[str, Any] = {}
+            if text is not None:
+                options = {"align_weight": self.align_weight, "integrate": self.integrate}
+            model = DIN(dataset.n_items, 0 if text is None else text.shape[1], self.stage1_dim, **options)
+            if text is not None:
+                model = model.with_content(text)
+            config = TrainConfig(
+                epochs=self.stage1_epochs,
+                batch_size=128,
+                lr=1e-3,
+                warmup_steps=200,
+                monitor="ndcg@20",
+                patience=5,
+                max_seconds=self.stage1_seconds,
+                seed=seed,
+                quiet=quiet,
+            )
+            split = dataset.split()
+            batches = SequenceBatches(split.train, self.stage1_form, 128, model.max_len, seed)
+            result = fit(model, batches, sampled_ranking(split, dataset.n_items, seed), config, target)
+            facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": vars(config)}
+            facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
+            save_run(target, "din", model.cpu(), dataset.items, facts)
+
+        return build
+
+    def _codes(
+        self, dataset: Dataset, vectors: np.ndarray, record: dict[str, Any], root: Path, seed: int, quiet: bool
+    ) -> Path:
+        """Folder of the codes of these vectors, made as a stage."""
+        from recbase.checkpoints import sha256_of
+        from semtok.embeddings import Embeddings
+        from semtok.fitting import fit_codes
+        from semtok.loading import tokenizer_class
+
+        arguments = self.tokenizer_arguments(dataset, seed, self.tokenizer)
+        if self.codebook_size is None:
+            arguments["codebook_size"] = 256
+        policy = self.unique if self.tokenizer == "hierarchical" or self.unique != "none" else "suffix"
+        key = {"vectors": sha256_of(vectors), "method": self.tokenizer, "unique": policy} | arguments
+
+        def build(target: Path) -> None:
+            found = Embeddings({"item": vectors}, {}, dataset.item_ids.to_numpy())
+            tokenizer = tokenizer_class(self.tokenizer)(**arguments)
+            settings: dict[str, Any] = {
+                "dataset": dataset,
+                "per_view": True,
+                "unique": policy,
+                "seed": seed,
+                "quiet": quiet,
+            }
+            fit_codes(tokenizer, found, made_from=record, seed=seed, quiet=quiet, **settings).save(target)
+
+        return stage(root, "unicodes", key, "semtok.json", build)
+
+
+def standardized(vectors: np.ndarray) -> np.ndarray:
+    """Every column with mean 0 and standard deviation 1 (0 where it is constant)."""
+    spread = vectors.std(0)
+    found: np.ndarray = (vectors - vectors.mean(0)) / np.where(spread > 1e-12, spread, 1)
+    return found
+
+
+def sampled_ranking(split: Split, n_items: int, seed: int) -> Callable[[Any], dict[str, float]]:
+    """What stops stage I: NDCG of the target among 999 uniform items, for a fixed part of the validation users.
+
+    Never reported as a result: it says how training goes, not how good the model is.
+    """
+    from genrec.generation import some_targets
+
+    some = some_targets(split.valid, _RANKED, seed)
+    draws = np.random.default_rng(seed).integers(1, n_items + 1, (len(some), min(_RANKED, n_items) - 1))
+    targets = np.asarray(some.items, dtype=np.int64)
+    draws = np.where(draws == targets[:, None], draws % n_items + 1, draws)
+    candidates = torch.from_numpy(np.concatenate([targets[:, None], draws], 1))
+
+    def validate(model: Any) -> dict[str, float]:
+        items, lengths = (torch.from_numpy(part) for part in some.histories.padded(np.arange(len(some)), model.max_len))
+        scores = model.score_items(items, lengths, candidates)
+        ranks = (scores[:, 1:] >= scores[:, :1]).sum(1).cpu().numpy() + 1
+        gains = np.where(ranks <= 20, 1 / np.log2(ranks + 1), 0)
+        return {"ndcg@20": float(gains.mean()), "recall@20": float((ranks <= 20).mean())}
+
+    return validate
+
+
+class PRORec(Generator):
+    """PRORec, later UNGER (arXiv 2502.06269): unified codes, generated with distillation of both kinds of knowledge.
+
+    A BERT-style encoder reads the codes of the history, a decoder writes those of the next item; a learned token after
+    the last code is drawn to the target's stage-I vector by a contrast with random items (intra-modality knowledge
+    distillation). The token comes last and is not there when items are searched. No code is public; what the text
+    leaves open follows its kin EAGER: 4 heads, feed-forward 1,024, 2,048 negatives at temperature 0.3. Positions are
+    learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation.
+
+    Parameters
+    ----------
+    items : int
+        Items in the catalogue, N.
+    sizes : list of int [L]
+        Codes of each level.
+    vector_dim : int, default 0
+        Width of the distilled vectors.
+    dim : int, default 128
+        Width of tokens, D.
+    encoder_layers : int, default 1
+        Blocks of the encoder.
+    decoder_layers : int, default 4
+        Blocks of the decoder.
+    heads : int, default 4
+        Attention heads; must divide ``dim``.
+    ffn : int, default 1024
+        Width of the feed-forward layers.
+    dropout : float, default 0.1
+    distill_weight : float, default 1.0
+        Weight of the distillation, beta. 0 leaves it out (ablation "w/o IKD").
+    distill_negatives : int, default 2048
+        Random items that the target's vector is told from; no more than there are others.
+    distill_temperature : float, default 0.3
+        Temperature of the distillation.
+    encoder_tokens : {"codes", "items"}, default "codes"
+        Whether the encoder reads the codes of an item, or one token an item.
+    max_len : int, default 20
+        Longest history, in items; older ones are cut.
+    causal_encoder : bool, default False
+        Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
+        pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
+    """
+
+    vectors: Tensor
+
+    def __init__(
+        self,
+        items: int,
+        sizes: list[int],
+        vector_dim: int = 0,
+        dim: int = 128,
+        encoder_layers: int = 1,
+        decoder_layers: int = 4,
+        heads: int = 4,
+        ffn: int = 1024,
+        dropout: float = 0.1,
+        distill_weight: float = 1.0,
+        distill_negatives: int = 2048,
+        distill_temperature: float = 0.3,
+        encoder_tokens: Literal["codes", "items"] = "codes",
+        max_len: int = 20,
+        causal_encoder: bool = False,
+    ) -> None:
+        super().__init__(locals())
+        check_arguments(
+            self._config,
+            counts=("dim", "encoder_layers", "decoder_layers", "heads", "ffn", "distill_negatives"),
+            dropouts=("dropout",),
+            weights=("vector_dim", "distill_weight"),
+            temperatures=("distill_temperature",),
+            choices={"encoder_tokens": ("codes", "items")},
+        )
+        self.vocabulary = CodeVocabulary(sizes, ragged=False)
+        self.dim, self.dropout, self.by_items = dim, dropout, encoder_tokens == "items"
+        self.group = 1 if self.by_items else len(sizes)
+        self.distill_weight = distill_weight if vector_dim else 0.0
+        self.negatives = min(distill_negatives, max(1, items - 1))
+        self.temperature = distill_temperature
+        self.embedding = nn.Embedding(self.vocabulary.size, dim)
+        self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if self.by_items else None
+        self.source_position = nn.Embedding(max_len * self.group, dim)
+        self.target_position = nn.Embedding(len(sizes) + 2, dim)
+        self.source_norm, self.target_norm = nn.LayerNorm(dim, eps=1e-12), nn.LayerNorm(dim, eps=1e-12)
+        self.encoder = PostNormEncoder(dim, encoder_layers, heads, ffn, dropout, dropout, causal_encoder)
+        self.decoder = PostNormDecoder(dim, decoder_layers, heads, ffn, dropout, dropout)
+        self.summary = nn.Parameter(torch.empty(dim))  # the token that distils
+        self.project = nn.Linear(dim, vector_dim) if self.distill_weight else None
+        self.register_buffer("vectors", torch.zeros(items + 1, vector_dim))
+        initialise(self)
+        nn.init.normal_(self.summary, std=0.02)
+
+    def with_arrays(self, vectors: np.ndarray) -> PRORec:
+        """Set the vectors that are distilled, float32 [N, vector_dim]; they are not trained."""
+        self.vectors[1:] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        return self
+
+    def forward(self, batch: SequenceBatch) -> LossOutput:
+        """This batch's share of the mean loss over all targets of the step."""
+        _, _, targets = samples(batch)
+        if len(targets) == len(batch.items):  # PREFIX form: one target a row
+            memory = self.encode_histories(batch.items, batch.lengths)
+            states = self.decoder(self._target(targets, bool(self.distill_weight)), memory)
+        else:
+            if not self.encoder.causal:
+                raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
+            memory = self.encode_histories(batch.items, batch.lengths)
+            order = Ragged.of(batch.lengths, batch.items.shape[1]).index
+            targets = batch.targets.flatten()[order]
+            embedded = self._target(targets, bool(self.distill_weight))
+            count = embedded.shape[1] * batch.lengths
+            states = self.decoder.prefixes(embedded, memory, Ragged.of(count, int(count.max())), self.group)
+        codes = self.code_table[targets].long()
+        logits = [self.level_logits(states[:, level], level) for level in range(len(self.sizes))]
+        generation = level_loss(logits, self.vocabulary.targets(codes)) / batch.target_count
+        parts = {"ce": generation.detach()}
+        if self.project is None:
+            return LossOutput(generation, parts)
+        distillation = self._distill(states[:, -1], targets, batch.seed) / batch.target_count
+        parts["distill"] = distillation.detach()
+        return LossOutput(generation + self.distill_weight * distillation, parts)
+
+    def _target(self, targets: Tensor, summary: bool) -> Tensor:
+        """What the decoder reads: start, codes, and the token that distils: [S] -> [S, L (+ 2), D]."""
+        codes = self.vocabulary.tokens(self.code_table[targets].long())
+        given = codes if summary else codes[:, :-1]  # the last code is read by the distilling token alone
+        tokens = torch.cat([torch.full_like(codes[:, :1], BOS), given], 1)
+        embedded = self.embedding(tokens)
+        if summary:
+            embedded = torch.cat([embedded, self.summary.expand(len(targets), 1, -1)], 1)
+        return self._placed(embedded, 0)
+
+    def _placed(self, embedded: Tensor, first: int) -> Tensor:
+        places = self.target_position.weight[first : first + embedded.shape[1]]
+        return F.dropout(self.target_norm(embedded + places), self.dropout, self.training)
+
+    def _distill(self, states: Tensor, targets: Tensor, seed: int) -> Tensor:
+        """Sum of the contrasts of projected states with their targets' vectors, against items that all share."""
+        assert self.project is not None
+        drawn = draw_integers(seed, self.items, torch.arange(self.negatives, device=targets.device)) + 1
+        query = F.normalize(self.project(states).float(), dim=-1)
+        right = (query * F.normalize(self.vectors[targets], dim=-1)).sum(-1)
+        wrong = query @ F.normalize(self.vectors[drawn], dim=-1).T
+        wrong = wrong.masked_fill(drawn[None] == targets[:, None], -torch.inf)
+        logits = torch.cat([right[:, None], wrong], 1) / self.temperature
+        return -F.log_softmax(logits, 1)[:, 0].sum()
+
+    def level_logits(self, states: Tensor, level: int) -> Tensor:
+        """Logits of one level: states [..., D] to [..., V_l]; heads are the level's token embeddings."""
+        tokens = self.vocabulary.level_tokens(level).to(states.device)
+        return F.linear(states, self.embedding.weight[tokens])
+
+    def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
+        """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""
+        if self.item_embedding is not None:
+            ragged = Ragged.of(lengths, items.shape[1])
+            embedded = self.item_embedding(ragged.pack(items))
+        else:
+            tokens, counts = self.vocabulary.history(items, lengths, self.vocabulary.tokens(self.code_table))
+            ragged = Ragged.of(counts, tokens.shape[1])
+            embedded = self.embedding(ragged.pack(tokens))
+        x = self.source_norm(embedded + self.source_position(ragged.steps))
+        memory: Memory = self.encoder(F.dropout(x, self.dropout, self.training), ragged)
+        return memory
+
+    def start(self, memory: Memory) -> DecoderState:
+        """State before the first code."""
+        return self.decoder.start(memory)
+
+    def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
+        """Logits of the next code; the distilling token is not used."""
+        level = state.steps
+        if tokens is None:
+            given = torch.full((len(state.keys[0]), 1), BOS, device=state.keys[0].device)
+        else:
+            given = self.vocabulary.level_codes_to_tokens(level - 1, tokens)
+        x = self._placed(self.embedding(given)[:, :, None], level)[:, :, 0]
+        states, state = self.decoder.step(state, parents, x)
+        return self.level_logits(states, level), state
