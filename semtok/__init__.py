@@ -21,6 +21,7 @@ TOKENIZERS = {
     "random": "semtok.random_codes:RandomCodes",
     "rqvae": "semtok.rqvae:RQVAE",
     "letter": "semtok.letter:LETTER",
+    "behavior": "semtok.behavior:BehaviorTokenizer",
 }
 
 _NAMES = {
