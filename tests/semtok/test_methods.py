@@ -14,7 +14,16 @@ from semtok.embeddings import load_embeddings
 from semtok.fitting import laid_out_as
 from semtok.loading import tokenizer_class
 
-SMALL = {"codebook_size": 32, "steps": 20, "epochs": 1, "batch_size": 64, "max_seconds": 60}
+SMALL = {
+    "codebook_size": 32,
+    "steps": 5,
+    "batch_size": 256,
+    "latent_dim": 16,
+    "inner_steps": 1,
+    "max_len": 5,
+    "max_seconds": 60,
+    "engine": "torch",
+}
 
 
 def fit(method: str, *arguments: object) -> dict[str, Any]:
