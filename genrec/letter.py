@@ -62,6 +62,7 @@ class LETTER(TIGER):
     ffn : int, default 1024
         Width of the feed-forward layers.
     dropout : float, default 0.1
+        On the output of every sub-layer, and on attention weights.
     activation : {"relu", "gated-gelu"}, default "relu"
         Of the feed-forward layers.
     tied : bool, default True

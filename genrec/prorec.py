@@ -287,6 +287,7 @@ class PRORec(Generator):
     ffn : int, default 1024
         Width of the feed-forward layers.
     dropout : float, default 0.1
+        On the output of every sub-layer, and on attention weights.
     distill_weight : float, default 1.0
         Weight of the distillation, beta. 0 leaves it out (ablation "w/o IKD").
     distill_negatives : int, default 2048

@@ -1,0 +1,229 @@
+"""Contracts that every generator keeps, over the whole registry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from genrec import MODELS, REGISTRY
+from genrec.generation import Search, generate, rank_generated, some_targets
+from genrec.model import Generator
+from recbase.options import options_from
+from recbase.recommender import NO_ITEM
+from recbase.runs import load_run, resolve, save_run
+from recbase.sequences import Histories, SequenceBatches
+from recbase.splits import Targets
+from recbase.training import TrainConfig, fit
+
+ITEMS = 24
+USERS = 120
+
+_T5 = {"dim": 32, "heads": 2, "head_dim": 16, "ffn": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+SMALL: dict[str, dict[str, Any]] = {
+    "tiger": _T5,
+    "letter": _T5,
+    "prorec": {"dim": 32, "heads": 2, "ffn": 64, "decoder_layers": 1, "dropout": 0.0, "distill_negatives": 8},
+}
+"""Constructor arguments of each model: seconds on one core, no dropout."""
+
+EPOCHS: dict[str, dict[str, int]] = {"prorec": {"prefix": 24, "all": 80}}
+"""What a model needs to learn the circle, where it is not the usual."""
+
+NAMES = list(REGISTRY)
+BOTH = [name for name in NAMES if "all" in REGISTRY[name].forms]
+
+
+def vectors_of(count: int, width: int = 6) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(count, width)).astype(np.float32)
+
+
+ARRAYS: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = {
+    "prorec": ({"vector_dim": 6}, {"vectors": vectors_of(ITEMS)}),
+}
+"""What a model reads besides codes: constructor arguments and arrays."""
+
+CODES: dict[str, tuple[list[int], np.ndarray]] = {}
+"""Codes of models that want them in another shape than two levels."""
+
+
+def build(name: str, **arguments: Any) -> Generator:
+    torch.manual_seed(0)
+    sizes, codes = CODES.get(name, ([4, 6], np.stack([np.arange(ITEMS) % 4, np.arange(ITEMS) // 4], 1)))
+    shapes, arrays = ARRAYS.get(name, ({}, {}))
+    model: Generator = resolve(name, MODELS)(ITEMS, sizes, **shapes, **SMALL[name] | arguments)
+    model.with_codes(codes, np.arange(ITEMS))
+    return model.with_arrays(**arrays) if arrays else model  # type: ignore[operator]
+
+
+def walks(users: int = USERS) -> Histories:
+    """Everyone walks from item i to item i + 1, in a circle."""
+    draws = np.random.default_rng(0)
+    starts, lengths = draws.integers(0, ITEMS, users), draws.integers(4, 9, users)
+    rows = [((np.arange(n) + start) % ITEMS + 1).tolist() for start, n in zip(starts, lengths, strict=True)]
+    return Histories.from_lists(rows)
+
+
+def batch_of(form: str = "prefix", micro_batches: int = 1) -> list[Any]:
+    batches = SequenceBatches(walks(12), form, 1000, 20, 1, micro_batches=micro_batches)  # type: ignore[arg-type]
+    found: list[Any] = next(iter(batches))
+    return found
+
+
+def trained(name: str, form: str, epochs: int) -> Generator:
+    model = build(name, **({"causal_encoder": True} if form == "all" else {}))
+    config = TrainConfig(epochs=epochs, batch_size=64, lr=5e-3, patience=0, quiet=True)
+    fit(model, SequenceBatches(walks(), form, 64, 20, 0), None, config)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def test_every_model_has_a_small_size() -> None:
+    assert set(SMALL) == set(REGISTRY)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_the_circle(name: str) -> None:
+    model = trained(name, "prefix", EPOCHS.get(name, {}).get("prefix", 14))
+    asked = Histories.from_lists([[(start + step) % ITEMS + 1 for step in range(5)] for start in range(ITEMS)])
+    lists = generate(model, asked, beams=5, n_best=1)
+    expected = [(start + 5) % ITEMS + 1 for start in range(ITEMS)]
+    assert np.mean(lists.items[:, 0] == expected) > 0.9
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_learns_the_circle_in_one_pass_a_user(name: str) -> None:
+    model = trained(name, "all", EPOCHS.get(name, {}).get("all", 40))
+    asked = Histories.from_lists([[(start + step) % ITEMS + 1 for step in range(5)] for start in range(ITEMS)])
+    lists = generate(model, asked, beams=5, n_best=1)
+    expected = [(start + 5) % ITEMS + 1 for start in range(ITEMS)]
+    assert np.mean(lists.items[:, 0] == expected) > 0.9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_does_not_see_the_target(name: str) -> None:
+    """The first code's loss is a distribution over codes: it sums to one over all targets that could be."""
+    model = build(name).eval()
+    items, lengths = torch.tensor([[3, 9, 4]]), torch.tensor([3])
+    scores = model.score_all(items, lengths)
+    assert scores.shape == (1, ITEMS)
+    assert scores.exp().sum().item() == pytest.approx(1, abs=1e-4)  # all codes of this catalogue exist
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wide_search_is_exhaustive_and_lists_are_clean(name: str) -> None:
+    model = build(name).eval()
+    histories = walks(7)
+    wide = generate(model, histories, beams=ITEMS)
+    exact = generate(model, histories, beams=ITEMS, exact=True)
+    np.testing.assert_array_equal(wide.items, exact.items)
+    np.testing.assert_allclose(wide.scores, exact.scores, rtol=0, atol=1e-4)
+    assert all(len(set(row)) == ITEMS for row in wide.items.tolist())
+    unseen = generate(model, histories, beams=ITEMS, mask_seen=True)
+    for row, history in zip(unseen.items.tolist(), histories, strict=True):
+        assert not set(row) & set(history.tolist())
+        assert row.count(NO_ITEM) == len(set(history.tolist()))
+    allowed = np.zeros(ITEMS, dtype=bool)
+    allowed[[2, 11]] = True
+    few = generate(model, histories, beams=ITEMS, n_best=3, mask=allowed)
+    assert all(set(row) == {3, 12, NO_ITEM} for row in few.items.tolist())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_and_company_do_not_change_scores(name: str) -> None:
+    model = build(name).eval()
+    alone = model.score_all(torch.tensor([[3, 9]]), torch.tensor([2]))
+    padded = model.score_all(torch.tensor([[3, 9, 0, 0], [1, 2, 3, 4]]), torch.tensor([2, 4]))
+    torch.testing.assert_close(alone[0], padded[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_items_of_one_code_resolve_to_the_more_popular(name: str) -> None:
+    model = build(name)
+    codes = model.code_table[1:].numpy().copy()
+    codes[4] = codes[9]
+    model.with_codes(codes, np.arange(ITEMS))
+    model.eval()
+    found = generate(model, walks(3), beams=ITEMS).items
+    assert all(10 in row and 5 not in row for row in found.tolist())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_micro_batches_sum_to_the_step(name: str) -> None:
+    model = build(name)
+    (whole,) = batch_of()
+    parts = batch_of(micro_batches=3)
+    total = sum(model(part).loss.item() for part in parts)
+    assert total == pytest.approx(model(whole).loss.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bfloat16_step_is_finite_and_near(name: str) -> None:
+    model = build(name)
+    (batch,) = batch_of()
+    exact = model(batch).loss.item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(batch)
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(exact, rel=0.05)
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_ranks_and_a_run_folder_answers_by_itself(name: str, tmp_path: Path) -> None:
+    first, second = trained(name, "prefix", 1), trained(name, "prefix", 1)
+    histories = walks(9)
+    targets = Targets(np.arange(9), histories, np.arange(1, 10, dtype=np.int32))
+    ranks, lists = rank_generated(first, targets, beams=10, batch_size=4)
+    again, _ = rank_generated(second, targets, beams=10, batch_size=9)
+    np.testing.assert_array_equal(ranks.rank, again.rank)
+    assert lists.k == 10
+    save_run(tmp_path / "run", name, first, pl.DataFrame({"item_id": list(range(ITEMS))}), {})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    loaded = load_run(tmp_path / "moved", MODELS).model
+    np.testing.assert_array_equal(generate(loaded, histories, 10).items, generate(first, histories, 10).items)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pretrained_folders(name: str, tmp_path: Path) -> None:
+    model = build(name).eval()
+    model.save_pretrained(tmp_path / "model", [f"sku-{i}" for i in range(ITEMS)])
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model"] == name
+    again = type(model).from_pretrained(tmp_path / "model")
+    items, lengths = torch.tensor([[3, 9, 4]]), torch.tensor([3])
+    torch.testing.assert_close(again.score_all(items, lengths), model.score_all(items, lengths))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_documented(name: str) -> None:
+    for source in (REGISTRY[name].target, REGISTRY[name].preparation):
+        for option in options_from(source, skip=("items", "sizes", "users", "vector_dim")):
+            assert option.help, f"{source}: {option.name} has no help"
+
+
+def test_some_targets_are_fixed() -> None:
+    histories = walks(50)
+    targets = Targets(np.arange(50), histories, np.arange(50, dtype=np.int32) % ITEMS + 1)
+    some = some_targets(targets, 10)
+    assert len(some) == 10
+    assert np.array_equal(some.users, some_targets(targets, 10).users)
+    assert some_targets(targets, 0) is targets
+    assert np.array_equal(some.histories[3], histories[int(some.users[3])])
+
+
+def test_refusals() -> None:
+    model = build("tiger")
+    with pytest.raises(ValueError, match=r"codes have shape \(3, 2\); the model expects \(24, 2\)"):
+        model.with_codes(np.zeros((3, 2), dtype=np.int32))
+    with pytest.raises(ValueError, match=r"histories hold item 99; the model knows 1\.\.24"):
+        generate(model, Histories.from_lists([[99]]))
+    with pytest.raises(ValueError, match="n_best is 9 but only 5 beams are searched"):
+        generate(model, walks(2), beams=5, n_best=9)
+    with pytest.raises(ValueError, match="--valid-beams must be at least 1, got 0"):
+        Search(valid_beams=0)
+    with pytest.raises(ValueError, match="--temperature must be above 0, got 0"):
+        build("tiger", temperature=0)
