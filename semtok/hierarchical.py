@@ -22,7 +22,9 @@ from semtok.tokenizer import ItemTokenizer, _check_count, _check_finite, _checke
 
 __all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
 
-RECIPES = {"default": {}, "paper": {"codebook_size": 256, "iterations": 100}}
+RECIPES = {
+    "paper": {"codebook_size": 256, "iterations": 100},  # PRORec
+}
 FORMS = ("capacity", "variable")
 _HELD = 1 << 25  # vector entries of the nodes that are split in memory together: 128 MiB
 _HELD_OF_FILES = 1 << 27  # the same where rows are read from shards: all of them are passed over for each such group

@@ -396,19 +396,19 @@ class Branches:
         Of rows with equal keys the first is taken; ``apart`` gives the first key the first of them, the next key the
         next one and so on, as long as there are any.
         """
-        if not len(self.sorted):
-            return np.full(len(keys), -1)
-        first = np.minimum(np.searchsorted(self.sorted, keys), len(self.sorted) - 1)
-        known = self.sorted[first] == keys
+        order = np.argsort(keys, kind="stable")
+        asked = keys[order]  # ascending, which keeps the search in cache
+        first = np.minimum(np.searchsorted(self.sorted, asked), len(self.sorted) - 1)
+        known = self.sorted[first] == asked
         if apart:
-            order = np.argsort(keys, kind="stable")
-            new = np.ones(len(keys), dtype=bool)
-            new[1:] = keys[order[1:]] != keys[order[:-1]]
-            rank = np.empty(len(keys), dtype=np.int64)
-            rank[order] = np.arange(len(keys)) - np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
-            more = np.searchsorted(self.sorted, keys, "right") - first
+            new = np.ones(len(asked), dtype=bool)
+            new[1:] = asked[1:] != asked[:-1]
+            rank = np.arange(len(asked)) - np.maximum.accumulate(np.where(new, np.arange(len(asked)), 0))
+            more = np.searchsorted(self.sorted, asked, "right") - first
             first = first + np.where(known & (rank < more), rank, 0)
-        return np.where(known, self.order[first], -1)
+        rows = np.empty(len(keys), dtype=np.int64)
+        rows[order] = np.where(known, self.order[first], -1)
+        return rows
 
     def route(self, points: Any, offsets: Any = None) -> np.ndarray:
         """Codes of rows that are not of the fit, given centred: int32 [n, L].

@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
 import semtok.hierarchical as hierarchical
+from semtok.appending import append_items
 from semtok.hierarchical import HierarchicalKMeans
 from semtok.uniqueness import costs_of, make_unique
 
@@ -308,6 +309,21 @@ def test_new_items_find_a_free_code_in_their_cluster(form: dict, policy: str) ->
     assert found.unique
     assert (found.codes[:200] == fitted.codes_).all()
     assert (found.codes[200:, 0] == codes.codes[200:, 0]).mean() > 0.9
+
+
+def test_appended_items_stay_in_their_cluster(tmp_path: Path) -> None:
+    vectors = some_vectors(100)
+    new = vectors[::4] + np.float32(0.01)
+    fitted = HierarchicalKMeans(codebook_size=16).fit(vectors)
+    fitted.save(tmp_path, fitted.item_codes(vectors, np.arange(100)), unique="matching")
+    found = append_items(tmp_path, np.concatenate([new, new[:1]]), np.arange(100, 126))
+    assert found.codes.unique
+    assert (found.codes.codes[:100] == fitted.codes_).all()
+    loads = np.bincount(np.concatenate([fitted.codes_[:, 0], fitted.encode(new)[:, 0]]), minlength=16)
+    stayed = found.codes.codes[100:125, 0] == fitted.encode(new)[:, 0]
+    assert stayed[loads[fitted.encode(new)[:, 0]] < 16].all()
+    with pytest.raises(ValueError, match="tuples"):
+        append_items(tmp_path, some_vectors(131, seed=9), np.arange(300, 431))
 
 
 def test_wrong_arguments_are_refused() -> None:
