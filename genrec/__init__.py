@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-__all__ = ["LETTER", "MODELS", "REGISTRY", "CodeTrie", "ModelEntry", "PRORec", "TIGER", "beam_search"]
+__all__ = [
+    "LETTER",
+    "MODELS",
+    "REGISTRY",
+    "SHAPES",
+    "BBQRec",
+    "CodeTrie",
+    "ModelEntry",
+    "PRORec",
+    "TIGER",
+    "beam_search",
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,13 @@ REGISTRY: dict[str, ModelEntry] = {
         "genrec.prorec:Preparation",
         ("prefix", "all"),
     ),
+    "bbqrec": ModelEntry(
+        "genrec.bbqrec:BBQRec", "BBQRec, 2025", "behavior, unique by matching", "genrec.bbqrec:Preparation"
+    ),
 }
+
+SHAPES = ("items", "sizes", "users", "vector_dim", "streams", "codebook_dim")
+"""Constructor arguments that follow from the data: never options of a command."""
 
 MODELS = {name: entry.target for name, entry in REGISTRY.items()}
 """Name on the command line to ``module:Class``."""

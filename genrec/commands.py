@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from genrec import MODELS, REGISTRY
+from genrec import MODELS, REGISTRY, SHAPES
 from recbase.options import (
     Command,
     Group,
@@ -28,7 +28,6 @@ __all__ = ["main"]
 
 _TRAINING = "recbase.training:TrainConfig"
 _SEARCH = "genrec.generation:Search"
-_SHAPES = ("items", "sizes", "users", "vector_dim")
 _FORMS = {
     "prefix": "prefix = one a target, with all that came before",
     "all": "all = one a user, every position a target that sees only what came before",
@@ -64,7 +63,7 @@ def _training_command(name: str) -> click.Command:
     usual = recipe_of(entry.target, "default")
     model, preparation, search, training = (
         [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
-        for source in ((entry.target, _SHAPES), (entry.preparation,), (_SEARCH,), (_TRAINING,))
+        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,), (_TRAINING,))
     )
     recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
 

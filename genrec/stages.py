@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from genrec import MODELS, REGISTRY
+from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
 from recbase.checkpoints import FileContent, tensor_bytes
 from recbase.runs import resolve, save_run
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from semtok.embeddings import Embeddings
 
 __all__ = ["SHAPES", "Ingredients", "Preparation", "build_model", "train_generator"]
-
-SHAPES = ("items", "sizes", "users", "vector_dim")
-"""Constructor arguments that follow from the data: never options of a command."""
 
 
 @dataclass(frozen=True)

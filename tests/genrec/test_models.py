@@ -29,10 +29,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "tiger": _T5,
     "letter": _T5,
     "prorec": {"dim": 32, "heads": 2, "ffn": 64, "decoder_layers": 1, "dropout": 0.0, "distill_negatives": 8},
+    "bbqrec": _T5,
 }
 """Constructor arguments of each model: seconds on one core, no dropout."""
 
-EPOCHS: dict[str, dict[str, int]] = {"prorec": {"prefix": 24, "all": 80}}
+EPOCHS: dict[str, dict[str, int]] = {"prorec": {"prefix": 24, "all": 80}, "bbqrec": {"prefix": 26}}
 """What a model needs to learn the circle, where it is not the usual."""
 
 NAMES = list(REGISTRY)
@@ -45,10 +46,14 @@ def vectors_of(count: int, width: int = 6) -> np.ndarray:
 
 ARRAYS: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = {
     "prorec": ({"vector_dim": 6}, {"vectors": vectors_of(ITEMS)}),
+    "bbqrec": ({"vector_dim": 6, "streams": 2}, {"vectors": vectors_of(ITEMS)}),
 }
 """What a model reads besides codes: constructor arguments and arrays."""
 
-CODES: dict[str, tuple[list[int], np.ndarray]] = {}
+_PLACES = np.arange(ITEMS)
+CODES: dict[str, tuple[list[int], np.ndarray]] = {
+    "bbqrec": ([2, 2, 3, 2], np.stack([_PLACES % 2, _PLACES // 2 % 2, _PLACES // 4 % 3, _PLACES // 12], 1)),
+}
 """Codes of models that want them in another shape than two levels."""
 
 
