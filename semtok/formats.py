@@ -290,18 +290,23 @@ def format_of(path: str | os.PathLike[str]) -> str:
     ValueError
         If it is a pickle, or nothing that is known.
     """
-    path = Path(path)
+    return _recognised(Path(path))[0]
+
+
+def _recognised(path: Path) -> tuple[str, Any]:
+    """Format of a file, and its JSON where it is one of JSON."""
     _check_readable(path)
     if path.suffix == ".parquet":
-        return "table"
+        return "table", None
     if path.suffix in {".npy", ".safetensors"}:
-        return "grid"
+        return "grid", None
     content = _json(path)
     if isinstance(content, list):
-        return "ccfrec"
+        return "ccfrec", content
     if isinstance(content, dict) and content:
         first = next(iter(content.values()))
-        return "index" if isinstance(first, str) or (isinstance(first, list) and _has_text(first)) else "rpg"
+        named = isinstance(first, str) or (isinstance(first, list) and _has_text(first))
+        return ("index" if named else "rpg"), content
     raise ValueError(f"{path} is none of the formats {', '.join(FORMATS)}: its JSON holds no codes")
 
 
@@ -315,8 +320,9 @@ class _Found:
 
 
 def _read(path: Path, format: str | None, method: str | None, levels: int | None) -> _Found:
+    content = None
     if format is None:
-        format = format_of(path)
+        format, content = _recognised(path)
     _check_format(format)
     _check_readable(path)
     if method is not None and format != "table":
@@ -325,30 +331,41 @@ def _read(path: Path, format: str | None, method: str | None, levels: int | None
         return _from_table(path, method)
     if format == "grid":
         return _from_tensor(path, levels)
-    return {"index": _from_index, "rpg": _from_rpg, "ccfrec": _from_ccfrec}[format](path, _json(path))
+    content = _json(path) if content is None else content
+    return {"index": _from_index, "rpg": _from_rpg, "ccfrec": _from_ccfrec}[format](path, content)
 
 
 def _from_index(path: Path, content: Any) -> _Found:
     content = _checked_object(path, content, "index")
-    rows, letters = [], None
+    pattern, rows = None, []
     for key, value in content.items():
         text = "".join(value) if isinstance(value, list) and _has_text(value) else value
-        tokens = _TOKEN.findall(text) if isinstance(text, str) else []
-        if not tokens or sum(len(letter) + len(code) + 3 for letter, code in tokens) != len(text):
-            raise ValueError(f"{path}: item {key!r} has {_short(value)}; expected tokens such as <a_12><b_7>")
-        own = [letter for letter, _ in tokens]
-        letters = letters or own
-        if own != letters:
-            raise ValueError(
-                f"{path}: item {key!r} has the levels {', '.join(own)} but the first item {', '.join(letters)}"
-            )
-        rows.append([int(code) for _, code in tokens])
+        pattern = pattern or _pattern_of(text)
+        found = pattern.fullmatch(text) if pattern is not None and isinstance(text, str) else None
+        if found is None:
+            raise ValueError(f"{path}: {_not_like(pattern, key, value, text)}")
+        rows.append([int(code) for code in found.groups()])
     keys = list(content)
     codes = _matrix(path, rows, keys)
     numbers = _integers(keys)
     if numbers is not None and sorted(numbers) == list(range(len(keys))):
         return _Found(codes[np.argsort(np.asarray(numbers))], list(range(len(keys))), True)
     return _Found(codes, keys if numbers is None else numbers, False)
+
+
+def _pattern_of(text: Any) -> re.Pattern[str] | None:
+    """What all items must look like, by the first: its letters in their order."""
+    letters = [letter for letter, _ in _TOKEN.findall(text)] if isinstance(text, str) else []
+    return re.compile("".join(rf"<{letter}_(\d+)>" for letter in letters)) if letters else None
+
+
+def _not_like(pattern: re.Pattern[str] | None, key: str, value: Any, text: Any) -> str:
+    """Sentence on an item that does not look like the first one."""
+    tokens = _TOKEN.findall(text) if isinstance(text, str) else []
+    if pattern is None or not tokens or _TOKEN.sub("", text):
+        return f"item {key!r} has {_short(value)}; expected tokens such as <a_12><b_7>"
+    own, first = (", ".join(re.findall(r"<([A-Za-z]+)_", part)) for part in (text, pattern.pattern))
+    return f"item {key!r} has the levels {own} but the first item {first}"
 
 
 def _from_rpg(path: Path, content: Any) -> _Found:
@@ -452,12 +469,12 @@ def _matrix(path: Path, rows: list[Any], keys: Sequence[Any]) -> np.ndarray:
     """Rows of codes as one array [N, L]; a sentence where a row is of another length or not of whole numbers."""
     if not rows:
         raise ValueError(f"{path} has codes of no item")
-    length = len(rows[0]) if isinstance(rows[0], Sequence) and not isinstance(rows[0], str) else 0
-    for key, row in zip(keys, rows, strict=True):
-        if not isinstance(row, Sequence) or isinstance(row, str) or not row:
-            raise ValueError(f"{path}: item {key!r} has {_short(row)}; expected its codes, such as [12, 7]")
-        if len(row) != length:
-            raise ValueError(f"{path}: item {key!r} has {len(row)} codes but the first item has {length}")
+    if set(map(type, rows)) != {list} or len(set(map(len, rows))) > 1 or not rows[0]:
+        for key, row in zip(keys, rows, strict=True):
+            if not isinstance(row, list) or not row:
+                raise ValueError(f"{path}: item {key!r} has {_short(row)}; expected its codes, such as [12, 7]")
+            if len(row) != len(rows[0]):
+                raise ValueError(f"{path}: item {key!r} has {len(row)} codes but the first item has {len(rows[0])}")
     try:
         codes = np.asarray(rows)
     except (ValueError, OverflowError):
