@@ -48,7 +48,9 @@ _NAMES = {
     "load_codes": "semtok.codes",
     "load_embeddings": "semtok.embeddings",
     "make_unique": "semtok.uniqueness",
+    "read_codes": "semtok.formats",
     "tokenizer_class": "semtok.loading",
+    "write_codes": "semtok.formats",
 }
 
 __all__ = ["TOKENIZERS", *sorted(_NAMES)]
