@@ -34,7 +34,6 @@ from recbase.options import options_from
 from semtok.loading import methods
 
 ORDER = ("random", "lsh", "fsq", "pq", "opq", "rq", "hierarchical", "rqvae", "letter", "behavior")
-BEHAVIOUR = ("letter", "behavior")
 COLUMNS = (
     "collision_rate",
     "surplus_rate",
