@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 __all__ = [
+    "EAGER",
     "LETTER",
     "MODELS",
     "REGISTRY",
@@ -76,9 +77,25 @@ REGISTRY: dict[str, ModelEntry] = {
     "bbqrec": ModelEntry(
         "genrec.bbqrec:BBQRec", "BBQRec, 2025", "behavior, unique by matching", "genrec.bbqrec:Preparation"
     ),
+    "eager": ModelEntry(
+        "genrec.eager:EAGER",
+        "Wang et al., KDD 2024",
+        "hierarchical, of a DIN's vectors and of the text's",
+        "genrec.eager:Preparation",
+    ),
 }
 
-SHAPES = ("items", "sizes", "users", "vector_dim", "streams", "codebook_dim")
+SHAPES = (
+    "items",
+    "sizes",
+    "users",
+    "vector_dim",
+    "streams",
+    "codebook_dim",
+    "behaviour_levels",
+    "behaviour_dim",
+    "semantic_dim",
+)
 """Constructor arguments that follow from the data: never options of a command."""
 
 MODELS = {name: entry.target for name, entry in REGISTRY.items()}

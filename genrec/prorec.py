@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from genrec.attention import Ragged
 from genrec.decoding import Logits
+from genrec.distilling import DistillingDecoder
 from genrec.model import Generator, samples
-from genrec.post_norm import PostNormDecoder, PostNormEncoder
+from genrec.post_norm import PostNormEncoder
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory
 from genrec.tiger import level_loss
-from genrec.vocabulary import BOS, CodeVocabulary
-from recbase.draws import draw_integers
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from seqrec.model import check_arguments, initialise
@@ -332,24 +331,18 @@ class PRORec(Generator):
             temperatures=("distill_temperature",),
             choices={"encoder_tokens": ("codes", "items")},
         )
-        self.vocabulary = CodeVocabulary(sizes, ragged=False)
-        self.dim, self.dropout, self.by_items = dim, dropout, encoder_tokens == "items"
+        self.dropout, self.by_items = dropout, encoder_tokens == "items"
         self.group = 1 if self.by_items else len(sizes)
         self.distill_weight = distill_weight if vector_dim else 0.0
-        self.negatives = min(distill_negatives, max(1, items - 1))
-        self.temperature = distill_temperature
-        self.embedding = nn.Embedding(self.vocabulary.size, dim)
+        distilled = vector_dim if self.distill_weight else 0
+        shape = (dim, decoder_layers, heads, ffn, dropout, distilled, distill_negatives, distill_temperature)
+        self.decoder = DistillingDecoder(sizes, items, *shape)
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if self.by_items else None
         self.source_position = nn.Embedding(max_len * self.group, dim)
-        self.target_position = nn.Embedding(len(sizes) + 2, dim)
-        self.source_norm, self.target_norm = nn.LayerNorm(dim, eps=1e-12), nn.LayerNorm(dim, eps=1e-12)
+        self.source_norm = nn.LayerNorm(dim, eps=1e-12)
         self.encoder = PostNormEncoder(dim, encoder_layers, heads, ffn, dropout, dropout, causal_encoder)
-        self.decoder = PostNormDecoder(dim, decoder_layers, heads, ffn, dropout, dropout)
-        self.summary = nn.Parameter(torch.empty(dim))  # the token that distils
-        self.project = nn.Linear(dim, vector_dim) if self.distill_weight else None
         self.register_buffer("vectors", torch.zeros(items + 1, vector_dim))
         initialise(self)
-        nn.init.normal_(self.summary, std=0.02)
 
     def with_arrays(self, vectors: np.ndarray) -> PRORec:
         """Set the vectors that are distilled, float32 [N, vector_dim]; they are not trained."""
@@ -359,57 +352,23 @@ class PRORec(Generator):
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step."""
         _, _, targets = samples(batch)
+        memory = self.encode_histories(batch.items, batch.lengths)
         if len(targets) == len(batch.items):  # PREFIX form: one target a row
-            memory = self.encode_histories(batch.items, batch.lengths)
-            states = self.decoder(self._target(targets, bool(self.distill_weight)), memory)
+            states = self.decoder(self.code_table[targets].long(), memory)
         else:
             if not self.encoder.causal:
                 raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
-            memory = self.encode_histories(batch.items, batch.lengths)
-            order = Ragged.of(batch.lengths, batch.items.shape[1]).index
-            targets = batch.targets.flatten()[order]
-            embedded = self._target(targets, bool(self.distill_weight))
-            count = embedded.shape[1] * batch.lengths
-            states = self.decoder.prefixes(embedded, memory, Ragged.of(count, int(count.max())), self.group)
-        codes = self.code_table[targets].long()
-        logits = [self.level_logits(states[:, level], level) for level in range(len(self.sizes))]
-        generation = level_loss(logits, self.vocabulary.targets(codes)) / batch.target_count
+            targets = batch.targets.flatten()[Ragged.of(batch.lengths, batch.items.shape[1]).index]
+            codes = self.code_table[targets].long()
+            states = self.decoder.prefixes(codes, memory, batch.lengths, self.group)
+        right = self.decoder.vocabulary.targets(self.code_table[targets].long())
+        generation = level_loss(self.decoder.all_logits(states), right) / batch.target_count
         parts = {"ce": generation.detach()}
-        if self.project is None:
+        if not self.distill_weight:
             return LossOutput(generation, parts)
-        distillation = self._distill(states[:, -1], targets, batch.seed) / batch.target_count
+        distillation = self.decoder.distill(states[:, -1], targets, self.vectors, batch.seed) / batch.target_count
         parts["distill"] = distillation.detach()
         return LossOutput(generation + self.distill_weight * distillation, parts)
-
-    def _target(self, targets: Tensor, summary: bool) -> Tensor:
-        """What the decoder reads: start, codes, and the token that distils: [S] -> [S, L (+ 2), D]."""
-        codes = self.vocabulary.tokens(self.code_table[targets].long())
-        given = codes if summary else codes[:, :-1]  # the last code is read by the distilling token alone
-        tokens = torch.cat([torch.full_like(codes[:, :1], BOS), given], 1)
-        embedded = self.embedding(tokens)
-        if summary:
-            embedded = torch.cat([embedded, self.summary.expand(len(targets), 1, -1)], 1)
-        return self._placed(embedded, 0)
-
-    def _placed(self, embedded: Tensor, first: int) -> Tensor:
-        places = self.target_position.weight[first : first + embedded.shape[1]]
-        return F.dropout(self.target_norm(embedded + places), self.dropout, self.training)
-
-    def _distill(self, states: Tensor, targets: Tensor, seed: int) -> Tensor:
-        """Sum of the contrasts of projected states with their targets' vectors, against items that all share."""
-        assert self.project is not None
-        drawn = draw_integers(seed, self.items, torch.arange(self.negatives, device=targets.device)) + 1
-        query = F.normalize(self.project(states).float(), dim=-1)
-        right = (query * F.normalize(self.vectors[targets], dim=-1)).sum(-1)
-        wrong = query @ F.normalize(self.vectors[drawn], dim=-1).T
-        wrong = wrong.masked_fill(drawn[None] == targets[:, None], -torch.inf)
-        logits = torch.cat([right[:, None], wrong], 1) / self.temperature
-        return -F.log_softmax(logits, 1)[:, 0].sum()
-
-    def level_logits(self, states: Tensor, level: int) -> Tensor:
-        """Logits of one level: states [..., D] to [..., V_l]; heads are the level's token embeddings."""
-        tokens = self.vocabulary.level_tokens(level).to(states.device)
-        return F.linear(states, self.embedding.weight[tokens])
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
         """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""
@@ -417,9 +376,10 @@ class PRORec(Generator):
             ragged = Ragged.of(lengths, items.shape[1])
             embedded = self.item_embedding(ragged.pack(items))
         else:
-            tokens, counts = self.vocabulary.history(items, lengths, self.vocabulary.tokens(self.code_table))
+            vocabulary = self.decoder.vocabulary
+            tokens, counts = vocabulary.history(items, lengths, vocabulary.tokens(self.code_table))
             ragged = Ragged.of(counts, tokens.shape[1])
-            embedded = self.embedding(ragged.pack(tokens))
+            embedded = self.decoder.embedding(ragged.pack(tokens))
         x = self.source_norm(embedded + self.source_position(ragged.steps))
         memory: Memory = self.encoder(F.dropout(x, self.dropout, self.training), ragged)
         return memory
@@ -430,11 +390,4 @@ class PRORec(Generator):
 
     def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
         """Logits of the next code; the distilling token is not used."""
-        level = state.steps
-        if tokens is None:
-            given = torch.full((len(state.keys[0]), 1), BOS, device=state.keys[0].device)
-        else:
-            given = self.vocabulary.level_codes_to_tokens(level - 1, tokens)
-        x = self._placed(self.embedding(given)[:, :, None], level)[:, :, 0]
-        states, state = self.decoder.step(state, parents, x)
-        return self.level_logits(states, level), state
+        return self.decoder.step(state, parents, tokens)

@@ -46,8 +46,8 @@ def test_the_target_is_never_among_the_negatives() -> None:
     states = torch.randn(1, 16)
     for seed in range(40):
         drawn = draw_integers(seed, ITEMS, torch.arange(1)) + 1
-        assert model._distill(states, drawn, seed).item() == 0  # nothing is left to be told from
-        assert model._distill(states, drawn % ITEMS + 1, seed).item() > 0
+        assert model.decoder.distill(states, drawn, model.vectors, seed).item() == 0  # nothing is left to be told from
+        assert model.decoder.distill(states, drawn % ITEMS + 1, model.vectors, seed).item() > 0
 
 
 @pytest.mark.parametrize("encoder_tokens", ["codes", "items"])
