@@ -330,9 +330,14 @@ def _encoded(
     engine: str,
     quiet: bool,
 ) -> ItemCodes:
-    if isinstance(embeddings, Embeddings):
-        if engine != "local":
-            raise ValueError(f"engine={engine!r} encodes shards; these embeddings are one array (see semtok.sharded)")
+    from semtok.tokenizer import ItemTokenizer
+
+    one_array = isinstance(embeddings, Embeddings)
+    together = type(tokenizer).item_codes is not ItemTokenizer.item_codes  # an item's codes depend on other items
+    if (one_array or together) and engine != "local":
+        why = "these embeddings are one array" if one_array else f"{tokenizer.method} looks at all items together"
+        raise ValueError(f"engine={engine!r} encodes shards one by one, but {why}: leave it out")
+    if isinstance(embeddings, Embeddings) or together:
         found: ItemCodes = tokenizer.item_codes(layout.matrix, embeddings.item_ids)
         return found
     from semtok.encoding import encode_shards

@@ -115,6 +115,22 @@ def test_fit_and_codes_are_those_of_one_array(
     assert many.report["measured_rows"] == ROWS
 
 
+def test_items_that_are_told_apart_are_looked_at_together(tmp_path: Path) -> None:
+    """Equal vectors lie in different shards; their codes differ as they do in one array."""
+    vectors = np.random.default_rng(0).normal(size=(ROWS, 5)).astype(np.float32)
+    vectors[500:] = vectors[: ROWS - 500]
+    made = Embeddings({"item": vectors}, {}, np.arange(ROWS))
+    for number, (lo, hi) in enumerate(itertools.pairwise(CUTS)):
+        write_shard(tmp_path, number, {"item": vectors[lo:hi]})
+    shards = ShardedEmbeddings(tmp_path)
+    one = fit_codes(semtok.tokenizer_class("hierarchical")(codebook_size=16), made)
+    many = fit_codes(semtok.tokenizer_class("hierarchical")(codebook_size=16), shards)
+    assert one.codes == many.codes
+    assert many.codes.unique
+    with pytest.raises(ValueError, match="hierarchical looks at all items together: leave it out"):
+        fit_codes(semtok.tokenizer_class("hierarchical")(codebook_size=16), shards, engine="ray")
+
+
 def test_what_is_laid_out_in_modalities_is_the_same(tmp_path: Path) -> None:
     made = some_embeddings()
     one, many = lay_out(made, "modalities"), lay_out(ShardedEmbeddings(cut(made, tmp_path)), "modalities")
