@@ -43,6 +43,8 @@ class Packing:
     last : int64 Tensor [B]
         Packed row of each history's last token.
     lengths : int64 Tensor [B]
+    dense : bool
+        Whether padded positions are computed too, so that no shape depends on the lengths (see :meth:`of`).
     """
 
     rows: int
@@ -51,10 +53,20 @@ class Packing:
     steps: Tensor
     last: Tensor
     lengths: Tensor
+    dense: bool = False
 
     @classmethod
     def of(cls, lengths: Tensor, width: int) -> Packing:
-        """From the lengths [B] of histories padded to ``width``. Empty histories are not allowed (length >= 1)."""
+        """From the lengths [B] of histories padded to ``width``. Empty histories are not allowed (length >= 1).
+
+        While a model is exported (``torch.export``, ONNX) the packing is dense: all B x T positions are tokens.
+        """
+        if torch.compiler.is_exporting():
+            rows = lengths.shape[0]
+            index = torch.arange(rows * width, device=lengths.device)
+            steps = torch.arange(width, device=lengths.device).expand(rows, width).flatten()
+            first = torch.arange(rows, device=lengths.device) * width
+            return cls(rows, width, index, steps, first + lengths - 1, lengths, dense=True)
         valid = torch.arange(width, device=lengths.device) < lengths[:, None]
         index = valid.flatten().nonzero()[:, 0]
         return cls(len(lengths), width, index, index % width, lengths.cumsum(0) - 1, lengths)
@@ -65,9 +77,9 @@ class Packing:
 
         Only where rows come sorted from the longest to the shortest on a CPU; otherwise one run with all rows.
         """
-        lengths = self.lengths.tolist() if self.lengths.device.type == "cpu" else []
+        lengths = self.lengths.tolist() if self.lengths.device.type == "cpu" and not self.dense else []
         if len(lengths) < 2 * _GROUP_ROWS or any(a < b for a, b in pairwise(lengths)):
-            return [(slice(0, len(self.index)), self)]
+            return [(slice(None), self)]
         groups, first, token = [], 0, 0
         for row in range(1, len(lengths) + 1):
             rest = len(lengths) - row
@@ -81,14 +93,22 @@ class Packing:
     @cached_property
     def key_mask(self) -> Tensor | None:
         """Which keys a query of a bidirectional model may see, bool [B, 1, T, T]; None where nothing is padding."""
-        if self.full:
+        if self.full and not self.dense:
             return None
         return attention_mask(torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None], False)
 
     @cached_property
+    def row(self) -> Tensor:
+        """Row of the batch that each token belongs to, int64 [S]."""
+        rows = torch.arange(self.rows, device=self.lengths.device)
+        if self.dense:
+            return rows[:, None].expand(self.rows, self.width).flatten()
+        return rows.repeat_interleave(self.lengths)
+
+    @cached_property
     def full(self) -> bool:
-        """Whether no position is padding."""
-        return len(self.index) == self.rows * self.width
+        """Whether every position is a token."""
+        return self.dense or len(self.index) == self.rows * self.width
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, T, ...] to [S, ...]."""

@@ -53,8 +53,8 @@ RECIPES = {
 def with_mask(items: Tensor, lengths: Tensor, mask_item: int) -> tuple[Tensor, Tensor]:
     """Histories [B, T] with a [MASK] behind their last item: [B, T + 1] and the new lengths."""
     longer = F.pad(items, (0, 1))
-    longer[torch.arange(len(items), device=items.device), lengths] = mask_item
-    return longer, lengths + 1
+    behind = torch.arange(longer.shape[1], device=items.device) == lengths[:, None]
+    return torch.where(behind, mask_item, longer), lengths + 1
 
 
 class BERT4Rec(SequentialModel):

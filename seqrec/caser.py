@@ -45,7 +45,7 @@ def older(x: Tensor, packing: Packing, steps: int, empty: Tensor | float = 0.0) 
     """What stood ``steps`` items earlier in the same history: packed [S, D] -> [S, D]; ``empty`` before its start."""
     if steps == 0:
         return x
-    shifted = F.pad(x, (0, 0, steps, 0))[: len(x)]
+    shifted = F.pad(x, (0, 0, steps, 0))[: x.shape[0]]
     fill = torch.as_tensor(empty, dtype=x.dtype, device=x.device)
     return torch.where(packing.steps[:, None] >= steps, shifted, fill)
 
@@ -152,5 +152,6 @@ class Caser(SequentialModel):
 def user_rows(table: nn.Embedding, users: Tensor | None, packing: Packing) -> Tensor:
     """The vector of each token's user, [S, D]; the mean of all users where they are not known."""
     if users is None:
-        return table.weight.mean(0).expand(len(packing.steps), -1)
-    return table(users).repeat_interleave(packing.lengths, 0)
+        return table.weight.mean(0).expand(packing.steps.shape[0], -1)
+    vectors: Tensor = table(users)[packing.row]
+    return vectors

@@ -579,6 +579,12 @@ class TabulatedCCFRec(Pretrained, nn.Module):
         """Unit-length candidate vectors, [N, D]."""
         return self._tables()[1]
 
+    def user_vectors(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Unit-length last states: items [B, T] -> [B, D]. Their dot product with :meth:`item_vectors` is the score."""
+        packing = Packing.of(lengths, items.shape[1])
+        states = self.backbone(self._tables()[0][packing.pack(items)], packing)[packing.last]
+        return F.normalize(states.float(), dim=1)
+
     @torch.no_grad()
     def scorer(self) -> CCFRecScorer:
         """Cosine scores from the tables."""

@@ -205,14 +205,17 @@ def evaluate(run: Path, data: str | None, as_json: bool) -> None:
 @click.option("--history", required=True, help="Raw item ids, the oldest first, as a,b,c.")
 @click.option("-k", "--top", "k", type=click.IntRange(1), default=10, show_default=True, help="Items to recommend.")
 @click.option("--keep-seen", is_flag=True, help="Items of the history may be recommended again.")
+@click.option("--engine", type=click.Choice(["model", "faiss", "onnx"]), default="model", show_default=True,
+              help="What scores: the model, or the index or ONNX scorer of an exported run.")  # fmt: skip
 @add_options(shared("as_json"))
 @failures
-def recommend(run: Path, history: str, k: int, keep_seen: bool, as_json: bool) -> None:
+def recommend(run: Path, history: str, k: int, keep_seen: bool, engine: str, as_json: bool) -> None:
     """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
     from recbase.runs import load_run
     from seqrec.serving import recommend_ids
 
-    rows, unknown = recommend_ids(load_run(run, MODELS), [part.strip() for part in history.split(",")], k, keep_seen)
+    ids = [part.strip() for part in history.split(",")]
+    rows, unknown = recommend_ids(load_run(run, MODELS), ids, k, keep_seen, engine)
     print_answers(rows, unknown, as_json)
 
 
@@ -254,14 +257,21 @@ def compare(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: b
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--faiss/--no-faiss", default=None, show_default="where faiss is installed",
+              help="Write items.faiss, an index of the item vectors (extra [faiss]).")  # fmt: skip
+@click.option("--index", "factory", default="Flat", show_default=True, help="Kind of index, as faiss names it.")
+@click.option("--onnx/--no-onnx", default=None, show_default="where ONNX Runtime is installed",
+              help="Write scorer.onnx, which scores histories without torch (extra [onnx]).")  # fmt: skip
 @failures
-def export(run: Path, out: Path) -> None:
-    """Write the deployed form of a run: tables instead of the fusion module, and item vectors for tokenizers."""
+def export(run: Path, out: Path, faiss: bool | None, factory: str, onnx: bool | None) -> None:
+    """Write the deployed form of a run: tables, item vectors, a faiss index, an ONNX scorer."""
     from recbase.runs import load_run
     from seqrec.serving import export_run
 
-    written = export_run(load_run(run, MODELS), out)
+    written, notes = export_run(load_run(run, MODELS), out, faiss, onnx, factory)
     click.echo(f"{out}: {', '.join(written)}")
+    for note in notes:
+        click.echo(f"Warning: {note}", err=True)
 
 
 @main.command()

@@ -39,14 +39,18 @@ class FilterLayer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-12)
 
     def forward(self, x: Tensor, index: Tensor, rows: int) -> Tensor:
-        """Packed [S, D] -> [S, D]; ``index`` is the place of each token in the flattened [rows * max_len]."""
+        """Packed [S, D] -> [S, D]; ``index`` is the place of each token in the flattened [rows * max_len + 1].
+
+        The last place is for what is no token.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            padded = x.new_zeros(rows * self.max_len, x.shape[1], dtype=torch.float32).index_copy(0, index, x.float())
             if rows == 0:  # the transforms refuse an empty batch
                 return self.norm(x + self.weight.sum() * 0)
-            spectrum = torch.fft.rfft(padded.view(rows, self.max_len, x.shape[1]), dim=1, norm="ortho")
+            places = x.new_zeros(rows * self.max_len + 1, x.shape[1], dtype=torch.float32)
+            padded = places.index_copy(0, index, x.float())[:-1].view(rows, self.max_len, x.shape[1])
             weight = torch.view_as_complex(self.weight.float())
-            filtered = torch.fft.irfft(spectrum * weight, self.max_len, dim=1, norm="ortho").flatten(0, 1)[index]
+            filtered = torch.fft.irfft(torch.fft.rfft(padded, dim=1) * weight, self.max_len, dim=1)
+            filtered = F.pad(filtered.flatten(0, 1), (0, 0, 0, 1))[index]
         normed: Tensor = self.norm(x + F.dropout(filtered, self.dropout, self.training))
         return normed
 
@@ -107,12 +111,14 @@ class FMLPRec(SequentialModel):
 
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens; only the last of a history may be trained on: items [B, T] -> [S, D]."""
-        from_end = packing.lengths.repeat_interleave(packing.lengths) - 1 - packing.steps
-        place = self.max_len - 1 - from_end  # [S]
-        row = torch.arange(packing.rows, device=items.device).repeat_interleave(packing.lengths)
+        length = packing.lengths[packing.row]
+        place = (self.max_len - length + packing.steps).clamp_max(self.max_len - 1)  # [S]
+        index = packing.row * self.max_len + place
+        if packing.dense:
+            index = torch.where(packing.steps < length, index, packing.rows * self.max_len)
         x = self.embedding_norm(self.item_embedding(packing.pack(items)) + self.position_embedding(place))
         x = F.dropout(x, self.dropout, self.training)
         for mix, up, down, norm in zip(self.filters, self.up, self.down, self.norms, strict=True):
-            x = mix(x, row * self.max_len + place, packing.rows)
+            x = mix(x, index, packing.rows)
             x = norm(x + F.dropout(down(F.gelu(up(x))), self.dropout, self.training))
         return x

@@ -43,11 +43,13 @@ def recurrent_states(network: nn.GRU | nn.RNN, x: Tensor, packing: Packing) -> T
 
     The network runs step by step over the rows that are still going on, the longest row first.
     """
+    if packing.dense:
+        padded = x.unflatten(0, (packing.rows, packing.width)).transpose(0, 1)
+        return network(padded)[0].transpose(0, 1).flatten(0, 1)
     if len(x) == 0:
         return x.new_zeros(0, network.hidden_size) + sum(p.sum() * 0 for p in network.parameters())
     place = (-packing.lengths).argsort(stable=True).argsort()  # rank of each row by length
-    row = torch.arange(packing.rows, device=x.device).repeat_interleave(packing.lengths)
-    order = (packing.steps * packing.rows + place[row]).argsort()
+    order = (packing.steps * packing.rows + place[packing.row]).argsort()
     sizes = packing.steps.bincount().cpu()
     with torch.autocast(x.device.type, enabled=False):
         outputs = network(PackedSequence(x[order].float(), sizes))[0].data
@@ -81,6 +83,8 @@ class GRU4Rec(SequentialModel):
     negatives : int, default 128
         Uniform negatives a target (bce, bpr, top1) or a step (sampled).
     """
+
+    onnx_length = "fixed"  # a recurrent network is unrolled
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from recbase.checkpoints import FileContent
 from recbase.recommender import Recommendations
 from recbase.runs import Run, save_run
 from recbase.sequences import Histories
@@ -14,7 +15,7 @@ __all__ = ["answer_rows", "export_run", "known_items", "recommend_ids"]
 
 
 def recommend_ids(
-    run: Run, history: Sequence[str | int], k: int = 10, keep_seen: bool = False
+    run: Run, history: Sequence[str | int], k: int = 10, keep_seen: bool = False, engine: str = "model"
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The ``k`` best items for one history of raw ids.
 
@@ -26,6 +27,9 @@ def recommend_ids(
     k : int, default 10
     keep_seen : bool, default False
         Whether items of the history may be recommended.
+    engine : {"model", "faiss", "onnx"}, default "model"
+        What scores: the model, or a file that :func:`export_run` wrote: the index (the model still makes the user
+        vector), or the ONNX scorer.
 
     Returns
     -------
@@ -37,13 +41,25 @@ def recommend_ids(
     Raises
     ------
     ValueError
-        If no id of the history is known.
+        If no id of the history is known, or the run has no such file.
+    ImportError
+        If the engine is not installed.
     """
     from recbase.evaluation import topk
+    from seqrec.deployment import FAISS_FILE, ONNX_FILE, FaissItems, OnnxScorer
 
+    if engine not in ("model", "faiss", "onnx"):
+        raise ValueError(f"--engine must be one of model, faiss, onnx, got {engine!r}")
+    file = {"faiss": FAISS_FILE, "onnx": ONNX_FILE}.get(engine)
+    if file is not None and file not in run.folder:
+        raise ValueError(f"{run.folder.path} has no {file}; seqrec export RUN --out FOLDER writes one")
     known, unknown = known_items(run, history)
-    found = topk(run.model.scorer(), Histories.from_lists([known]), min(k, len(run.items)), mask_seen=not keep_seen)
-    return answer_rows(run, found), unknown
+    histories, count = Histories.from_lists([known]), min(k, len(run.items))
+    if engine == "faiss":
+        index = FaissItems(run.folder.file(FAISS_FILE))
+        return answer_rows(run, index.topk(run.model, histories, count, mask_seen=not keep_seen)), unknown
+    scorer = OnnxScorer(run.folder.file(ONNX_FILE)) if engine == "onnx" else run.model.scorer()
+    return answer_rows(run, topk(scorer, histories, count, mask_seen=not keep_seen)), unknown
 
 
 def known_items(run: Run, history: Sequence[str | int]) -> tuple[list[int], list[str]]:
@@ -68,8 +84,14 @@ def answer_rows(run: Run, found: Recommendations) -> list[dict[str, Any]]:
     return [run.items.row(item - 1, named=True) | {"score": score} for item, score in pairs if item > 0]
 
 
-def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
-    """Write the deployed form of a run and its item vectors.
+def export_run(
+    run: Run,
+    out: str | os.PathLike[str],
+    faiss: bool | None = None,
+    onnx: bool | None = None,
+    factory: str = "Flat",
+) -> tuple[list[str], list[str]]:
+    """Write the deployed form of a run: the model, its item vectors, a faiss index of them and an ONNX scorer.
 
     A CCFRec run is exported with tables in place of its fusion module; other models are written as they are.
 
@@ -77,22 +99,46 @@ def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
     ----------
     run : Run
     out : path
+    faiss, onnx : bool, optional
+        Whether the index and the scorer are written; where it is possible if None.
+    factory : str, default "Flat"
+        Kind of index, as faiss's ``index_factory`` takes it.
 
     Returns
     -------
-    list of str
+    written : list of str
         Names of the files in the new folder.
+    notes : list of str
+        Why the index or the scorer was left out, where that was not asked for.
 
     Raises
     ------
     ValueError
-        If the model has no item vectors (popularity and the transition counter).
+        If the model has no item vectors (popularity and other counts), or cannot be written as was asked.
+    ImportError
+        If an engine that was asked for is not installed.
     """
+    from seqrec.deployment import FAISS_FILE, ONNX_FILE, write_faiss, write_onnx
+
     name, model = run.manifest["model"], run.model
     if not hasattr(model, "item_vectors"):
         raise ValueError(f"{run.folder.path} holds a {name}, which has no item vectors to export")
     if hasattr(model, "tabulated"):
         name, model = "ccfrec-tabulated", model.tabulated()
+    files: dict[str, FileContent] = {}
+    notes = []
+    for file, asked, write in (
+        (FAISS_FILE, faiss, lambda: write_faiss(model, factory)),
+        (ONNX_FILE, onnx, lambda: write_onnx(model)),
+    ):
+        if asked is False:
+            continue
+        try:
+            files[file] = write()
+        except (ImportError, ValueError) as error:
+            if asked:
+                raise
+            notes.append(f"no {file}: {error}")
     kept = {key: run.manifest[key] for key in ("data", "split", "recipe", "form") if key in run.manifest}
-    written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]})
-    return sorted(written)
+    written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]}, files)
+    return sorted(written), notes

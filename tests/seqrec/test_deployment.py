@@ -1,0 +1,135 @@
+"""Exported runs: the faiss index and the ONNX scorer recommend what the model recommends."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner
+
+from recbase.evaluation import topk
+from recbase.runs import load_run, save_run
+from recbase.sequences import Histories
+from seqrec import MODELS
+from seqrec.commands import main
+from seqrec.deployment import FaissItems, OnnxScorer, write_faiss, write_onnx
+from seqrec.serving import export_run
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_models import ITEMS, TRAINED, build, trained
+
+LISTS = [[3, 4, 5, 6, 7], [9], [2, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]
+NOT_ONNX = {"bpr": "folding a stranger in solves a linear system"}
+NO_VECTORS: dict[str, str] = {}
+ALWAYS = ("bert4rec",)  # the others take seconds each; the command exports sasrec
+
+
+def exported(name, tmp_path):
+    save_run(tmp_path / "run", name, build(name), pl.DataFrame({"item_id": [f"i{n}" for n in range(ITEMS)]}), {})
+    return load_run(tmp_path / "run", MODELS)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in NO_VECTORS])
+def test_the_index_recommends_what_the_model_does(name, tmp_path):
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    model, _ = trained(name)
+    model = model.tabulated() if hasattr(model, "tabulated") else model
+    write_faiss(model)(tmp_path / "items.faiss")
+    histories = Histories.from_lists(LISTS)
+    index = FaissItems(tmp_path / "items.faiss")
+    for mask_seen in (False, True):
+        found = index.topk(model, histories, 6, mask_seen)
+        expected = topk(model.scorer(), histories, 6, mask_seen)
+        assert np.array_equal(found.items, expected.items)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_an_index_shorter_than_the_list_ends_with_no_item(tmp_path):
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    model, _ = trained("sasrec")
+    write_faiss(model)(tmp_path / "items.faiss")
+    found = FaissItems(tmp_path / "items.faiss").topk(model, Histories.from_lists([[1, 2, 3]]), ITEMS, True)
+    assert found.items[0, -3:].tolist() == [-1, -1, -1]
+    assert not set(found.items[0]) & {1, 2, 3}
+    with pytest.raises(ValueError, match="faiss cannot make an index 'nonsense'"):
+        write_faiss(model, "nonsense")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in TRAINED if name not in NOT_ONNX],
+)
+def test_the_onnx_scorer_scores_as_the_model_does(name, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    model, _ = trained(name)
+    model = model.tabulated() if hasattr(model, "tabulated") else model
+    write_onnx(model)(tmp_path / "scorer.onnx")
+    scorer, ours = OnnxScorer(tmp_path / "scorer.onnx"), model.scorer()
+    assert (scorer.n_items, scorer.max_len) == (ITEMS, ours.max_len)
+    for lists in (LISTS, [[5, 1]], [[7]] * 5):
+        items, lengths = (
+            torch.from_numpy(part) for part in Histories.from_lists(lists).padded(slice(None), ours.max_len)
+        )
+        expected = ours(items, lengths)
+        largest = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(scorer(items, lengths), expected, rtol=0, atol=2e-5 * largest)
+    found = topk(scorer, Histories.from_lists(LISTS), 6, mask_seen=True)
+    assert np.array_equal(found.items, topk(ours, Histories.from_lists(LISTS), 6, mask_seen=True).items)
+
+
+def test_the_command_exports_and_recommends_with_every_engine(tmp_path):
+    for package in ("faiss", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extras faiss and onnx")
+    exported("sasrec", tmp_path)
+    run = CliRunner().invoke(main, ["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    assert "items.faiss" in run.output
+    assert "scorer.onnx" in run.output
+    answers = []
+    for engine in ("model", "faiss", "onnx"):
+        words = ["recommend", str(tmp_path / "out"), "--history", "i3,i4", "-k", "5", "--engine", engine, "--json"]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        answers.append(json.loads(result.stdout)["items"])
+    for other in answers[1:]:
+        assert [row["item_id"] for row in other] == [row["item_id"] for row in answers[0]]
+        np.testing.assert_allclose(
+            [row["score"] for row in other], [row["score"] for row in answers[0]], rtol=1e-4, atol=1e-6
+        )
+    refused = CliRunner().invoke(main, ["recommend", str(tmp_path / "run"), "--history", "i3", "--engine", "onnx"])
+    assert refused.exit_code == 1
+    assert "has no scorer.onnx; seqrec export RUN --out FOLDER writes one" in refused.output
+
+
+def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
+    run = exported("sasrec", tmp_path)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    written, notes = export_run(run, tmp_path / "out")
+    assert "items.faiss" not in written
+    assert "model.safetensors" in written
+    assert notes == [
+        "no items.faiss: this needs the package faiss: pip install 'semtok[faiss]'",
+        "no scorer.onnx: this needs the package onnx: pip install 'semtok[onnx]'",
+    ]
+    with pytest.raises(ImportError, match=r"pip install 'semtok\[onnx\]'"):
+        export_run(run, tmp_path / "other", onnx=True)
+
+
+@pytest.mark.slow
+def test_models_that_onnx_cannot_express_are_refused():
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    for name in NOT_ONNX:
+        with pytest.raises(ValueError, match="computes something that ONNX cannot express"):
+            write_onnx(trained(name)[0])
+
+
+def test_counts_are_not_exported(tmp_path):
+    run = exported("popularity", tmp_path)
+    with pytest.raises(ValueError, match="holds a popularity, which has no item vectors to export"):
+        export_run(run, tmp_path / "out")
