@@ -216,14 +216,8 @@ class Preparation(ItemCodePreparation):
         def build(target: Path) -> None:
             found = Embeddings({"item": vectors}, {}, dataset.item_ids.to_numpy())
             tokenizer = tokenizer_class(self.tokenizer)(**arguments)
-            settings: dict[str, Any] = {
-                "dataset": dataset,
-                "per_view": True,
-                "unique": policy,
-                "seed": seed,
-                "quiet": quiet,
-            }
-            fit_codes(tokenizer, found, made_from=record, seed=seed, quiet=quiet, **settings).save(target)
+            settings: dict[str, Any] = {"dataset": dataset, "per_view": True, "unique": policy, "made_from": record}
+            fit_codes(tokenizer, found, seed=seed, quiet=quiet, **settings).save(target)
 
         return stage(root, "unicodes", key, "semtok.json", build)
 

@@ -1,0 +1,219 @@
+"""Generators beside classical models on one data set, with one budget a model, as tables and learning curves.
+
+Every row is one command in a process of its own; a row whose run folder is complete is not run again, so the runner can
+be stopped and started. A table of budgets ranks budgets, not models: read it with the learning curves, and claim
+quality only where validation was flat. Example::
+
+    semtok prepare amazon2014 --category Beauty --out runs/beauty
+    semtok embed --data runs/beauty --encoder minilm --out runs/beauty-minilm
+    python -m benchmarks.beauty main --data runs/beauty --embeddings runs/beauty-minilm --budget-seconds 1500
+
+Tables: ``main`` (generators, popularity, transitions, SASRec-CE), ``one-pass`` (one pass a user against one sample a
+prefix, at equal time), ``ladder`` (PRORec's table 6 and its controls), ``bbqrec`` (its tables 3 and 4, and figure 4),
+``layers``, ``quantizers`` and ``sizes`` (PRORec's figures).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbase.checkpoints import open_folder
+
+TABLES = ("main", "one-pass", "ladder", "bbqrec", "layers", "quantizers", "sizes")
+COUNTED = ("popularity", "transitions")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: its name, the program and model, its extra options, and its seeds."""
+
+    name: str
+    program: str
+    model: str
+    options: list[str] = field(default_factory=list)
+    seeds: tuple[int, ...] = (0,)
+
+
+def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]:
+    """The rows of one table."""
+    several = tuple(range(seeds))
+    passed = ["--form", form]
+    if table == "main":
+        yield Row("popularity", "seqrec", "popularity")
+        yield Row("transitions", "seqrec", "transitions")
+        yield Row("SASRec-CE", "seqrec", "sasrec")
+        yield Row("PRORec", "genrec", "prorec", passed)
+        yield Row("TIGER", "genrec", "tiger", passed)
+        yield Row("LETTER", "genrec", "letter", passed)
+        if codes is not None:
+            yield Row("LETTER, published codes", "genrec", "letter", [*passed, "--codes", str(codes)])
+        yield Row("BBQRec", "genrec", "bbqrec")
+        yield Row("EAGER", "genrec", "eager")
+    elif table == "one-pass":
+        for model in ("tiger", "prorec"):
+            yield Row(f"{model}, one sample a prefix", "genrec", model, ["--form", "prefix"])
+            yield Row(f"{model}, one pass a user", "genrec", model, ["--form", "all"])
+    elif table == "ladder":
+        none = ["--source", "concat", "--distill-weight", "0"]
+        yield Row("semantic only", "genrec", "prorec", [*passed, "--source", "semantic", "--distill-weight", "0"])
+        yield Row("collaborative only", "genrec", "prorec", [*passed, "--source", "collaborative", *none[2:]])
+        yield Row("none (concat)", "genrec", "prorec", [*passed, *none])
+        yield Row("concat, standardized", "genrec", "prorec", [*passed, "--source", "standardized-concat", *none[2:]])
+        yield Row("CKA", "genrec", "prorec", [*passed, "--distill-weight", "0"], several)
+        yield Row("CKA + IKD", "genrec", "prorec", passed, several)
+        yield Row("CKA + IKD, mean of both (B)", "genrec", "prorec", [*passed, "--integrate", "mean"])
+    elif table == "bbqrec":
+        yield Row("BBQRec", "genrec", "bbqrec")
+        yield Row("w/o MIM", "genrec", "bbqrec", ["--no-mim"])
+        yield Row("w/o rec", "genrec", "bbqrec", ["--no-rec"])
+        yield Row("w/o shared codebook", "genrec", "bbqrec", ["--no-shared-codebook"])
+        yield Row("w/o sim", "genrec", "bbqrec", ["--no-similarity"])
+        yield Row("inherit", "genrec", "bbqrec", ["--inherit"])
+        yield Row("w/o id", "genrec", "bbqrec", ["--streams", "text,image"])
+        yield Row("w/o text", "genrec", "bbqrec", ["--streams", "id,image"])
+        yield Row("w/o image", "genrec", "bbqrec", ["--streams", "id,text"])
+    elif table == "layers":
+        for layers in (2, 4, 8, 16):
+            yield Row(f"{layers} decoder layers", "genrec", "prorec", [*passed, "--decoder-layers", str(layers)])
+    elif table == "quantizers":
+        for name in ("hierarchical", "rqvae", "random"):
+            yield Row(name, "genrec", "prorec", [*passed, "--tokenizer", name])
+    else:
+        for size in (128, 256, 512):
+            yield Row(f"K = {size}", "genrec", "prorec", [*passed, "--codebook-size", str(size)])
+
+
+def command(row: Row, seed: int, given: argparse.Namespace, out: Path) -> list[str]:
+    """The command of one row and seed."""
+    words = [row.program, "train", row.model, "--data", str(given.data), "--out", str(out), "--quiet"]
+    if row.model not in COUNTED:
+        words += ["--seed", str(seed), "--max-seconds", str(given.budget_seconds), "--epochs", "1000"]
+    if row.program == "genrec":
+        words += ["--embeddings", str(given.embeddings)]
+    return [*words, *row.options, *(given.options if row.program == "genrec" else [])]
+
+
+def folder_of(row: Row, seed: int, out: Path) -> Path:
+    """Run folder of one row and seed."""
+    slug = "".join(letter if letter.isalnum() else "-" for letter in row.name.lower()).strip("-")
+    return out / f"{slug}-{seed}"
+
+
+def metrics_of(folder: Path) -> dict[str, Any] | None:
+    """Metrics of a complete run, None if there is none."""
+    try:
+        found: dict[str, Any] = json.loads(open_folder(folder, "config.json", "run").file("metrics.json").read_text())
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def curve(folder: Path, metric: str) -> tuple[list[float], list[float]]:
+    """Seconds and validation metric of every validation of a run."""
+    path = folder / "history.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [line["seconds"] for line in lines], [line["metrics"][metric] for line in lines]
+
+
+def flat(folder: Path, metric: str, last: int = 3) -> bool:
+    """Whether validation stopped rising: none of the last validations was the best."""
+    _, values = curve(folder, metric)
+    return len(values) > last and int(np.argmax(values)) < len(values) - last
+
+
+def draw(runs: dict[str, Path], metric: str, path: Path) -> None:
+    """Learning curves of some runs as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, folder in runs.items():
+        seconds, values = curve(folder, metric)
+        if values:
+            axes.plot(seconds, values, marker=".", label=name)
+    axes.set(xlabel="seconds of training", ylabel=f"validation {metric}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run the tables that were asked for and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", choices=TABLES)
+    parser.add_argument("--data", type=Path, required=True, help="data set folder")
+    parser.add_argument("--embeddings", type=Path, required=True, help="embeddings folder of that data set")
+    parser.add_argument("--published-codes", type=Path, help="folder of imported codes (semtok import) for LETTER")
+    parser.add_argument("--budget-seconds", type=float, default=1500, help="training and validation of a row")
+    parser.add_argument("--form", choices=["prefix", "all"], default="all", help="samples of models that have both")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the headline pair of the ladder")
+    parser.add_argument("--out", type=Path, default=Path("runs/beauty-table"), help="folder of the runs and the tables")
+    parser.add_argument("--only", help="names of rows, as a;b")
+    given, rest = parser.parse_known_args()
+    given.options = [word for word in rest if word != "--"]
+    wanted = None if given.only is None else {name.strip() for name in given.only.split(";")}
+    given.out.mkdir(parents=True, exist_ok=True)
+    for table in given.tables:
+        lines = [
+            "| row | recall@5 | recall@10 | ndcg@5 | ndcg@10 | valid ndcg@10 | seeds | best epoch | seconds | flat |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        curves: dict[str, Path] = {}
+        for row in rows(table, given.form, given.seeds, given.published_codes):
+            if wanted is not None and row.name not in wanted:
+                continue
+            folders = [folder_of(row, seed, given.out) for seed in row.seeds]
+            for seed, folder in zip(row.seeds, folders, strict=True):
+                if metrics_of(folder) is None:
+                    words = command(row, seed, given, folder)
+                    print(f"$ {' '.join(words)}", flush=True)
+                    start = time.perf_counter()
+                    subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=True)
+                    print(f"  [{time.perf_counter() - start:.0f} s with all stages]", flush=True)
+            lines.append(line(row, folders))
+            curves[row.name] = folders[0]
+        title = (
+            f"{table}: test, all items ranked, seen items kept, {given.budget_seconds:g} s a row, {platform.machine()}"
+        )
+        text = "\n".join([title, "", *lines])
+        print(f"\n{text}\n", flush=True)
+        (given.out / f"{table}.md").write_text(text + "\n", encoding="utf-8")
+        try:
+            draw(curves, "ndcg@10", given.out / f"{table}.png")
+        except ImportError:
+            print("no figure: matplotlib is not installed (extra [plots])")
+
+
+def line(row: Row, folders: list[Path]) -> str:
+    """One line of a table."""
+    found = [metrics for metrics in map(metrics_of, folders) if metrics is not None]
+    values = []
+    for part, name in (
+        *(("test", f"{kind}@{k}") for kind in ("recall", "ndcg") for k in (5, 10)),
+        ("valid", "ndcg@10"),
+    ):
+        numbers = [metrics[part][name] for metrics in found]
+        spread = f" ± {np.std(numbers, ddof=1):.4f}" if len(numbers) > 1 else ""
+        values.append(f"{np.mean(numbers):.4f}{spread}")
+    faults = sum(metrics["test"]["invalid"] + metrics["test"]["duplicates"] for metrics in found)
+    if faults:
+        raise RuntimeError(f"{row.name}: {faults} invalid or repeated items in its lists")
+    epochs = ", ".join(str(metrics.get("best_epoch", "-")) for metrics in found)
+    seconds = ", ".join(f"{metrics.get('train_seconds', 0):.0f}" for metrics in found)
+    even = "-" if row.model in COUNTED else "yes" if all(flat(folder, "ndcg@10") for folder in folders) else "no"
+    return f"| {row.name} | {' | '.join(values)} | {len(found)} | {epochs} | {seconds} | {even} |"
+
+
+if __name__ == "__main__":
+    main()
