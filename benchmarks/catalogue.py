@@ -97,9 +97,9 @@ def run_method(method: str, args: argparse.Namespace) -> dict[str, Any]:
     matrix, _ = catalogue.matrix()
     tokenizer = tokenizer_class(method)(**settings)
     with Watch() as watch:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         tokenizer.fit(matrix)
-        fitted = time.perf_counter()
+        fitted, busy = time.perf_counter(), time.process_time() - busy
         codes = tokenizer.encode(matrix)
         encoded = time.perf_counter()
     if codes.shape != (args.vectors, len(tokenizer.sizes_)):
@@ -117,6 +117,7 @@ def run_method(method: str, args: argparse.Namespace) -> dict[str, Any]:
         "method": method,
         "levels": len(tokenizer.sizes_),
         "fit_seconds": fitted - started,
+        "fit_cpu_seconds": busy,
         "encode_seconds": encoded - fitted,
         "fit_vectors_per_second": args.vectors / (fitted - started),
         "encode_vectors_per_second": args.vectors / (encoded - fitted),

@@ -15,6 +15,7 @@ import semtok
 import semtok.hierarchical as hierarchical
 from semtok.appending import append_items
 from semtok.hierarchical import HierarchicalKMeans
+from semtok.sharded import ShardedEmbeddings, write_shard
 from semtok.uniqueness import costs_of, make_unique
 
 FORMS = [{}, {"balanced": True}, {"form": "variable"}]
@@ -242,6 +243,19 @@ def test_streamed_nodes_keep_every_promise(form: dict, tmp_path: Path, monkeypat
     errors = [np.square(vectors - tree.decode(tree.codes_)).sum() for tree in (fitted, whole)]
     if "max_points_per_centroid" not in form:
         assert errors[0] <= 1.1 * errors[1]
+
+
+@pytest.mark.parametrize("held", [hierarchical._HELD_OF_FILES, 12 * 100])
+def test_shards_have_the_codes_of_arrays(held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = some_vectors()
+    for number, part in enumerate(np.split(vectors, 3)):
+        write_shard(tmp_path, number, {"item": part})
+    shards, _ = ShardedEmbeddings(tmp_path).matrix()
+    monkeypatch.setattr(hierarchical, "_HELD_OF_FILES", held)
+    monkeypatch.setattr(hierarchical, "_HELD", held)
+    fitted = HierarchicalKMeans(codebook_size=8).fit(shards)
+    assert (fitted.codes_ == HierarchicalKMeans(codebook_size=8).fit(vectors).codes_).all()
+    assert (fitted.item_codes(shards, np.arange(600)).codes == fitted.codes_).all()
 
 
 def test_tensors_lists_and_refits_have_the_codes_of_arrays() -> None:
