@@ -582,11 +582,17 @@ def _described(method: str) -> dict[str, Any]:
     behaviour = [name for name in attribute_of(target, "inputs", ()) if name != "missing"]
     return {
         "summary": summary_of(target),
-        "paper": re.sub(r"(?s)(\b(19|20)\d\d\b).*", r"\1", section_of(target, "Notes")),
+        "paper": _up_to_year(section_of(target, "Notes")),
         "inputs": [*(attribute_of(target, "modalities", ()) or ["vectors"]), *behaviour],
         "unique": attribute_of(target, "default_unique", "matching"),
         "class": target,
     }
+
+
+def _up_to_year(text: str) -> str:
+    """The reference that a text begins with; "" where it names no year."""
+    found = re.match(r"(?s).*?\b(19|20)\d\d\b\)?", text)
+    return "" if found is None else found[0]
 
 
 def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
