@@ -28,7 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for everything that is made")
     parser.add_argument("--data", default="journey", help="built-in data set, or a folder")
-    parser.add_argument("--max-seconds", type=float, default=420, help="budget of CCFRec's training")
+    parser.add_argument("--max-seconds", type=float, default=300, help="budget of CCFRec's training")
+    parser.add_argument("--generator-seconds", type=float, default=180, help="budget of PRORec's second stage")
     options = parser.parse_args()
     runs, start = options.runs, time.perf_counter()
     data, embeddings, codes = runs / "data", runs / "embeddings", runs / "semtok" / "pq"
@@ -41,7 +42,12 @@ def main() -> None:
         folder = runs / "seqrec" / name
         folders.append(str(folder))
         run(["seqrec", "train", name, "--data", str(data), "--out", str(folder), "--quiet", *extra])
-    run(["semtok", "report", str(codes)])
+    generator = runs / "genrec" / "prorec"
+    budget = ["--form", "all", "--max-seconds", str(options.generator_seconds), "--stage1-seconds", "90"]
+    given = ["--data", str(data), "--embeddings", str(embeddings), "--out", str(generator), "--quiet"]
+    run(["genrec", "train", "prorec", *given, *budget])
+    folders.append(str(generator))
+    run(["semtok", "report", str(codes), "--out", str(runs / "report")])
     run(["seqrec", "compare", *reversed(folders), "--figure", str(runs / "comparison.png")])
     print(f"\nDone in {time.perf_counter() - start:.0f} s. Codes: {codes}. Runs: {', '.join(folders)}.")
     print(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.tiger import TIGER
+
+if TYPE_CHECKING:
+    from recbase.datasets import Dataset
 
 __all__ = ["LETTER", "RECIPES", "Preparation"]
 
@@ -34,6 +37,11 @@ class Preparation(ItemCodePreparation):
 
     method: ClassVar[str] = "letter"
 
+    def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
+        """As of any tokenizer; small codebooks are clustered into fewer groups."""
+        found = super().tokenizer_arguments(dataset, seed, method)
+        return {"groups": min(10, found["codebook_size"] // 2)} | found
+
 
 class LETTER(TIGER):
     """Learnable tokenizer for generative recommendation (Wang et al., CIKM 2024, arXiv 2405.07314), with TIGER.
@@ -41,7 +49,7 @@ class LETTER(TIGER):
     The generator is TIGER's; its ranking-guided loss is a cross-entropy of logits divided by a temperature, which below
     1 weighs the codes that come close to the right one. Departs from the release as TIGER does: a softmax a level, only
     codes that exist, metrics of items (the release accepts any item of a colliding code). The release keeps the
-    temperature's value to itself for most sets; 1.0 is plain cross-entropy.
+    temperature's value to itself for most sets, so the default is ours; 1.0 is plain cross-entropy.
 
     Parameters
     ----------

@@ -279,7 +279,7 @@ def evaluate_generator(
         facts |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
     protocol = describe_protocol(split.name, n_best=search.beams, search="exact" if exact else "beam")
     about = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
-    facts["colliding_items"] = dataset.n_items - int(model.trie.ranges[-1].numel() - 1)
+    facts["colliding_items"] = dataset.n_items - len(model.code_table[1:].unique(dim=0))
     return metrics_record(name, about, protocol, ranks, valid, split.train, lists, recipe=recipe, **facts), ranks
 
 

@@ -1,0 +1,155 @@
+"""The command genrec as a user meets it: every model with all its stages, resume, evaluate, recommend, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from genrec import MODELS, REGISTRY
+from genrec.commands import main
+from recbase.datasets import load_dataset
+from recbase.runs import load_run
+
+_TINY = ["--epochs", "1", "--valid-users", "50", "--beams", "20", "--valid-beams", "10", "--quiet"]
+_T5 = [
+    "--dim",
+    "16",
+    "--heads",
+    "2",
+    "--head-dim",
+    "8",
+    "--ffn",
+    "32",
+    "--encoder-layers",
+    "1",
+    "--decoder-layers",
+    "1",
+]
+_BERT = ["--dim", "16", "--heads", "2", "--ffn", "32", "--decoder-layers", "1", "--stage1-epochs", "1"]
+_BERT += ["--stage1-dim", "16", "--codebook-size", "16"]
+_LEARNED = ["--tokenizer-steps", "20", "--codebook-size", "16"]
+FAST: dict[str, list[str]] = {
+    "tiger": [*_T5, *_LEARNED],
+    "letter": [*_T5, *_LEARNED, "--form", "all"],
+    "prorec": _BERT,
+    "eager": _BERT,
+    "bbqrec": [*_T5, *_LEARNED],
+}
+
+
+def run(*words: Any, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def tiger(root: Path) -> Path:
+    run("train", "tiger", "--data", "synthetic", "--out", root / "tiger", *_TINY, *FAST["tiger"])
+    return root / "tiger"
+
+
+def test_every_model_has_a_fast_setting() -> None:
+    assert set(FAST) == set(REGISTRY)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_every_model_runs_all_its_stages_and_its_run_is_movable(name: str, root: Path, tiger: Path) -> None:
+    out = root / name
+    if name != "tiger":
+        run("train", name, "--data", "synthetic", "--out", out, *_TINY, *FAST[name])
+    loaded = load_run(out, MODELS)
+    metrics = loaded.metrics
+    assert metrics["test"]["users"] == load_dataset("synthetic").n_users
+    assert metrics["test"]["invalid"] == metrics["test"]["duplicates"] == 0
+    assert metrics["colliding_items"] == 0
+    assert metrics["protocol"]["n_best"] == 20
+    moved = root / "elsewhere" / name
+    moved.parent.mkdir(exist_ok=True)
+    out.rename(moved)
+    again = json.loads(run("evaluate", moved, "--beams", "20", "--json").output)
+    moved.rename(out)
+    assert again["test"] == metrics["test"]
+    assert again["valid"] == metrics["valid"]
+
+
+def test_stages_are_made_once(root: Path, tiger: Path) -> None:
+    folders = {path: path.stat().st_mtime_ns for path in (root / "stages").glob("*/semtok.json")}
+    assert folders
+    run("train", "tiger", "--data", "synthetic", "--out", root / "again", *_TINY, *FAST["tiger"])
+    assert {path: path.stat().st_mtime_ns for path in folders} == folders
+    first, second = (load_run(root / name, MODELS).metrics["test"] for name in ("tiger", "again"))
+    assert first == second  # same seed, same metrics
+
+
+def test_resuming_is_exact(root: Path, tiger: Path) -> None:
+    codes = load_run(tiger, MODELS).manifest["codes_folder"]
+    common = ["--data", "synthetic", "--codes", codes, *_TINY[2:], *_T5]
+    run("train", "tiger", *common, "--epochs", "3", "--out", root / "straight")
+    run("train", "tiger", *common, "--epochs", "2", "--out", root / "interrupted")
+    run("train", "tiger", *common, "--epochs", "3", "--out", root / "interrupted", "--resume")
+    straight, resumed = (load_run(root / name, MODELS) for name in ("straight", "interrupted"))
+    assert straight.metrics["test"] == resumed.metrics["test"]
+    for (name, ours), theirs in zip(
+        straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=name)
+
+
+def test_recommend_takes_and_gives_raw_ids(tiger: Path) -> None:
+    ids = load_dataset("synthetic").item_ids.cast(str).to_list()
+    result = run("recommend", tiger, "--history", f"{ids[3]},nonsense,{ids[8]}", "-k", 5, "--json")
+    answer = json.loads(result.stdout)
+    assert answer["unknown"] == ["nonsense"]
+    found = [str(row["item_id"]) for row in answer["items"]]
+    assert len(set(found)) == 5
+    assert set(found) <= set(ids) - {ids[3], ids[8]}
+    scores = [row["score"] for row in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_exact_evaluation_and_comparison(root: Path, tiger: Path) -> None:
+    exact = json.loads(run("evaluate", tiger, "--exact", "--beams", "20", "--json").output)
+    assert exact["protocol"]["search"] == "exact"
+    assert exact["test"]["recall@20"] >= 0
+    compared = json.loads(run("compare", tiger, tiger, "--json").output)
+    assert compared
+
+
+def test_list_names_every_model() -> None:
+    listed = json.loads(run("list", "--json").output)
+    assert [row["name"] for row in listed] == list(REGISTRY)
+    assert all(row["paper"] and row["codes"] and "paper" in row["recipes"] for row in listed)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (["train", "word2vec"], "unknown model 'word2vec'", 2),
+        (["train", "bbqrec", "--form", "all", "--data", "synthetic"], "--form all is not for bbqrec", 1),
+        (["train", "tiger", "--levels", "0", "--data", "synthetic"], "--levels must be at least 1, got 0", 1),
+        (["train", "tiger", "--codes", "nowhere", "--data", "synthetic"], "nowhere", 1),
+        (["train", "tiger", "--search-batch", "0", "--data", "synthetic"], "--search-batch must be at least 1", 1),
+        (["evaluate", "nowhere"], "nowhere", 1),
+    ],
+)
+def test_refusals(words: list[str], message: str, code: int, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out")] if words[0] == "train" and code == 1 else []
+    assert message in run(*words, *out, code=code).output
+    assert not (tmp_path / "out").exists()
+
+
+def test_codes_of_other_items_are_refused(tiger: Path, tmp_path: Path) -> None:
+    codes = load_run(tiger, MODELS).manifest["codes_folder"]
+    result = run("train", "tiger", "--data", "journey", "--codes", codes, "--out", tmp_path / "out", code=1)
+    assert "item" in result.output
