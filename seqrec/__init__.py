@@ -20,8 +20,10 @@ __all__ = [
     "CL4SRec",
     "Caser",
     "DuoRec",
+    "FDSA",
     "FMLPRec",
     "GRU4Rec",
+    "GRU4RecFeatures",
     "HGN",
     "HSTU",
     "ItemKNN",
@@ -30,8 +32,12 @@ __all__ = [
     "Popularity",
     "S3Rec",
     "SASRec",
+    "SASRecContent",
+    "SASRecHybrid",
     "TabulatedCCFRec",
     "Transitions",
+    "UniSRec",
+    "VQRec",
 ]
 
 
@@ -67,6 +73,7 @@ class ModelEntry:
 
 _CAUSAL = ("all", "prefix")
 _SOFTMAX = "full softmax"
+_FEATURES = ("ids", "text", "images", "codes")
 
 REGISTRY: dict[str, ModelEntry] = {
     "popularity": ModelEntry("seqrec.popularity:Popularity", "none", ("ids",), "none", kind="counted"),
@@ -102,6 +109,22 @@ REGISTRY: dict[str, ModelEntry] = {
         _CAUSAL,
     ),
     "hstu": ModelEntry("seqrec.hstu:HSTU", "Zhai et al., ICML 2024", ("ids",), "full softmax by cosine", _CAUSAL),
+    "fdsa": ModelEntry(
+        "seqrec.fdsa:FDSA", "Zhang et al., IJCAI 2019", ("ids", "attributes", "text"), _SOFTMAX, _CAUSAL
+    ),
+    "gru4rec-features": ModelEntry(
+        "seqrec.gru4rec_features:GRU4RecFeatures", "Hidasi et al., RecSys 2016", _FEATURES, _SOFTMAX, _CAUSAL
+    ),
+    "sasrec-content": ModelEntry(
+        "seqrec.sasrec_content:SASRecContent", "Cheng et al. 2023 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+    ),
+    "sasrec-hybrid": ModelEntry(
+        "seqrec.sasrec_content:SASRecHybrid", "Cheng et al. 2023 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+    ),
+    "unisrec": ModelEntry(
+        "seqrec.unisrec:UniSRec", "Hou et al., KDD 2022", ("ids", "text"), "full softmax by cosine", _CAUSAL
+    ),
+    "vqrec": ModelEntry("seqrec.vqrec:VQRec", "Hou et al., WWW 2023", ("codes",), "full softmax by cosine", _CAUSAL),
     "ccfrec": ModelEntry(
         "seqrec.ccfrec:CCFRec",
         "Liu et al., KDD 2025",

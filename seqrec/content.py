@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ATTRIBUTE_COLUMNS", "SHAPES", "Attributes", "ItemContent", "item_attributes", "item_texts"]
 
-SHAPES = ("items", "users", "sizes", "views", "text_dim", "image_dim", "attributes", "edges")
+SHAPES = (
+    "items",
+    "users",
+    "sizes",
+    "views",
+    "text_dim",
+    "image_dim",
+    "attributes",
+    "attribute_slots",
+    "edges",
+    "backbone_config",
+)
 """Constructor arguments that follow from the data: never options of a command."""
 
 ATTRIBUTE_COLUMNS = ("categories", "brand", "department", "product_category", "product_type", "manufacturer")

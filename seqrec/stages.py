@@ -105,8 +105,8 @@ class Content:
     """Width that every view is reduced to."""
     whiten: bool = True
     """Give every component of the reduced vectors unit variance."""
-    code_method: Literal["pq", "rq"] = "pq"
-    """Quantizer of the codes: product or residual, for every view on its own."""
+    code_method: Literal["pq", "opq", "rq"] = "pq"
+    """Quantizer of the codes: product, rotated product or residual, for every view on its own."""
     code_levels: int = 4
     """Codes a view, k. Table 6 of CCFRec tries 2, 4 and 8."""
     codebook_size: int | None = None

@@ -39,6 +39,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "duorec": _BLOCKS | {"layers": 1},
     "maerec": _BLOCKS | {"layers": 1, "rebuilt_edges": 16, "edge_negatives": 4, "mask_depth": 1},
     "hstu": {"dim": 32, "dropout": 0.0, "max_len": 8},
+    "fdsa": _BLOCKS | {"layers": 1},
+    "gru4rec-features": {"dim": 32, "hidden": 32, "dropout": 0.0, "max_len": 8},
+    "sasrec-content": _BLOCKS | {"layers": 1},
+    "sasrec-hybrid": _BLOCKS | {"layers": 1},
+    "unisrec": _BLOCKS | {"layers": 1, "adaptor_dropout": 0.0},
+    "vqrec": _BLOCKS | {"layers": 1},
     "ccfrec": _BLOCKS | {"fusion_dropout": 0.0, "mask_share": 0.5},
 }
 """Constructor arguments of each trained model: seconds on one core, no dropout."""
@@ -48,7 +54,9 @@ TRAINING: dict[str, dict[str, Any]] = {
     "caser": {"epochs": 25, "lr": 1e-2},
     "hgn": {"epochs": 15, "lr": 1e-2},
     "gru4rec": {"epochs": 25, "lr": 1e-2},
+    "gru4rec-features": {"epochs": 25, "lr": 1e-2},
     "fmlp": {"epochs": 5, "lr": 5e-3},
+    "unisrec": {"epochs": 25, "lr": 6e-3},
     "cl4srec": {"epochs": 20, "lr": 1e-2},
     "ccfrec": {"epochs": 8, "lr": 6e-3},
 }
