@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 import semtok
+from recbase.sequences import Histories
 from semtok.loading import tokenizer_class
 from semtok.portable import best_paths, load_portable, nearest_rows
 from semtok.residual import _beam_codes
 from semtok.tokenizer import VectorTokenizer
 
 ROOT = Path(__file__).parents[2]
-ARRAY_ONLY = [name for name in semtok.TOKENIZERS if not set(tokenizer_class(name).inputs) - {"missing"}]
+QUANTIZERS = [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]
 VIEWS = {"text": slice(0, 8), "image": slice(8, 12)}
 SMALL = {
     "levels": 2,
@@ -28,7 +29,11 @@ SMALL = {
     "epochs": 2,
     "batch_size": 32,
     "hidden": (16,),
-    "latent": 8,
+    "latent_dim": 8,
+    "validate_every": 20,
+    "groups": 4,
+    "inner_steps": 1,
+    "max_len": 4,
     "quiet": True,
 }
 
@@ -76,17 +81,21 @@ def fitted(method: str, **arguments: Any) -> Any:
         small["codebook_size"] = (16, 16)
     tokenizer = made(**small | arguments)
     views = VIEWS if tokenizer.per_view or tokenizer.modalities else None
-    return tokenizer.fit(some_vectors(), views=views)
+    draw = np.random.default_rng(1)
+    inputs = {
+        "collaborative": draw.normal(size=(200, 4)).astype(np.float32),
+        "sequences": Histories.from_lists(draw.integers(1, 201, (60, 5)).tolist()),
+        "missing": {},
+    }
+    return tokenizer.fit(some_vectors(), views=views, **{name: inputs[name] for name in tokenizer.inputs})
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A saved folder of every method that learns from arrays alone, with what torch makes of new vectors."""
+    """A saved folder of every method, with what torch makes of new vectors."""
     made = []
-    wanted = [(method, fitted(method)) for method in ARRAY_ONLY] + [("rq-beam", fitted("rq", beam=5))]
+    wanted = [(method, fitted(method)) for method in semtok.TOKENIZERS] + [("rq-beam", fitted("rq", beam=5))]
     for name, tokenizer in wanted:
-        if not tokenizer.program:
-            continue
         folder = tmp_path_factory.mktemp(name)
         new = np.concatenate([some_vectors(50), some_vectors(300)[200:] * 2])
         tokenizer.save(folder)
@@ -192,7 +201,9 @@ def test_near_ties_are_settled_alike() -> None:
         assert not np.isin(found, np.arange(20, 30)).any()  # the first of two equal centroids
 
 
-@pytest.mark.parametrize("method", [name for name in ARRAY_ONLY if issubclass(tokenizer_class(name), VectorTokenizer)])
+@pytest.mark.parametrize(
+    "method", [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]
+)
 def test_views_and_large_inputs_agree_with_torch(method: str, tmp_path: Path) -> None:
     tokenizer = tokenizer_class(method)(codebook_size=16).fit(some_vectors(), views=VIEWS)
     tokenizer.save(tmp_path)
