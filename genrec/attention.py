@@ -7,21 +7,25 @@ products of queries and keys see them side by side, in runs of rows of (nearly) 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Mixer", "Ragged", "Run", "attend", "attend_memory", "attend_prefixes", "attend_self"]
+from genrec import fused
+
+__all__ = ["Mixer", "Ragged", "Run", "attend", "attend_causal", "attend_memory", "attend_prefixes", "attend_self"]
 
 Mixer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Replaces "weights @ values": weights [b, H, Q, K], values [b, H, K, d], context of these rows -> [b, H, Q, d]."""
 
 _RUN_WASTE = 0.125  # share of a run's attention that may be padding
 _RUN_ROWS = 8  # fewest rows worth a run of their own
+_CELLS = 40_000  # products of queries and keys of one head that are computed at once
+_TOKENS = 1_024  # tokens whose keys and values are turned at once
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,8 @@ class Run:
     keys: Tensor | None
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """Tokens of the whole batch [S, ...] to the rows of this run [b, width, ...], zero where padded."""
-        mine = packed[self.tokens]
-        count = self.rows.stop - self.rows.start
-        if self.index is not None:
-            mine = mine.new_zeros(count * self.width, *mine.shape[1:]).index_copy(0, self.index, mine)
-        return mine.unflatten(0, (count, self.width))
+        """Tokens of this run [s, ...] to its rows [b, width, ...], zero where padded."""
+        return _padded(packed, self.rows.stop - self.rows.start, self.width, self.index)
 
     def pack(self, padded: Tensor) -> Tensor:
         """Rows of this run [b, width, ...] to its tokens."""
@@ -62,7 +62,7 @@ class Run:
         return flat if self.index is None else flat[self.index]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ragged:
     """Where the real tokens of a batch are, once its rows are sorted from the longest to the shortest.
 
@@ -88,6 +88,7 @@ class Ragged:
     index: Tensor
     steps: Tensor
     width: int
+    _plans: dict[Any, list[fused.Part]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, lengths: Tensor, width: int) -> Ragged:
@@ -128,16 +129,22 @@ class Ragged:
     @cached_property
     def runs(self) -> list[Run]:
         """Rows in runs of similar length on a CPU; all of them in one elsewhere."""
+        return self._runs(len(self) * self.longest**2, len(self) * self.longest)
+
+    def _runs(self, cells: int, tokens: int) -> list[Run]:
+        """Runs of at most so many tokens and tokens times keys (but of one row at least)."""
         lengths = self.lengths.tolist()
         runs, first, token = [], 0, 0
         while first < len(lengths):
-            stop = self._stop(lengths, first)
+            most = max(1, min(cells // lengths[first] ** 2, tokens // lengths[first]))
+            stop = min(first + most, self._stop(lengths, first))
             count = sum(lengths[first:stop])
             runs.append(self.run(slice(first, stop), slice(token, token + count), lengths[first], count))
             first, token = stop, token + count
         return runs
 
     def _stop(self, lengths: list[int], first: int) -> int:
+        """End of the run that starts at a row: longer ones would be padded too much."""
         if self.lengths.device.type != "cpu":
             return len(lengths)
         width, used, stop = lengths[first], 0, first
@@ -173,11 +180,22 @@ def attend(
     ----------
     bias : Tensor, optional
         Broadcast to [b, H, Q, K]; -inf where a key must not be seen.
+    dropout : float
+        On the weights, where ``training``.
+    mixer : callable, optional
+        Replaces the product of weights and values.
+    context : Tensor [b, ...], optional
+        Handed to it.
     """
+    if query.device.type == "cuda" and mixer is None:
+        q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        added = None if bias is None else bias.to(query.dtype).expand(len(query), query.shape[2], -1, -1)
+        p = dropout if training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, added, p, scale=1.0).transpose(1, 2)
     scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1)  # [b, H, Q, K]
     if bias is not None:
         scores = scores + bias
-    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout, training)
+    weights = fused.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout, training)
     values = value.transpose(1, 2)
     mixed = weights @ values if mixer is None else mixer(weights, values, context)
     return mixed.transpose(1, 2)
@@ -193,7 +211,7 @@ def attend_self(
     mixer: Mixer | None = None,
     context: Tensor | None = None,
 ) -> Tensor:
-    """Bidirectional self-attention of packed tokens.
+    """Self-attention of packed tokens among those of their row.
 
     Parameters
     ----------
@@ -216,13 +234,38 @@ def attend_self(
     -------
     Tensor [S, H * d]
     """
+    if mixer is None and fused.usable(qkv):
+        if "self" not in ragged._plans:
+            ragged._plans["self"] = [_part(run, run) for run in ragged._runs(_CELLS, _TOKENS)]
+        added = None if bias is None else bias.expand(heads, -1, -1)
+        return fused.attention(qkv, None, added, ragged._plans["self"], heads, dropout if training else 0.0)
     parts = []
-    for run in ragged.runs:
-        query, key, value = run.unpack(qkv).unflatten(-1, (3, heads, -1)).unbind(2)
+    for run, mine in zip(ragged.runs, _pieces(qkv, ragged.runs), strict=True):
+        query, key, value = run.unpack(mine).unflatten(-1, (3, heads, -1)).unbind(2)
         added = _run_bias(run, bias, run.width)
         rows = None if context is None else context[ragged.order[run.rows]]
         parts.append(run.pack(attend(query, key, value, added, dropout, training, mixer, rows).flatten(2)))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def attend_causal(qkv: Tensor, heads: int, bias: Tensor, dropout: float = 0.0, training: bool = False) -> Tensor:
+    """Self-attention of rows of one length: [B, L, 3 * H * d] -> [B, L, H * d].
+
+    Parameters
+    ----------
+    bias : Tensor [H or 1, L, L]
+        Added to the scores: -inf where a key comes later than the query.
+    """
+    rows, width, _ = qkv.shape
+    if fused.usable(qkv):
+        whole = slice(0, rows * width)
+        parts = [fused.Part(rows, whole, whole, width, width)]
+        p = dropout if training else 0.0
+        return fused.attention(qkv.flatten(0, 1), None, bias.expand(heads, -1, -1), parts, heads, p).unflatten(
+            0, (rows, width)
+        )
+    query, key, value = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
+    return attend(query, key, value, bias, dropout, training).flatten(2)
 
 
 def attend_memory(
@@ -241,11 +284,20 @@ def attend_memory(
     -------
     Tensor [B, Q, H * d]
     """
+    count = query.shape[1]
+    if fused.usable(query):
+        name = ("memory", count)
+        if name not in ragged._plans:
+            runs = ragged._runs(_TOKENS * ragged.longest, _TOKENS)
+            ragged._plans[name] = [_part(_dense(run.rows, count), run) for run in runs]
+        p = dropout if training else 0.0
+        mixed = fused.attention(query.flatten(0, 1), key_value, None, ragged._plans[name], heads, p)
+        return mixed.unflatten(0, query.shape[:2])
     parts = []
-    for run in ragged.runs:
-        key, value = run.unpack(key_value).unflatten(-1, (2, heads, -1)).unbind(2)
-        mine = query[run.rows].unflatten(-1, (heads, -1))
-        parts.append(attend(mine, key, value, _run_bias(run, None, run.width), dropout, training).flatten(2))
+    for run, mine in zip(ragged.runs, _pieces(key_value, ragged.runs), strict=True):
+        key, value = run.unpack(mine).unflatten(-1, (2, heads, -1)).unbind(2)
+        asked = query[run.rows].unflatten(-1, (heads, -1))
+        parts.append(attend(asked, key, value, _run_bias(run, None, run.width), dropout, training).flatten(2))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
@@ -278,24 +330,72 @@ def attend_prefixes(
     Returns
     -------
     Tensor [Q, H * d]
+
+    Raises
+    ------
+    ValueError
+        If queries and keys are not of the same rows.
     """
+    name = ("prefixes", id(keys), group, key_group)
+    if name not in queries._plans:
+        queries._plans[name] = _prefix_parts(queries, keys, group, group if key_group is None else key_group)
+    parts = queries._plans[name]
+    if fused.usable(query):
+        return fused.attention(query, key_value, None, parts, heads, dropout if training else 0.0)
+    mixed = []
+    asked = query.split([part.queries.stop - part.queries.start for part in parts])
+    known = key_value.split([part.keys.stop - part.keys.start for part in parts])
+    for part, mine, theirs in zip(parts, asked, known, strict=True):
+        key, value = _padded(theirs, part.rows, part.key_width, part.key_index).unflatten(-1, (2, heads, -1)).unbind(2)
+        wide = _padded(mine, part.rows, part.query_width, part.query_index).unflatten(-1, (heads, -1))
+        flat = attend(wide, key, value, part.hidden, dropout, training).flatten(2).flatten(0, 1)
+        mixed.append(flat if part.query_index is None else flat[part.query_index])
+    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+
+def _prefix_parts(queries: Ragged, keys: Ragged, group: int, key_group: int) -> list[fused.Part]:
+    """Runs of both, with what comes after each query's item hidden."""
     if not torch.equal(queries.order, keys.order):
         raise ValueError("queries and keys are not of the same rows")
-    key_group = group if key_group is None else key_group
     front = int(keys.lengths[0] - queries.lengths[0] // group * key_group)
+    cells = _CELLS if keys.lengths.device.type == "cpu" else len(keys) * keys.longest**2
     parts, first = [], 0
-    for run in keys.runs:
-        count, width = int(queries.lengths[run.rows].sum()), int(queries.lengths[run.rows.start])
+    for run in keys._runs(cells, len(keys) * keys.longest):
+        lengths = queries.lengths[run.rows]
+        count, width = int(lengths.sum()), int(lengths[0])
         mine = queries.run(run.rows, slice(first, first + count), width, count)
         first += count
-        key, value = run.unpack(key_value).unflatten(-1, (2, heads, -1)).unbind(2)
-        places = torch.arange(width, device=query.device)
+        places = torch.arange(width, device=lengths.device)
         seen = front + (places // group + 1) * key_group  # an item's queries see the tokens of items up to it
-        later = torch.arange(run.width, device=query.device) >= seen[:, None]
-        bias = torch.zeros(later.shape, device=query.device).masked_fill(later, -torch.inf)
-        mixed = attend(mine.unpack(query).unflatten(-1, (heads, -1)), key, value, bias, dropout, training)
-        parts.append(mine.pack(mixed.flatten(2)))
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+        later = torch.arange(run.width, device=lengths.device) >= seen[:, None]
+        hidden = torch.zeros(later.shape, device=lengths.device).masked_fill(later, -torch.inf)
+        parts.append(
+            fused.Part(lengths.shape[0], mine.tokens, run.tokens, width, run.width, mine.index, run.index, hidden)
+        )
+    return parts
+
+
+def _part(queries: Run, keys: Run) -> fused.Part:
+    rows = keys.rows.stop - keys.rows.start
+    hidden = _run_bias(keys, None, keys.width)
+    return fused.Part(rows, queries.tokens, keys.tokens, queries.width, keys.width, queries.index, keys.index, hidden)
+
+
+def _dense(rows: slice, width: int) -> Run:
+    """Rows of one length, as packed tokens."""
+    return Run(rows, slice(rows.start * width, rows.stop * width), width, None, None)
+
+
+def _pieces(packed: Tensor, runs: list[Run]) -> tuple[Tensor, ...]:
+    """Packed tokens run by run."""
+    return packed.split([run.tokens.stop - run.tokens.start for run in runs])
+
+
+def _padded(mine: Tensor, rows: int, width: int, index: Tensor | None) -> Tensor:
+    """Tokens of some rows to [rows, width, ...], zero where padded."""
+    if index is not None:
+        mine = mine.new_zeros(rows * width, *mine.shape[1:]).index_copy(0, index, mine)
+    return mine.unflatten(0, (rows, width))
 
 
 def _run_bias(run: Run, bias: Tensor | None, width: int) -> Tensor | None:

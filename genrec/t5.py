@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec.attention import Ragged, attend, attend_memory, attend_prefixes, attend_self
+from genrec import fused
+from genrec.attention import Ragged, attend, attend_causal, attend_memory, attend_prefixes, attend_self
 from genrec.vocabulary import BOS, CodeVocabulary
 
 __all__ = ["T5", "DecoderState", "FeedForward", "Memory", "RelativeBias", "RMSNorm", "T5Decoder", "T5Encoder"]
@@ -106,6 +107,21 @@ class RelativeBias(nn.Module):
         return self.weight[self._known[name]].permute(2, 0, 1)
 
 
+def normed_linear(x: Tensor, norm: RMSNorm, linear: nn.Linear) -> Tensor:
+    """``linear(norm(x))`` of a layer without bias: [..., D] -> [..., O]."""
+    if fused.usable(x):
+        return fused.norm_linear(x, norm.weight, linear.weight, norm.eps)
+    result: Tensor = linear(norm(x))
+    return result
+
+
+def dropped_sum(x: Tensor, inner: Tensor, linear: nn.Linear, p: float) -> Tensor:
+    """``x + dropout(linear(inner))`` of a layer without bias: [..., D] and [..., I] -> [..., D]."""
+    if fused.usable(x):
+        return fused.add_dropped_linear(x, inner, linear.weight, p)
+    return x + F.dropout(linear(inner), p)
+
+
 class FeedForward(nn.Module):
     """Norm, up, activation, down, with a residual.
 
@@ -128,6 +144,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
+        p = self.dropout if self.training else 0.0
+        if not self.gated and fused.usable(x):
+            return fused.relu_feed_forward(x, self.norm.weight, self.up.weight, self.down.weight, self.norm.eps, p)
         inner = self.up(self.norm(x))
         if self.gated:
             gate, inner = inner.chunk(2, -1)
@@ -164,18 +183,18 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, ragged: Ragged, bias: Tensor, context: Tensor | None) -> Tensor:
         """Packed tokens of which each sees all of its row: [S, D] -> [S, D]."""
-        qkv, mixer = self.qkv(self.norm(x)), self.mixer
+        qkv, mixer = normed_linear(x, self.norm, self.qkv), self.mixer
         return self._add(x, attend_self(qkv, self.heads, ragged, bias, self.dropout, self.training, mixer, context))
 
     def causal(self, x: Tensor, bias: Tensor) -> Tensor:
         """Rows of one length; ``bias`` hides what comes later: [B, L, D] -> [B, L, D]."""
-        query, key, value = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self._add(x, attend(query, key, value, bias, self.dropout, self.training).flatten(2))
+        qkv = normed_linear(x, self.norm, self.qkv)
+        return self._add(x, attend_causal(qkv, self.heads, bias, self.dropout, self.training))
 
     def step(self, x: Tensor, parents: Tensor | None, past: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
         """One token after each prefix: x [B, W, D] and ``past`` [B, W', t - 1, 2 H d] to x and the past of t tokens."""
         rows, width, _ = x.shape
-        query, fresh = self.qkv(self.norm(x)).tensor_split([self.inner], -1)
+        query, fresh = normed_linear(x, self.norm, self.qkv).tensor_split([self.inner], -1)
         history = fresh[:, :, None]
         if past is not None and parents is not None:
             index = parents[..., None, None].expand(-1, -1, *past.shape[2:])
@@ -185,7 +204,7 @@ class SelfAttention(nn.Module):
         return self._add(x, mixed.reshape(rows, width, -1)), history
 
     def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
-        return x + F.dropout(self.out(mixed), self.dropout, self.training)
+        return dropped_sum(x, mixed, self.out, self.dropout if self.training else 0.0)
 
 
 class CrossAttention(nn.Module):
@@ -204,18 +223,18 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
-        query, key_value = self.query(self.norm(x)), self.key_value(memory.states)
+        query, key_value = normed_linear(x, self.norm, self.query), self.key_value(memory.states)
         mixed = attend_memory(query, key_value, self.heads, memory.ragged, self.dropout, self.training)
-        return x + F.dropout(self.out(mixed), self.dropout, self.training)
+        return dropped_sum(x, mixed, self.out, self.dropout if self.training else 0.0)
 
     def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
         """One row an item of the histories, which sees the tokens up to it: [S, L, D] -> [S, L, D]."""
         group, key_value = x.shape[1], self.key_value(memory.states)
-        query = self.query(self.norm(x)).flatten(0, 1)
+        query = normed_linear(x, self.norm, self.query).flatten(0, 1)
         mixed = attend_prefixes(
             query, key_value, self.heads, queries, memory.ragged, group, self.dropout, self.training
         )
-        return x + F.dropout(self.out(mixed.unflatten(0, (-1, group))), self.dropout, self.training)
+        return dropped_sum(x, mixed.unflatten(0, (-1, group)), self.out, self.dropout if self.training else 0.0)
 
     def remember(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, H, d, T] and values [B, H, T, d] of the memory [B, T, D]."""
@@ -224,13 +243,12 @@ class CrossAttention(nn.Module):
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
         """The prefixes of a row are queries side by side: [B, W, D] -> [B, W, D]."""
-        query = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        query = normed_linear(x, self.norm, self.query).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         scores = query @ keys  # [B, H, W, T]
         if hidden is not None:
             scores = scores + hidden
         mixed = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
-        added: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return x + added
+        return dropped_sum(x, mixed.transpose(1, 2).flatten(2), self.out, 0.0)
 
 
 class EncoderBlock(nn.Module):
@@ -321,10 +339,10 @@ class T5Encoder(nn.Module):
         bias = self.bias(ragged.longest, ragged.longest)
         if self.causal:
             bias = bias.masked_fill(_later(ragged.longest, bias.device), -torch.inf)
-        x = F.dropout(x, self.dropout, self.training)
+        x = fused.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x, ragged, bias, context)
-        return Memory(F.dropout(self.final_norm(x), self.dropout, self.training), ragged)
+        return Memory(fused.dropout(self.final_norm(x), self.dropout, self.training), ragged)
 
 
 @dataclass(frozen=True)
@@ -389,10 +407,10 @@ class T5Decoder(nn.Module):
         """
         width = x.shape[1]
         bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
-        x = F.dropout(x[memory.ragged.order], self.dropout, self.training)
+        x = fused.dropout(x[memory.ragged.order], self.dropout, self.training)
         for block in self.blocks:
             x = block(x, memory, bias)
-        return F.dropout(self.final_norm(x), self.dropout, self.training)[memory.ragged.inverse]
+        return fused.dropout(self.final_norm(x), self.dropout, self.training)[memory.ragged.inverse]
 
     def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
         """Decode after every item of the histories at once, each seeing the memory up to itself.
@@ -412,10 +430,10 @@ class T5Decoder(nn.Module):
         """
         width = x.shape[1]
         bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
-        x = F.dropout(x, self.dropout, self.training)
+        x = fused.dropout(x, self.dropout, self.training)
         for block in self._stack:
             x = block.feed_forward(block.cross.prefixes(block.attention.causal(x, bias), memory, queries))
-        return F.dropout(self.final_norm(x), self.dropout, self.training)
+        return fused.dropout(self.final_norm(x), self.dropout, self.training)
 
     def start(self, memory: Memory) -> DecoderState:
         """State before the first token, one prefix a row; rows as in the batch that was encoded."""
