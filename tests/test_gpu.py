@@ -1,4 +1,4 @@
-"""What has to hold on a CUDA device: a bf16 step, the same ranks as on the CPU, k-means on the device."""
+"""What has to hold on a CUDA device: bf16 steps, the same ranks and lists as on the CPU, k-means and the trie there."""
 
 import numpy as np
 import pytest
@@ -58,3 +58,51 @@ def test_k_means_on_the_device_reaches_the_error_of_the_cpu():
         decoded = quantizer.decode(quantizer.encode(vectors.to(device)))
         errors.append(float(((vectors.numpy() - decoded) ** 2).sum()))
     assert errors[1] < 1.02 * errors[0]
+
+
+def generators():
+    from genrec.prorec import PRORec
+    from genrec.tiger import TIGER
+
+    torch.manual_seed(0)
+    codes = np.stack([np.arange(ITEMS) // 20, np.arange(ITEMS) % 20], 1)
+    vectors = np.random.default_rng(2).normal(size=(ITEMS, 8)).astype(np.float32)
+    tiger = TIGER(ITEMS, [15, 20], dim=32, heads=2, head_dim=16, ffn=64, encoder_layers=1, decoder_layers=1)
+    prorec = PRORec(ITEMS, [15, 20], 8, dim=32, heads=2, ffn=64, decoder_layers=1, distill_negatives=64)
+    return [tiger.with_codes(codes), prorec.with_codes(codes).with_arrays(vectors)]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_bfloat16_training_of_generators_lowers_the_loss(which):
+    model, split = generators()[which], leave_last_out(histories())
+    batches = SequenceBatches(split.train, "prefix", batch_size=256, max_len=20)
+    config = TrainConfig(epochs=4, batch_size=256, lr=3e-3, precision="bf16", quiet=True, patience=0)
+    result = fit(model, batches, lambda network: {"ndcg@10": 0.0}, config)
+    assert next(model.parameters()).device.type == "cuda"
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_same_lists_on_both_devices(which):
+    from genrec.generation import generate
+
+    model, asked = generators()[which].eval(), leave_last_out(histories()).test.histories
+    on_cpu = generate(model, asked, beams=20)
+    on_gpu = generate(model.cuda(), asked, beams=20)
+    assert model.trie.device.type == "cuda"
+    assert np.mean(on_cpu.items == on_gpu.items) > 0.999  # near ties may change places
+    np.testing.assert_allclose(on_cpu.scores, on_gpu.scores, rtol=0, atol=1e-3)
+    exact = generate(model, asked, beams=ITEMS, exact=True)
+    np.testing.assert_allclose(exact.scores[:, 0], generate(model, asked, beams=ITEMS).scores[:, 0], rtol=0, atol=1e-3)
+
+
+def test_a_trie_built_on_the_device_is_that_of_the_cpu():
+    from genrec.trie import CodeTrie
+
+    codes = np.random.default_rng(0).integers(0, 9, (5000, 4))
+    here, there = CodeTrie.from_codes(codes), CodeTrie.from_codes(codes, device="cuda")
+    for name in ("children", "tokens", "ranges"):
+        for one, other in zip(getattr(here, name), getattr(there, name), strict=True):
+            assert torch.equal(one, other.cpu())
+    wanted = torch.from_numpy(codes[:100])
+    assert torch.equal(here.find(wanted), there.find(wanted.cuda()).cpu())
