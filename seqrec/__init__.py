@@ -34,6 +34,7 @@ __all__ = [
     "SASRec",
     "SASRecContent",
     "SASRecHybrid",
+    "TSSR",
     "TabulatedCCFRec",
     "Transitions",
     "UniSRec",
@@ -120,6 +121,13 @@ REGISTRY: dict[str, ModelEntry] = {
     ),
     "sasrec-hybrid": ModelEntry(
         "seqrec.sasrec_content:SASRecHybrid", "Cheng et al. 2023 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+    ),
+    "tssr": ModelEntry(
+        "seqrec.tssr:TSSR",
+        "Cheng et al. 2023, arXiv 2308.15980",
+        (*_FEATURES, "sentences", "pictures"),
+        "full softmax + contrasts of users and items",
+        _CAUSAL,
     ),
     "unisrec": ModelEntry(
         "seqrec.unisrec:UniSRec", "Hou et al., KDD 2022", ("ids", "text"), "full softmax by cosine", _CAUSAL

@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gru4rec-features": {"dim": 32, "hidden": 32, "dropout": 0.0, "max_len": 8},
     "sasrec-content": _BLOCKS | {"layers": 1},
     "sasrec-hybrid": _BLOCKS | {"layers": 1},
+    "tssr": _BLOCKS | {"uni_layers": 1},
     "unisrec": _BLOCKS | {"layers": 1, "adaptor_dropout": 0.0},
     "vqrec": _BLOCKS | {"layers": 1},
     "ccfrec": _BLOCKS | {"fusion_dropout": 0.0, "mask_share": 0.5},
@@ -73,6 +74,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "cl4srec": "the contrast is within a micro-batch",
         "duorec": "the contrast is within a micro-batch",
         "ccfrec": "the alignment is within a micro-batch",
+        "tssr": "the contrasts are within a micro-batch",
     },
     "two processes equal one": {},
 }
