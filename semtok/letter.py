@@ -32,7 +32,6 @@ RECIPES = {
         "hidden": (2048, 1024, 512, 256, 128, 64),
         "commitment": 0.25,
         "gradient": "straight-through",
-        "update": "gradient",
         "start": "even",
         "plain_steps": 0,
         "sinkhorn": 0.003,

@@ -101,6 +101,7 @@ class ResidualCodebooks(nn.Module):
             self.sizes[level] = 1.0
             self.sums[level] = codewords
 
+    @torch.no_grad()
     def codes(self, latents: Tensor) -> Tensor:
         """Nearest codewords, level by level: [B, d] to int64 [B, L]."""
         left, found = latents, []
