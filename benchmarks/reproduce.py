@@ -1,0 +1,210 @@
+"""A paper's table again: what the recipe ``paper`` runs, within a budget, beside the published and ported numbers.
+
+    python -m benchmarks.reproduce                                  # the tables there are
+    python -m benchmarks.reproduce prorec main --set Beauty         # the commands, without running them
+    python -m benchmarks.reproduce prorec main --set Beauty --data runs/beauty --embeddings runs/beauty-minilm \\
+        --budget-seconds 3600 --out runs/reproduce                  # run what is missing, print the table
+
+Published numbers (``published.json``) are the papers', under their own splits, orders of ties and seen-item policies;
+ours are item-level, full ranking, seen items kept. A budget that ended before validation was flat says nothing about
+the model. PRORec's figures (layers, quantizer, size) are ``python -m benchmarks.beauty layers quantizers sizes``; its
+encoders are other embeddings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.beauty import Row, flat, folder_of, metrics_of
+
+PUBLISHED = Path(__file__).with_name("published.json")
+
+_SEQREC = {
+    "GRU4Rec": "gru4rec",
+    "BERT4Rec": "bert4rec",
+    "SASRec": "sasrec",
+    "SASRec-ID": "sasrec",
+    "FMLP-Rec": "fmlp",
+    "S3Rec": "s3rec",
+    "S3-Rec": "s3rec",
+    "DuoRec": "duorec",
+    "MAERec": "maerec",
+    "FDSA": "fdsa",
+    "VQRec": "vqrec",
+    "VQ-Rec": "vqrec",
+    "MMSR": "mmsr",
+    "TedRec": "tedrec",
+    "Caser": "caser",
+    "HGN": "hgn",
+    "PopRec": "popularity",
+    "ItemKNN": "itemknn",
+    "BPR": "bpr",
+    "CL4SRec": "cl4srec",
+    "MFN4Rec": "mfn4rec",
+    "MV-RNN": "mv-rnn",
+    "MV-TRM": "mv-trm",
+    "MISSRec": "missrec",
+    "NOVA-BERT": "nova",
+    "GRU4Rec+feat": "gru4rec-features",
+    "SASRec-Content": "sasrec-content",
+    "TSSR": "tssr",
+}
+_GENREC = {"TIGER": "tiger", "LETTER": "letter", "PRORec": "prorec", "BBQRec": "bbqrec", "EAGER": "eager"}
+_OPTIONS: dict[tuple[str, str], dict[str, tuple[str, list[str]]]] = {
+    ("ccfrec", "main"): {
+        "CCFRec(RQ)": ("ccfrec", ["--code-method", "rq"]),
+        "CCFRec(PQ)": ("ccfrec", []),
+        "UniSRec(T)": ("unisrec", []),
+        "UniSRec(ID+T)": ("unisrec", ["--ids"]),
+    },
+    ("ccfrec", "ablations"): {
+        "w/o MCM": ("ccfrec", ["--mcm-weight", "0"]),
+        "w/o MSA": ("ccfrec", ["--msa-weight", "0"]),
+        "w/o text": ("ccfrec", ["--text", "codes"]),
+        "random code": ("ccfrec", ["--code-type", "random"]),
+        "global emb": ("ccfrec", ["--global-text"]),
+        "w/o CA": ("ccfrec", ["--no-fusion"]),
+    },
+    ("prorec", "ladder"): {
+        "semantic only": ("prorec", ["--source", "semantic", "--distill-weight", "0"]),
+        "collaborative only": ("prorec", ["--source", "collaborative", "--distill-weight", "0"]),
+        "concat": ("prorec", ["--source", "concat", "--distill-weight", "0"]),
+        "CKA only": ("prorec", ["--distill-weight", "0"]),
+        "CKA+IKD": ("prorec", []),
+    },
+    ("bbqrec", "ablations"): {
+        "w/o MIM": ("bbqrec", ["--no-mim"]),
+        "w/o rec": ("bbqrec", ["--no-rec"]),
+        "w/o shared codebook": ("bbqrec", ["--no-shared-codebook"]),
+        "w/o sim": ("bbqrec", ["--no-similarity"]),
+        "inherit": ("bbqrec", ["--inherit"]),
+    },
+}
+
+
+def row_of(paper: str, table: str, name: str) -> Row | None:
+    """The command of one published row; None where there is no such model here."""
+    model, options = _OPTIONS.get((paper, table), {}).get(name, (None, []))
+    if model is None:
+        model = _GENREC.get(name) or _SEQREC.get(name)
+    if model is None:
+        return None
+    program = "genrec" if model in _GENREC.values() else "seqrec"
+    counted = model in ("popularity", "transitions", "itemknn")
+    return Row(name, program, model, [*options, *([] if counted else ["--recipe", "paper"])])
+
+
+def command(row: Row, given: argparse.Namespace, out: Path) -> list[str]:
+    """The command of one row, runnable as it is printed."""
+    words = [
+        row.program,
+        "train",
+        row.model,
+        "--data",
+        str(given.data or given.set.lower()),
+        "--out",
+        str(out),
+        "--quiet",
+    ]
+    if "--recipe" in row.options:
+        words += ["--seed", str(given.seed)]
+        if given.budget_seconds:
+            words += ["--max-seconds", str(given.budget_seconds)]
+    if given.embeddings and (row.program == "genrec" or reads_vectors(row.model)):
+        words += ["--embeddings", str(given.embeddings)]
+    return [*words, *row.options]
+
+
+def reads_vectors(model: str) -> bool:
+    """Whether a ranking model is given item vectors."""
+    from seqrec import REGISTRY
+
+    return bool({"text", "views", "images", "codes"} & set(REGISTRY[model].inputs)) if model in REGISTRY else False
+
+
+def known(model: str) -> bool:
+    """Whether this version has the model."""
+    from genrec import MODELS as GENERATORS
+    from seqrec import MODELS as RANKERS
+
+    return model in RANKERS or model in GENERATORS
+
+
+def shown(values: dict[str, Any] | None, names: list[str]) -> str:
+    """Numbers of a row, in order."""
+    if not values:
+        return " / ".join("-" for _ in names)
+    return " / ".join(f"{values[name]:.4f}" if name in values else "-" for name in names)
+
+
+def main() -> None:
+    """List tables, or print the commands of one, or run them."""
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    ports = published.pop("ports")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paper", nargs="?", choices=sorted(published))
+    parser.add_argument("table", nargs="?")
+    parser.add_argument("--set", help="data set of the table, such as Beauty")
+    parser.add_argument("--data", type=Path, help="its folder; without it the commands are only printed")
+    parser.add_argument("--embeddings", type=Path, help="embeddings folder of it")
+    parser.add_argument("--budget-seconds", type=float, default=0, help="training and validation of a row; 0: no limit")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="names of rows, as a;b")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    given = parser.parse_args()
+    if given.paper is None or given.table is None:
+        for paper, tables in published.items():
+            for table, rows in tables.items():
+                sets = list(next(iter(rows.values())))
+                print(f"{paper} {table}: {len(rows)} rows, --set {' | '.join(sets)}")
+        return
+    if given.table not in published[given.paper]:
+        parser.error(f"{given.paper} has the tables {', '.join(published[given.paper])}, not {given.table!r}")
+    rows = published[given.paper][given.table]
+    sets = list(next(iter(rows.values())))
+    given.set = given.set or sets[0]
+    if given.set not in sets:
+        parser.error(f"--set {given.set!r} is not in this table: {', '.join(sets)}")
+    wanted = None if given.only is None else {name.strip() for name in given.only.split(";")}
+    names = [name for name in next(iter(rows.values()))[given.set] if "@" in name]
+    lines = [
+        f"{given.paper} {given.table}, {given.set}: {' / '.join(names)}",
+        "",
+        "| row | paper | best public port | ours, test | validation flat | seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    folder = given.out / f"{given.paper}-{given.table}-{given.set.lower()}"
+    for name, values in rows.items():
+        if wanted is not None and name not in wanted:
+            continue
+        row = row_of(given.paper, given.table, name)
+        port = ports.get(name, {}).get(given.set)
+        ours, even, seconds = "no such model here", "-", "-"
+        if row is not None and known(row.model):
+            run = folder_of(row, given.seed, folder)
+            words = command(row, given, run)
+            if metrics_of(run) is None:
+                print(f"$ {' '.join(words)}", flush=True)
+                if given.data is not None:
+                    subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=True)
+            found = metrics_of(run)
+            ours = "not run" if found is None else shown(found["test"], names)
+            if found is not None:
+                even, seconds = "yes" if flat(run, "ndcg@10") else "no", f"{found.get('train_seconds', 0):.0f}"
+        lines.append(
+            f"| {name} | {shown(values[given.set], names)} | {shown(port, names)} | {ours} | {even} | {seconds} |"
+        )
+    text = "\n".join(lines)
+    print(f"\n{text}\n")
+    if given.data is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
