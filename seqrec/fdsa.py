@@ -183,8 +183,8 @@ class FDSA(SequentialModel):
         layer = self.features
         if layer.attributes:
             if attributes is None or len(attributes) != self.items:
-                found = "none" if attributes is None else list(attributes.shape)
-                raise ValueError(f"attributes must be int [{self.items}, K], got {found}")
+                shape = "none" if attributes is None else list(attributes.shape)
+                raise ValueError(f"attributes must be int [{self.items}, K], got {shape}")
             numbers = torch.as_tensor(np.asarray(attributes), device=layer.numbers.device).long()
             layer.numbers = F.pad(numbers, (0, 0, 1, 0))
             self._config["attribute_slots"] = numbers.shape[1]

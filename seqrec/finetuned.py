@@ -162,7 +162,8 @@ class FinetunedEncoder(nn.Module):
         """Pixels of all pictures in a file without a name, uint8 [N + 1, 3, size, size]."""
         size = self.picture_size
         shape = (len(pictures) + 1, 3, size, size)
-        store = np.memmap(tempfile.TemporaryFile(), dtype=np.uint8, mode="w+", shape=shape)  # noqa: SIM115
+        with tempfile.TemporaryFile() as file:
+            store = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
 
         def read(number: int) -> None:
             path = pictures[number - 1]

@@ -199,7 +199,7 @@ def item_contrast(
     Returns
     -------
     Tensor []
-        Mean over all users and steps with a next item.
+        Mean over all users and steps of the step that have a next item.
     """
     many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     extra = max_len - packing.width if many else 0
@@ -209,8 +209,7 @@ def item_contrast(
     gathered, first = gather_with_gradient(positives.flatten(1))
     every_id = gather_with_gradient(ids.double())[0].long()  # [G, T - 1]
     every = gathered.unflatten(1, positives.shape[1:])  # [G, T - 1, D]
-    count = int((every_id > 0).sum())
-    if len(ids) == 0 or count == 0:
+    if not bool((ids > 0).any()):
         return gathered.sum() * 0 + states.sum() * 0
     logits = torch.einsum("btd,gtd->btg", anchors, every).float() / temperature
     own = torch.arange(len(ids), device=ids.device) + first
@@ -221,7 +220,7 @@ def item_contrast(
     valid = ids > 0
     targets = own[:, None].expand_as(ids)[valid]
     total = F.cross_entropy(logits[valid], targets, reduction="sum")
-    return total / count * (len(every) / batch.row_count)
+    return total / (batch.step_lengths - 1).sum()
 
 
 class TSSR(SequentialModel):
