@@ -16,9 +16,9 @@ from seqrec.model import SequentialModel, check_arguments
 __all__ = ["RECIPES", "BPRMF"]
 
 RECIPES = {
-    "default": {"epochs": 200, "batch_size": 256, "lr": 2e-3, "patience": 10, "validate_every": 2},
+    "default": {"epochs": 200, "batch_size": 256, "lr": 2e-3, "weight_decay": 2.0, "patience": 10, "validate_every": 2},
     "paper": {"negatives": 1, "weight_decay": 1e-4, "optimizer": "adam"},
-    "recbole": {"dim": 64, "negatives": 1, "lr": 1e-3, "optimizer": "adam"},
+    "recbole": {"dim": 64, "negatives": 1, "init_std": 0.1, "lr": 1e-3, "optimizer": "adam"},
 }
 
 
@@ -27,9 +27,10 @@ class BPRMF(SequentialModel):
 
     The score is the dot product of a user's and an item's vector; every event of the training part is ranked above
     ``negatives`` uniform items that the user did not have. The paper draws triples with replacement and trains by plain
-    SGD; here a pass over the users visits every event once, and the optimizer is Adam. Regularisation is the option
-    ``--weight-decay``. A user who was not trained on is folded in (ours): one Newton step on the same loss, every item
-    of the history against the average item, with the mean and covariance of the trained users' vectors as the prior.
+    SGD; here a pass over the users visits every event once, and the optimizer is AdamW. Regularisation is the option
+    ``--weight-decay``, and much of it is needed. A user who was not trained on is folded in (ours): one Newton step on
+    the same loss, every item of the history against the average item, with the mean and covariance of the trained
+    users' vectors as the prior.
 
     Parameters
     ----------
@@ -39,13 +40,13 @@ class BPRMF(SequentialModel):
         Users, U.
     dim : int, default 64
         Width of the vectors.
-    negatives : int, default 4
+    negatives : int, default 1
         Uniform negatives an event.
     max_len : int, default 200
         Latest events of a user that are trained on, and that fold a stranger in.
     loss : {"bpr"}, default "bpr"
         Pairwise ranking.
-    init_std : float, default 0.1
+    init_std : float, default 0.02
         Standard deviation of the initial vectors.
     """
 
@@ -56,10 +57,10 @@ class BPRMF(SequentialModel):
         items: int,
         users: int,
         dim: int = 64,
-        negatives: int = 4,
+        negatives: int = 1,
         max_len: int = 200,
         loss: Literal["bpr"] = "bpr",
-        init_std: float = 0.1,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__(locals())
         check_arguments(

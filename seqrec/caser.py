@@ -14,7 +14,7 @@ from seqrec.model import SequentialModel, TableScorer, check_arguments, initiali
 __all__ = ["RECIPES", "Caser", "older"]
 
 RECIPES = {
-    "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 2e-3},
+    "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 3e-3},
     "paper": {
         "dim": 50,
         "window": 5,

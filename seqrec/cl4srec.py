@@ -17,7 +17,7 @@ from seqrec.sasrec import SASRec
 __all__ = ["RECIPES", "CL4SRec", "crop", "mask", "reorder"]
 
 RECIPES = {
-    "default": {"epochs": 60, "batch_size": 256, "patience": 8},
+    "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 2e-3},
     "paper": {"dim": 64, "heads": 2, "dropout": 0.5, "attention_dropout": 0.5, "loss": "bce", "negatives": 1,
               "contrast_weight": 0.1, "crop_ratio": 0.6, "mask_ratio": 0.3, "reorder_ratio": 0.6, "batch_size": 256,
               "lr": 1e-3, "optimizer": "adam"},

@@ -18,7 +18,7 @@ from seqrec.sasrec import SASRec
 __all__ = ["RECIPES", "DuoRec"]
 
 RECIPES = {
-    "default": {"epochs": 60, "batch_size": 256, "patience": 8},
+    "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 2e-3},
     "paper": {"dim": 64, "heads": 2, "dropout": 0.5, "attention_dropout": 0.5, "loss": "ce", "contrast_weight": 0.1,
               "form": "prefix", "batch_size": 256, "lr": 1e-3, "optimizer": "adam"},
 }  # fmt: skip

@@ -15,7 +15,7 @@ from seqrec.model import SequentialModel, check_arguments, initialise
 __all__ = ["RECIPES", "GRU4Rec", "recurrent_states"]
 
 RECIPES = {
-    "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 2e-3},
+    "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 5e-3},
     "paper": {
         "dim": 100,
         "hidden": 100,
@@ -47,7 +47,7 @@ def recurrent_states(network: nn.GRU | nn.RNN, x: Tensor, packing: Packing) -> T
         padded = x.unflatten(0, (packing.rows, packing.width)).transpose(0, 1)
         return network(padded)[0].transpose(0, 1).flatten(0, 1)
     if len(x) == 0:
-        return x.new_zeros(0, network.hidden_size) + sum(p.sum() * 0 for p in network.parameters())
+        return x.new_zeros(0, network.hidden_size) + x.sum() * 0 + sum(p.sum() * 0 for p in network.parameters())
     place = (-packing.lengths).argsort(stable=True).argsort()  # rank of each row by length
     order = (packing.steps * packing.rows + place[packing.row]).argsort()
     sizes = packing.steps.bincount().cpu()
