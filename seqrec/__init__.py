@@ -19,6 +19,7 @@ __all__ = [
     "CCFRec",
     "CL4SRec",
     "Caser",
+    "DIN",
     "DuoRec",
     "FDSA",
     "FMLPRec",
@@ -28,7 +29,13 @@ __all__ = [
     "HSTU",
     "ItemKNN",
     "MAERec",
+    "MFN4Rec",
+    "MISSRec",
+    "MMSR",
+    "MVRNN",
+    "MVTRM",
     "ModelEntry",
+    "NOVABERT",
     "Popularity",
     "S3Rec",
     "SASRec",
@@ -36,6 +43,7 @@ __all__ = [
     "SASRecHybrid",
     "TSSR",
     "TabulatedCCFRec",
+    "TedRec",
     "Transitions",
     "UniSRec",
     "VQRec",
@@ -74,6 +82,7 @@ class ModelEntry:
 
 _CAUSAL = ("all", "prefix")
 _SOFTMAX = "full softmax"
+_MODALITIES = ("ids", "text", "images")
 _FEATURES = ("ids", "text", "images", "codes")
 
 REGISTRY: dict[str, ModelEntry] = {
@@ -133,6 +142,26 @@ REGISTRY: dict[str, ModelEntry] = {
         "seqrec.unisrec:UniSRec", "Hou et al., KDD 2022", ("ids", "text"), "full softmax by cosine", _CAUSAL
     ),
     "vqrec": ModelEntry("seqrec.vqrec:VQRec", "Hou et al., WWW 2023", ("codes",), "full softmax by cosine", _CAUSAL),
+    "nova": ModelEntry("seqrec.nova:NOVABERT", "Liu et al., AAAI 2021", _MODALITIES, _SOFTMAX, ("cloze",)),
+    "mv-rnn": ModelEntry("seqrec.mv_rnn:MVRNN", "Cui et al., TKDE 2018", _MODALITIES, _SOFTMAX, _CAUSAL),
+    "mv-trm": ModelEntry("seqrec.mv_trm:MVTRM", "Cheng et al. 2023 (TSSR's baseline)", _MODALITIES, _SOFTMAX, _CAUSAL),
+    "mfn4rec": ModelEntry(
+        "seqrec.mfn4rec:MFN4Rec", "Wang et al., Applied Sciences 2021", _MODALITIES, _SOFTMAX, _CAUSAL
+    ),
+    "missrec": ModelEntry(
+        "seqrec.missrec:MISSRec", "Wang et al., ACM MM 2023", _MODALITIES, "full softmax by cosine", ("prefix",)
+    ),
+    "mmsr": ModelEntry("seqrec.mmsr:MMSR", "Hu et al., CIKM 2023", _MODALITIES, _SOFTMAX, ("prefix",)),
+    "tedrec": ModelEntry(
+        "seqrec.tedrec:TedRec", "Xu et al., CIKM 2024", _MODALITIES, "full softmax by cosine", ("prefix",)
+    ),
+    "din": ModelEntry(
+        "seqrec.din:DIN",
+        "Zhou et al., KDD 2018; PRORec's stage I",
+        ("ids", "text"),
+        "sampled softmax + alignment",
+        _CAUSAL,
+    ),
     "ccfrec": ModelEntry(
         "seqrec.ccfrec:CCFRec",
         "Liu et al., KDD 2025",

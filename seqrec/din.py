@@ -252,6 +252,11 @@ class DIN(Pretrained, nn.Module):
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over its samples: one position a row."""
+        if len(batch.items) == 0:  # batch norm needs rows
+            nothing = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
+            return LossOutput(
+                nothing, dict.fromkeys(("nip", "align")[: 2 if self.align_weight else 1], nothing.detach())
+            )
         counts = (batch.targets > 0).sum(1)
         first = (batch.targets > 0).to(torch.int8).argmax(1)
         picked = first + draw_integers(batch.seed, 1 << 30, batch.positions) % counts.clamp(min=1)

@@ -46,6 +46,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "tssr": _BLOCKS | {"uni_layers": 1},
     "unisrec": _BLOCKS | {"layers": 1, "adaptor_dropout": 0.0},
     "vqrec": _BLOCKS | {"layers": 1},
+    "nova": _BLOCKS | {"layers": 1, "last_prob": 0.8},
+    "mv-rnn": {"dim": 16, "dropout": 0.0, "max_len": 8},
+    "mv-trm": _BLOCKS | {"layers": 1},
+    "mfn4rec": {"dim": 24, "memory": 16, "dropout": 0.0, "max_len": 8},
+    "missrec": _BLOCKS | {"layers": 1, "heads": 2},
+    "mmsr": {"dim": 32, "clusters": 6, "dropout": 0.0, "max_len": 8},
+    "tedrec": _BLOCKS | {"layers": 1, "experts": 3, "gate_noise": 0.0},
+    "din": {"dim": 32, "negatives": 12, "dropout": 0.0, "max_len": 10, "init_std": 0.1},
     "ccfrec": _BLOCKS | {"fusion_dropout": 0.0, "mask_share": 0.5},
 }
 """Constructor arguments of each trained model: seconds on one core, no dropout."""
@@ -56,6 +64,10 @@ TRAINING: dict[str, dict[str, Any]] = {
     "hgn": {"epochs": 15, "lr": 1e-2},
     "gru4rec": {"epochs": 25, "lr": 1e-2},
     "gru4rec-features": {"epochs": 25, "lr": 1e-2},
+    "mv-rnn": {"epochs": 20, "lr": 1e-2},
+    "mfn4rec": {"epochs": 20, "lr": 1e-2},
+    "nova": {"epochs": 40, "lr": 1e-2},
+    "din": {"epochs": 15, "lr": 1e-2},
     "fmlp": {"epochs": 5, "lr": 5e-3},
     "unisrec": {"epochs": 25, "lr": 6e-3},
     "cl4srec": {"epochs": 20, "lr": 1e-2},
@@ -69,14 +81,20 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "itemknn": "order-blind: neighbours on both sides score alike",
         "bpr": "order-blind",
     },
-    "causality": {"bpr": "it reads no sequence: a user is a vector"},
+    "causality": {
+        "bpr": "it reads no sequence: a user is a vector",
+        "din": "it has no states: it scores one history with one item, and trains at one position a row",
+    },
     "micro-batches sum to the step": {
         "cl4srec": "the contrast is within a micro-batch",
         "duorec": "the contrast is within a micro-batch",
         "ccfrec": "the alignment is within a micro-batch",
+        "din": "batch norm takes its statistics from a micro-batch",
         "tssr": "the contrasts are within a micro-batch",
     },
-    "two processes equal one": {},
+    "two processes equal one": {
+        "din": "batch norm takes its statistics from a process",
+    },
 }
 """Contracts that a model does not keep, and why."""
 
