@@ -17,7 +17,19 @@ from torch import Tensor
 
 from genrec import fused
 
-__all__ = ["Mixer", "Ragged", "Run", "attend", "attend_causal", "attend_memory", "attend_prefixes", "attend_self"]
+__all__ = [
+    "Mixer",
+    "Past",
+    "Ragged",
+    "Run",
+    "attend",
+    "attend_causal",
+    "attend_memory",
+    "attend_past",
+    "attend_prefixes",
+    "attend_self",
+    "attend_shared",
+]
 
 Mixer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Replaces "weights @ values": weights [b, H, Q, K], values [b, H, K, d], context of these rows -> [b, H, Q, d]."""
@@ -351,6 +363,99 @@ def attend_prefixes(
         flat = attend(wide, key, value, part.hidden, dropout, training).flatten(2).flatten(0, 1)
         mixed.append(flat if part.query_index is None else flat[part.query_index])
     return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of the codes of growing prefixes, none of which is ever copied.
+
+    Prefixes of a step are children of those of the step before; what is kept of a step stays as it was computed, and
+    each prefix remembers its ancestor there.
+
+    Attributes
+    ----------
+    steps : tuple, one a step, of list, one a layer, of Tensor [B, W_j, 2 * H * d]
+    ancestors : tuple, one a step, of int64 Tensor [B * W]
+        Row of the flattened [B * W_j] that each of the current prefixes comes from.
+    """
+
+    steps: tuple[list[Tensor], ...] = ()
+    ancestors: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def follow(self, parents: Tensor | None) -> Past:
+        """Of new prefixes, whose parents int64 [B, W] are among the current ones (None before the first code)."""
+        if parents is None or not self.steps:
+            return self
+        rows = torch.arange(len(parents), device=parents.device)[:, None]
+        last = self.steps[-1][0].shape[1]
+        flat = (parents + rows * last).flatten()
+        return Past(self.steps, (*(known[flat] for known in self.ancestors), flat))
+
+    def add(self, fresh: list[Tensor]) -> Past:
+        """With the keys and values [B, W, 2 * H * d] of the newest code, one a layer."""
+        return Past((*self.steps, fresh), self.ancestors)
+
+
+def attend_past(query: Tensor, fresh: Tensor, past: Past, layer: int, heads: int, bias: Tensor | None = None) -> Tensor:
+    """Attention of the newest code of every prefix to the codes of that prefix, itself the last.
+
+    Parameters
+    ----------
+    query : Tensor [B, W, H * d]
+    fresh : Tensor [B, W, 2 * H * d]
+        Keys and values of the newest codes.
+    past : Past
+        Of the t - 1 codes before.
+    layer : int
+    heads : int
+    bias : Tensor [H, 1, t], optional
+        Added to the scores.
+
+    Returns
+    -------
+    Tensor [B, W, H * d]
+    """
+    rows, width, inner = query.shape
+    asked = query.reshape(rows * width, inner)
+    pairs = []
+    for step, ancestors in zip(past.steps, past.ancestors, strict=True):
+        known = step[layer].flatten(0, 1)
+        pairs.append(known[ancestors].tensor_split(2, -1))
+    pairs.append(fresh.reshape(rows * width, 2 * inner).tensor_split(2, -1))
+    scores = torch.stack([(asked * key).unflatten(1, (heads, -1)).sum(-1) for key, _ in pairs], -1)  # [B * W, H, t]
+    if bias is not None:
+        scores = scores + bias[:, 0]
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)[..., None]
+    mixed = pairs[0][1].unflatten(1, (heads, -1)) * weights[:, :, 0]
+    for number, (_, value) in enumerate(pairs[1:], 1):
+        mixed = torch.addcmul(mixed, value.unflatten(1, (heads, -1)), weights[:, :, number])
+    return mixed.view(rows, width, inner)
+
+
+def attend_shared(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+    """Attention of the prefixes of a request, side by side, to what all of them see.
+
+    Parameters
+    ----------
+    query : Tensor [B, W, H * d]
+    keys, values : Tensor [B, H, T, d]
+    hidden : Tensor [B, 1, 1, T], optional
+        Added to the scores: -inf where a row is padded.
+
+    Returns
+    -------
+    Tensor [B, W, H * d]
+    """
+    rows, heads = keys.shape[:2]
+    asked = query.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)  # [B * H, W, d]
+    scores = torch.bmm(asked, keys.flatten(0, 1).transpose(1, 2))
+    if hidden is not None:
+        scores = (scores.unflatten(0, (rows, heads)) + hidden).flatten(0, 1)
+    mixed = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values.flatten(0, 1))
+    return mixed.unflatten(0, (rows, heads)).transpose(1, 2).flatten(2)
 
 
 def _prefix_parts(queries: Ragged, keys: Ragged, group: int, key_group: int) -> list[fused.Part]:

@@ -286,7 +286,9 @@ class _Attention(torch.autograd.Function):
                     )
                     weights = torch.copysign(weights, drawn)
                     passed = weights.relu()
-                mixed = torch.bmm(passed.to(value.dtype), value).mul_(1 / (1 - p))
+                mixed = torch.bmm(passed.to(value.dtype), value)
+                if p:
+                    mixed.mul_(1 / (1 - p))
                 out[part.queries] = _packed(mixed, part.rows, part.query_index)
                 if keep:
                     saved.append(weights.to(source.dtype))

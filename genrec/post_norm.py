@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec.attention import Ragged, attend, attend_memory, attend_prefixes, attend_self
+from genrec.attention import (
+    Past,
+    Ragged,
+    attend,
+    attend_memory,
+    attend_past,
+    attend_prefixes,
+    attend_self,
+    attend_shared,
+)
 from genrec.t5 import DecoderState, Memory
 
 __all__ = ["PostNormDecoder", "PostNormEncoder"]
@@ -65,17 +74,10 @@ class _SelfAttention(nn.Module):
         result: Tensor = self.sum(x, self.out(mixed))
         return result
 
-    def step(self, x: Tensor, parents: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One token after each prefix: x [B, W, D] and the past [B, W', t - 1, 2 D] to x and the past of t tokens."""
-        rows, width, _ = x.shape
+    def step(self, x: Tensor, past: Past, layer: int) -> tuple[Tensor, Tensor]:
+        """One token after each prefix: x [B, W, D] to x and the keys and values [B, W, 2 D] of that token."""
         query, fresh = self._projected(x).tensor_split([self.dim], -1)
-        history = fresh[:, :, None]
-        if past is not None and parents is not None:
-            index = parents[..., None, None].expand(-1, -1, *past.shape[2:])
-            history = torch.cat([past.gather(1, index), history], 2)
-        key, value = history.flatten(0, 1).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        mixed = attend(query.reshape(rows * width, 1, self.heads, -1), key, value, None, 0.0, False)
-        return self.sum(x, self.out(mixed.reshape(rows, width, -1))), history
+        return self.sum(x, self.out(attend_past(query, fresh, past, layer, self.heads))), fresh
 
 
 class _CrossAttention(nn.Module):
@@ -112,18 +114,14 @@ class _CrossAttention(nn.Module):
         return result
 
     def remember(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys [B, H, d, T] and values [B, H, T, d] of the memory [B, T, D]."""
+        """Keys and values [B, H, T, d] of the memory [B, T, D]."""
         key, value = self.key_value(states).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return key.permute(0, 2, 3, 1).contiguous(), value.transpose(1, 2).contiguous()
+        return key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
         """The prefixes of a row are queries side by side: [B, W, D] -> [B, W, D]."""
-        query = (self.query(x) * self.scale).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        scores = query @ keys  # [B, H, W, T]
-        if hidden is not None:
-            scores = scores + hidden
-        mixed = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
-        result: Tensor = self.sum(x, self.out(mixed.transpose(1, 2).flatten(2)))
+        query = self.query(x) * self.scale
+        result: Tensor = self.sum(x, self.out(attend_shared(query, keys, values, hidden)))
         return result
 
 
@@ -237,7 +235,7 @@ class PostNormDecoder(nn.Module):
         valid = torch.arange(ragged.longest, device=lengths.device) < lengths[:, None]
         hidden = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None, None]
         pairs = [cross.remember(states) for _, cross, _ in self._blocks()]
-        return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden, [])
+        return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden)
 
     def step(self, state: DecoderState, parents: Tensor | None, x: Tensor) -> tuple[Tensor, DecoderState]:
         """Add one token with its position to each prefix: x [B, W, D] to its states [B, W, D].
@@ -247,12 +245,12 @@ class PostNormDecoder(nn.Module):
         parents : int64 Tensor [B, W] or None
             Which of the prefixes of ``state`` each new one continues; None for the first token.
         """
-        past = []
+        past, kept = state.past.follow(parents), []
         for layer, (attention, cross, feed_forward) in enumerate(self._blocks()):
-            x, kept = attention.step(x, parents, state.past[layer] if state.past else None)
-            past.append(kept)
+            x, fresh = attention.step(x, past, layer)
+            kept.append(fresh)
             x = feed_forward(cross.step(x, state.keys[layer], state.values[layer], state.hidden))
-        return x, replace(state, past=past, steps=state.steps + 1)
+        return x, replace(state, past=past.add(kept), steps=state.steps + 1)
 
     def _blocks(self) -> list[tuple[_SelfAttention, _CrossAttention, _FeedForward]]:
         return list(zip(self.attentions, self.crosses, self.feed_forwards, strict=True))  # type: ignore[arg-type]

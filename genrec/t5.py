@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec import fused
-from genrec.attention import Ragged, attend, attend_causal, attend_memory, attend_prefixes, attend_self
+from genrec.attention import (
+    Past,
+    Ragged,
+    attend_causal,
+    attend_memory,
+    attend_past,
+    attend_prefixes,
+    attend_self,
+    attend_shared,
+)
 from genrec.vocabulary import BOS, CodeVocabulary
 
 __all__ = ["T5", "DecoderState", "FeedForward", "Memory", "RelativeBias", "RMSNorm", "T5Decoder", "T5Encoder"]
@@ -191,17 +200,10 @@ class SelfAttention(nn.Module):
         qkv = normed_linear(x, self.norm, self.qkv)
         return self._add(x, attend_causal(qkv, self.heads, bias, self.dropout, self.training))
 
-    def step(self, x: Tensor, parents: Tensor | None, past: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """One token after each prefix: x [B, W, D] and ``past`` [B, W', t - 1, 2 H d] to x and the past of t tokens."""
-        rows, width, _ = x.shape
+    def step(self, x: Tensor, past: Past, layer: int, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """One token after each prefix: x [B, W, D] to x and the keys and values [B, W, 2 H d] of that token."""
         query, fresh = normed_linear(x, self.norm, self.qkv).tensor_split([self.inner], -1)
-        history = fresh[:, :, None]
-        if past is not None and parents is not None:
-            index = parents[..., None, None].expand(-1, -1, *past.shape[2:])
-            history = torch.cat([past.gather(1, index), history], 2)
-        key, value = history.flatten(0, 1).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        mixed = attend(query.reshape(rows * width, 1, self.heads, -1), key, value, bias, 0.0, False)
-        return self._add(x, mixed.reshape(rows, width, -1)), history
+        return self._add(x, attend_past(query, fresh, past, layer, self.heads, bias)), fresh
 
     def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
         return dropped_sum(x, mixed, self.out, self.dropout if self.training else 0.0)
@@ -237,18 +239,14 @@ class CrossAttention(nn.Module):
         return dropped_sum(x, mixed.unflatten(0, (-1, group)), self.out, self.dropout if self.training else 0.0)
 
     def remember(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys [B, H, d, T] and values [B, H, T, d] of the memory [B, T, D]."""
+        """Keys and values [B, H, T, d] of the memory [B, T, D]."""
         key, value = self.key_value(states).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return key.permute(0, 2, 3, 1).contiguous(), value.transpose(1, 2).contiguous()
+        return key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
         """The prefixes of a row are queries side by side: [B, W, D] -> [B, W, D]."""
-        query = normed_linear(x, self.norm, self.query).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        scores = query @ keys  # [B, H, W, T]
-        if hidden is not None:
-            scores = scores + hidden
-        mixed = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
-        return dropped_sum(x, mixed.transpose(1, 2).flatten(2), self.out, 0.0)
+        query = normed_linear(x, self.norm, self.query)
+        return dropped_sum(x, attend_shared(query, keys, values, hidden), self.out, 0.0)
 
 
 class EncoderBlock(nn.Module):
@@ -351,12 +349,12 @@ class DecoderState:
 
     Attributes
     ----------
-    keys, values : list of Tensor, one a layer: [B, H, d, T] and [B, H, T, d]
+    keys, values : list of Tensor [B, H, T, d], one a layer
         Of the memory, once a request and never copied.
     hidden : Tensor [B, 1, 1, T] or None
         -inf where the memory is padded; None where it is not.
-    past : list of Tensor [B, W, t, 2 * H * d]
-        Keys and values of the t codes so far, one a layer; empty before the first.
+    past : Past
+        Keys and values of the codes so far.
     steps : int
         Codes so far, t.
     """
@@ -364,7 +362,7 @@ class DecoderState:
     keys: list[Tensor]
     values: list[Tensor]
     hidden: Tensor | None
-    past: list[Tensor]
+    past: Past = field(default_factory=Past)
     steps: int = 0
 
 
@@ -445,7 +443,7 @@ class T5Decoder(nn.Module):
         if not bool(valid.all()):
             hidden = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None, None]
         pairs = [block.cross.remember(states) for block in self._stack]
-        return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden, [])
+        return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden)
 
     def step(self, state: DecoderState, parents: Tensor | None, x: Tensor) -> tuple[Tensor, DecoderState]:
         """Add one embedded token to each prefix: x [B, W, D] to its states [B, W, D].
@@ -456,13 +454,12 @@ class T5Decoder(nn.Module):
             Which of the prefixes of ``state`` each new one continues; None for the first token.
         """
         bias = self.bias(1, state.steps + 1, state.steps)  # [H, 1, t]
-        past = []
+        past, kept = state.past.follow(parents), []
         for layer, block in enumerate(self._stack):
-            x, kept = block.attention.step(x, parents, state.past[layer] if state.past else None, bias)
-            past.append(kept)
-            x = block.cross.step(x, state.keys[layer], state.values[layer], state.hidden)
-            x = block.feed_forward(x)
-        return self.final_norm(x), replace(state, past=past, steps=state.steps + 1)
+            x, fresh = block.attention.step(x, past, layer, bias)
+            kept.append(fresh)
+            x = block.feed_forward(block.cross.step(x, state.keys[layer], state.values[layer], state.hidden))
+        return self.final_norm(x), replace(state, past=past.add(kept), steps=state.steps + 1)
 
     @property
     def _stack(self) -> Sequence[DecoderBlock]:
