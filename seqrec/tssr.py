@@ -202,7 +202,7 @@ def item_contrast(
         Mean over all users and steps of the step that have a next item.
     """
     many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    extra = max_len - packing.width if many else 0
+    extra = max_len - max(1, packing.width) if many else 0  # a process without rows has no width
     anchors = F.pad(packing.unpack(states)[:, :-1], (0, 0, 0, extra))  # [B, T - 1, D]
     positives = F.pad(packing.unpack(embeddings)[:, 1:], (0, 0, 0, extra))
     ids = F.pad(batch.items[:, 1:], (0, extra))  # [B, T - 1], 0 = no next item
