@@ -281,10 +281,8 @@ class _Attention(torch.autograd.Function):
                 weights = scores.softmax(-1).flatten(0, 1)
                 passed = weights
                 if p:  # what is dropped is remembered by a minus sign
-                    drawn = torch.sub(
-                        _bits(weights.numel()).view(weights.shape), _threshold(p), out=scores.view(weights.shape)
-                    )
-                    weights = torch.copysign(weights, drawn)
+                    kept = torch.ge(_bits(weights.numel()), _threshold(p), out=scores.view(-1)).sub_(0.5)
+                    weights = weights.copysign_(kept.view(weights.shape))
                     passed = weights.relu()
                 mixed = torch.bmm(passed.to(value.dtype), value)
                 if p:
