@@ -305,6 +305,8 @@ class DIN(Pretrained, nn.Module):
         device, training = self.text.device, self.training
         self.eval()
         history = self.vectors(self.latest(items.to(device), lengths.to(device)))
+        if torch.compiler.is_exporting():  # the number of rows is not known
+            return self.score(history, self.vectors(candidates.to(device))).float()
         step = max(1, _BLOCK // max(1, self.max_len * candidates.shape[1] * 16))
         parts = [
             self.score(history[lo : lo + step], self.vectors(candidates[lo : lo + step].to(device)))
@@ -332,7 +334,7 @@ class DINScorer:
     @torch.no_grad()
     def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
         """[B, T] -> float32 [B, N]."""
-        everything = torch.arange(1, self.n_items + 1).expand(len(items), -1)
+        everything = torch.arange(1, self.n_items + 1).expand(items.shape[0], -1)
         parts = [
             self.model.score_items(items, lengths, everything[:, lo : lo + 512]) for lo in range(0, self.n_items, 512)
         ]

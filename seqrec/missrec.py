@@ -229,7 +229,8 @@ class MISSRec(Pretrained, nn.Module):
             repeated = same.tril(-1).any(2)
             found.append((centres, (centres > 0) & ~repeated, adapt, table))
         known = torch.cat([part[1] for part in found], 1)
-        order = (~known).to(torch.int8).argsort(dim=1, stable=True)
+        steps = torch.arange(known.shape[1], device=items.device)
+        order = (steps + torch.where(known, 0, 1 << 20)).argsort(dim=1)
         if not torch.compiler.is_exporting():
             order = order[:, : max(1, int(known.sum(1).max()) if len(known) else 1)]
         tokens = torch.cat([adapt(table[centres]) for centres, _, adapt, table in found], 1)

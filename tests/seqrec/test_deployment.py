@@ -22,8 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small_models import ITEMS, TRAINED, build, trained
 
 LISTS = [[3, 4, 5, 6, 7], [9], [2, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]
-NOT_ONNX = {"bpr": "folding a stranger in solves a linear system"}
-NO_VECTORS: dict[str, str] = {}
+NOT_ONNX = {
+    "bpr": "folding a stranger in solves a linear system",
+    "mmsr": "the number of nodes of its graphs depends on the histories",
+}
+NO_VECTORS: dict[str, str] = {
+    "din": "an item's score is a network of history and item",
+    "missrec": "text and image are mixed for each user and item",
+}
 ALWAYS = ("bert4rec",)  # the others take seconds each; the command exports sasrec
 
 
