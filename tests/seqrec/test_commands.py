@@ -32,6 +32,9 @@ def run(*words, code=0):
     return result
 
 
+SLOW_TO_RANK = ("din",)  # a forward pass for every user and item
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """One trained run of every model on the synthetic world."""
@@ -65,7 +68,10 @@ def test_recommend_takes_and_gives_raw_ids(runs, name):
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("name", [name for name in SHOWN if name not in FAST])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_RANK else ()) for name in SHOWN if name not in FAST],
+)
 def test_every_model_trains_by_its_name_and_its_run_is_movable(name, tmp_path):
     small = [word for key, value in SMALL.get(name, {}).items() for word in (f"--{key.replace('_', '-')}", value)]
     once = ["--epochs", "1"] if REGISTRY[name].kind == "trained" else []
