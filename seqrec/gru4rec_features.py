@@ -135,7 +135,7 @@ class GRU4RecFeatures(SequentialModel):
             recurrent_states(network, part, packing) for network, part in zip(self.recurrent, parts, strict=True)
         ]
         projected: Tensor = self.out(torch.cat(outputs, 1))
-        if len(numbers) == 0:  # no step ran: the features still take part, with a gradient of 0
+        if not packing.dense and len(numbers) == 0:  # no step ran: the features still take part, with a gradient of 0
             return projected + torch.stack([part.sum() for part in parts]).sum() * 0
         return projected
 
