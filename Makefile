@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/python -m benchmarks.demo --runs $(RUNS)
 
 test: install
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
