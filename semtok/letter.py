@@ -375,6 +375,8 @@ class LETTER(RQVAE):
         ------
         ValueError
             If a hyper-parameter, the vectors or the collaborative vectors are unusable, or training diverges.
+        KeyboardInterrupt
+            If training is interrupted by Ctrl-C or SIGTERM.
         """
         return self._fit(X, views, {"collaborative": collaborative})
 

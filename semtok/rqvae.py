@@ -58,6 +58,7 @@ SCALINGS = ("all", "each", "none")
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("no", "auto", "bf16", "fp16")
 _VALIDATION_ROWS = 1 << 16
+_STATISTICS_ROWS = 1 << 16
 _CHUNK_ROWS = 4096
 _EPS = 1e-12
 
@@ -267,7 +268,7 @@ class RowBatches:
         if isinstance(self.rows, Tensor):
             rows = self.rows.index_select(0, mine.to(self.rows.device)).float()
         else:
-            rows = torch.from_numpy(np.asarray(self.rows[mine.numpy()], dtype=np.float32))
+            rows = torch.from_numpy(np.ascontiguousarray(self.rows[mine.numpy()], dtype=np.float32))
         return RowBatch(rows, mine, whole, positions, step)
 
 
@@ -476,6 +477,8 @@ class RQVAE(ItemTokenizer):
         ValueError
             If a hyper-parameter or the vectors are unusable: not two-dimensional, NaN or infinite, or fewer rows than
             ``codebook_size``; or if training diverges.
+        KeyboardInterrupt
+            If training is interrupted by Ctrl-C or SIGTERM.
         """
         return self._fit(X, views, {})
 
@@ -487,19 +490,22 @@ class RQVAE(ItemTokenizer):
                 f"X has n_samples={len(rows)} rows, fewer than codebook_size={self.codebook_size}: "
                 f"give at least {self.codebook_size} rows or a smaller codebook_size"
             )
-        self.views_ = _checked_views(views, rows.width)
+        columns = _checked_views(views, rows.width)
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            _check_finite(chunk, lo, columns)
         inputs = self._checked_inputs(len(rows), inputs)
         started = time.perf_counter()
-        self.history_: list[dict[str, Any]] = []
-        self.fitted_: list[Fitted] = []
+        lines: list[dict[str, Any]] = []
+        found: list[Fitted] = []
         with _kept_random_state():
-            for number, (name, part) in enumerate(self.views_.items()):
-                left = None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - started)
-                fitted, history = self._fit_view(_column_rows(rows, part), self.seed + number, left, inputs)
-                self.fitted_.append(fitted)
-                self.history_ += history if views is None else [{"view": name} | line for line in history]
+            for number, (name, part) in enumerate(columns.items()):
+                share = None  # of the seconds left
+                if self.max_seconds is not None:
+                    share = (self.max_seconds - (time.perf_counter() - started)) / (len(columns) - number)
+                fitted, history = self._fit_view(_column_rows(rows, part), self.seed + number, share, inputs)
+                found.append(fitted)
+                lines += history if views is None else [{"view": name} | line for line in history]
+        self.views_, self.fitted_, self.history_ = columns, found, lines
         self.seconds_ = time.perf_counter() - started
         self._describe()
         codes = self._codes(rows.sample(256, self.codebook_size, self.seed))
@@ -585,6 +591,8 @@ class RQVAE(ItemTokenizer):
             return _validate(network, validation)
 
         result = fit(network, batches, validate, config, accelerator=accelerator)
+        if result.stopped == "signal":
+            raise KeyboardInterrupt("training was interrupted")
         network.cpu()
         before = history[-1]["step"] if history else 0
         history += [{**line, "step": line["step"] + before} | line.pop("metrics") for line in result.history]
@@ -779,10 +787,29 @@ def _kept_random_state() -> Iterator[None]:
         torch.set_rng_state(here)
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of an array whose rows are read where they are indexed."""
+
+    whole: Any
+    part: slice
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.whole), self.part.stop - self.part.start
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        found: np.ndarray = np.asarray(self.whole[rows], dtype=np.float32)[:, self.part]
+        return found
+
+
 def _column_rows(rows: _Rows, part: slice) -> Any:
-    """The columns of one view: a float32 tensor, or the memory-mapped array itself."""
-    if isinstance(rows.X, np.memmap):
-        return rows.X[:, part]
+    """The columns of one view: a float32 tensor, or of a memory-mapped or sharded array what reads them."""
+    if isinstance(rows.X, np.memmap) or getattr(rows.X, "streams", False):
+        return _Columns(rows.X, part)
     return torch.cat([chunk[:, part] for _, chunk in rows.chunks()])
 
 
@@ -791,7 +818,8 @@ def _validation_rows(rows: Any, seed: int) -> Tensor:
     if len(rows) > _VALIDATION_ROWS:
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), _VALIDATION_ROWS, replace=False))
         rows = rows[torch.from_numpy(chosen)] if isinstance(rows, Tensor) else rows[chosen]
-    return rows.float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, dtype=np.float32))
+    whole = rows[: len(rows)]
+    return whole.float() if isinstance(whole, Tensor) else torch.from_numpy(np.array(whole, dtype=np.float32))
 
 
 def _shift_and_scale(rows: Any, scaling: str) -> tuple[Tensor, Tensor]:
@@ -800,8 +828,9 @@ def _shift_and_scale(rows: Any, scaling: str) -> tuple[Tensor, Tensor]:
     if scaling == "none":
         return torch.zeros(width), torch.ones(width)
     total, squares = np.zeros(width), np.zeros(width)
-    for lo in range(0, len(rows), 65_536):
-        part = np.asarray(rows[lo : lo + 65_536].cpu() if isinstance(rows, Tensor) else rows[lo : lo + 65_536])
+    for lo in range(0, len(rows), _STATISTICS_ROWS):
+        part = rows[lo : lo + _STATISTICS_ROWS]
+        part = part.cpu().numpy() if isinstance(part, Tensor) else part
         total += part.sum(0, dtype=np.float64)
         squares += np.einsum("nd,nd->d", part.astype(np.float64), part)
     mean = total / len(rows)

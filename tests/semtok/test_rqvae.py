@@ -2,6 +2,7 @@
 
 import gc
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
 from semtok import rqvae
+from semtok import tokenizer as plumbing
 from semtok.residual_codebooks import ResidualCodebooks, sinkhorn_codes
 from semtok.rqvae import RECIPES, RQVAE, Autoencoder, RowBatches
 
@@ -457,12 +459,37 @@ def test_a_folder_that_lacks_a_layer_is_refused(tmp_path: Path) -> None:
         tokenizer._restore(state[0], state[1] | {"codebook.1": np.zeros((3, 4), dtype=np.float32)})
 
 
-def test_memory_mapped_vectors_are_read_batch_by_batch(tmp_path: Path) -> None:
+class Streamed:
+    """An array that counts how many of its rows are read at a time."""
+
+    streams = True
+
+    def __init__(self, whole: np.ndarray) -> None:
+        self.whole, self.shape, self.most = whole, whole.shape, 0
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, rows: object) -> np.ndarray:
+        found = self.whole[rows]
+        self.most = max(self.most, len(found))
+        return found
+
+
+def test_rows_in_files_are_read_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = some_vectors(1000)
     np.save(tmp_path / "vectors.npy", vectors)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
-    one, two = made().fit(mapped, views=VIEWS), made().fit(vectors, views=VIEWS)
-    assert (one.encode(mapped) == two.encode(vectors)).all()
+    codes = made().fit(vectors, views=VIEWS).encode(vectors)
+    assert (made().fit(mapped, views=VIEWS).encode(mapped) == codes).all()
+    assert (made().fit(Streamed(vectors), views=VIEWS).encode(Streamed(vectors)) == codes).all()
+    monkeypatch.setattr(rqvae, "_VALIDATION_ROWS", 300)
+    monkeypatch.setattr(rqvae, "_STATISTICS_ROWS", 300)
+    monkeypatch.setattr(plumbing, "_CHUNK_VALUES", 12 * 256)
+    streamed = Streamed(vectors)
+    tokenizer = made(codebook_size=2).fit(streamed)
+    assert streamed.most == 512  # 256 rows a codeword, to count those that are not used
+    assert (made(codebook_size=2).fit(vectors).encode(vectors) == tokenizer.encode(streamed)).all()
 
 
 # ----------------------------------------------------------------------------------------- contracts
@@ -532,6 +559,22 @@ def test_unusable_vectors_are_refused() -> None:
 def test_training_that_diverges_is_named() -> None:
     with pytest.raises(ValueError, match="is not finite at step"):
         made(lr=1e30, scaling="none").fit(some_vectors() * 1e18)
+
+
+def test_an_interruption_is_none_of_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = RowBatches.numbers
+
+    def interrupted(batches: RowBatches, step: int) -> np.ndarray:
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return draw(batches, step)
+
+    monkeypatch.setattr(RowBatches, "numbers", interrupted)
+    tokenizer = made()
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.fit(some_vectors())
+    with pytest.raises(NotFittedError):
+        tokenizer.encode(some_vectors())
 
 
 @pytest.mark.gpu
