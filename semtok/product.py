@@ -217,7 +217,14 @@ class OptimizedProductQuantizer(ProductQuantizer):
 
     def _fit_block(self, points: Tensor, seed: int) -> Block:
         _cut(points.shape[1], self.levels)
-        if self.engine_ == "faiss":
+        # faiss's rotation writes outside of its memory where there are fewer rows than columns.
+        enough = len(points) >= points.shape[1]
+        if self.engine == "faiss" and not enough:
+            raise ValueError(
+                f'engine="faiss" rotates {points.shape[1]} columns by at least as many rows, but X has {len(points)}; '
+                'use engine="torch"'
+            )
+        if self.engine_ == "faiss" and enough:
             rotation = _faiss_rotation(points, self.levels, self.codebook_size, seed)
         else:
             rotation = self._rotation(points, seed)

@@ -149,3 +149,12 @@ def test_unusable_arguments_are_refused(arguments: dict, message: str) -> None:
 def test_negative_rotation_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="rotation_steps=-1 is not an integer of at least 0"):
         OptimizedProductQuantizer(levels=2, codebook_size=4, rotation_steps=-1).fit(some_vectors(50))
+
+
+def test_opq_of_fewer_rows_than_columns_does_not_go_to_faiss():
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    few = np.random.default_rng(0).standard_normal((20, 32)).astype(np.float32)
+    auto, torch_ = (OptimizedProductQuantizer(levels=4, codebook_size=4, engine=engine) for engine in ("auto", "torch"))
+    np.testing.assert_array_equal(auto.fit(few).rotations_[0], torch_.fit(few).rotations_[0])
+    with pytest.raises(ValueError, match="by at least as many rows, but X has 20"):
+        OptimizedProductQuantizer(levels=4, codebook_size=4, engine="faiss").fit(few)
