@@ -56,13 +56,22 @@ class Run:
         Place of each token in the flattened [rows * width]; None where nothing is padded.
     keys : bool Tensor [rows, 1, 1, width] or None
         Which places are real; None where all are.
+    padded : int64 Tensor [rows * width] or None
+        Packed token of each place, the row's last where it is padding; None where nothing is padded.
     """
 
     rows: slice
     tokens: slice
     width: int
-    index: Tensor | None
-    keys: Tensor | None
+    index: Tensor | None = None
+    keys: Tensor | None = None
+    padded: Tensor | None = None
+
+    @cached_property
+    def side(self) -> fused.Side:
+        """These rows as the queries or keys of an attention."""
+        real = None if self.keys is None else self.keys.float().transpose(2, 3)
+        return fused.Side(self.tokens, self.width, self.padded, self.index, real)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Tokens of this run [s, ...] to its rows [b, width, ...], zero where padded."""
@@ -171,9 +180,12 @@ class Ragged:
     def run(self, rows: slice, tokens: slice, width: int, count: int) -> Run:
         """Neighbouring rows, of which the longest has ``width`` and all together ``count`` tokens."""
         if count == width * (rows.stop - rows.start):
-            return Run(rows, tokens, width, None, None)
-        valid = torch.arange(width, device=self.lengths.device) < self.lengths[rows, None]
-        return Run(rows, tokens, width, valid.flatten().nonzero()[:, 0], valid[:, None, None])
+            return Run(rows, tokens, width)
+        lengths, steps = self.lengths[rows], torch.arange(width, device=self.lengths.device)
+        valid = steps < lengths[:, None]
+        starts = tokens.start + lengths.cumsum(0) - lengths
+        padded = starts[:, None] + steps.minimum(lengths[:, None] - 1)
+        return Run(rows, tokens, width, valid.flatten().nonzero()[:, 0], valid[:, None, None], padded.flatten())
 
 
 def attend(
@@ -270,8 +282,8 @@ def attend_causal(qkv: Tensor, heads: int, bias: Tensor, dropout: float = 0.0, t
     """
     rows, width, _ = qkv.shape
     if fused.usable(qkv):
-        whole = slice(0, rows * width)
-        parts = [fused.Part(rows, whole, whole, width, width)]
+        side = fused.Side(slice(0, rows * width), width)
+        parts = [fused.Part(rows, side, side)]
         p = dropout if training else 0.0
         return fused.attention(qkv.flatten(0, 1), None, bias.expand(heads, -1, -1), parts, heads, p).unflatten(
             0, (rows, width)
@@ -355,13 +367,11 @@ def attend_prefixes(
     if fused.usable(query):
         return fused.attention(query, key_value, None, parts, heads, dropout if training else 0.0)
     mixed = []
-    asked = query.split([part.queries.stop - part.queries.start for part in parts])
-    known = key_value.split([part.keys.stop - part.keys.start for part in parts])
-    for part, mine, theirs in zip(parts, asked, known, strict=True):
-        key, value = _padded(theirs, part.rows, part.key_width, part.key_index).unflatten(-1, (2, heads, -1)).unbind(2)
-        wide = _padded(mine, part.rows, part.query_width, part.query_index).unflatten(-1, (heads, -1))
-        flat = attend(wide, key, value, part.hidden, dropout, training).flatten(2).flatten(0, 1)
-        mixed.append(flat if part.query_index is None else flat[part.query_index])
+    for part in parts:
+        asked = part.queries.unfold(query, part.rows, heads, 1)[0].unflatten(0, (part.rows, heads)).transpose(1, 2)
+        known = part.keys.unfold(key_value, part.rows, heads, 2).unflatten(1, (part.rows, heads)).transpose(2, 3)
+        flat = attend(asked, known[0], known[1], part.hidden, dropout, training).flatten(2).flatten(0, 1)
+        mixed.append(flat if part.queries.places is None else flat[part.queries.places])
     return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
 
 
@@ -474,21 +484,17 @@ def _prefix_parts(queries: Ragged, keys: Ragged, group: int, key_group: int) -> 
         seen = front + (places // group + 1) * key_group  # an item's queries see the tokens of items up to it
         later = torch.arange(run.width, device=lengths.device) >= seen[:, None]
         hidden = torch.zeros(later.shape, device=lengths.device).masked_fill(later, -torch.inf)
-        parts.append(
-            fused.Part(lengths.shape[0], mine.tokens, run.tokens, width, run.width, mine.index, run.index, hidden)
-        )
+        parts.append(fused.Part(len(lengths), mine.side, run.side, hidden))
     return parts
 
 
 def _part(queries: Run, keys: Run) -> fused.Part:
-    rows = keys.rows.stop - keys.rows.start
-    hidden = _run_bias(keys, None, keys.width)
-    return fused.Part(rows, queries.tokens, keys.tokens, queries.width, keys.width, queries.index, keys.index, hidden)
+    return fused.Part(keys.rows.stop - keys.rows.start, queries.side, keys.side, _run_bias(keys, None, keys.width))
 
 
 def _dense(rows: slice, width: int) -> Run:
     """Rows of one length, as packed tokens."""
-    return Run(rows, slice(rows.start * width, rows.stop * width), width, None, None)
+    return Run(rows, slice(rows.start * width, rows.stop * width), width)
 
 
 def _pieces(packed: Tensor, runs: list[Run]) -> tuple[Tensor, ...]:

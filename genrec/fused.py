@@ -2,14 +2,15 @@
 
 What makes such layers slow on a CPU is not arithmetic but memory: every intermediate tensor is written, kept and read
 again. Here tokens go through a whole sub-layer a block at a time, so that a block stays in the cache; what the backward
-pass can cheaply compute again is not kept; and dropout costs 16 random bits an element, drawn four at a time, whose
-outcome is kept in the sign or the zeros of a tensor that is kept anyway. Results are those of the plain composition of
-the same operations, which is what other devices run (:mod:`genrec.attention`, :mod:`genrec.t5`). Second derivatives do
-not exist. Knows nothing of models.
+pass can cheaply compute again is not kept; and dropout costs 8 random bits an element, whose outcome is kept, where
+tensors are large, in the sign or the zeros of a tensor that is kept anyway. Results are those of the plain composition
+of the same operations, which is what other devices run (:mod:`genrec.attention`, :mod:`genrec.t5`). Second derivatives
+do not exist. Knows nothing of models.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Part", "add_dropped_linear", "attention", "dropout", "norm_linear", "relu_feed_forward", "usable"]
+__all__ = ["Part", "Side", "add_dropped_linear", "attention", "dropout", "norm_linear", "relu_feed_forward", "usable"]
 
 _BLOCK = 512  # tokens worked on at once: 2 MiB of a feed-forward layer of width 1,024
 
@@ -32,36 +33,29 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def _bits(count: int) -> Tensor:
-    """Random integers of 16 bits, int16 [count]."""
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.int16)[:count]
+def _mask(shape: torch.Size, p: float, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Tensor:
+    """0 with probability ``p``, else 1.
 
-
-def _threshold(p: float) -> int:
-    """Bits below it have probability ``p``."""
-    return round(p * 65536) - 32768
-
-
-def _keep_(x: Tensor, p: float) -> Tensor:
-    """Zero elements of a contiguous tensor in place, each with probability ``p``."""
-    mask = torch.empty_like(x)
-    torch.ge(_bits(x.numel()).view(x.shape), _threshold(p), out=mask)
-    return x.mul_(mask)
+    Eight random bits are compared with a threshold; where p is no multiple of 1 / 256, the threshold is drawn too.
+    """
+    count = shape.numel()
+    words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None)
+    threshold = math.floor(256 * p + torch.rand(()).item()) - 128
+    mask = torch.empty(shape, dtype=dtype) if out is None else out
+    return torch.ge(words.view(torch.int8)[:count].view(shape), threshold, out=mask)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        kept = _bits(x.numel()).view(x.shape) >= _threshold(p)
-        ctx.save_for_backward(kept)
-        ctx.scale = 1 / (1 - p)
-        return (x * kept).mul_(ctx.scale)
+        mask = _mask(x.shape, p, x.dtype).mul_(1 / (1 - p))
+        ctx.save_for_backward(mask)
+        return x * mask
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return (grads[0] * kept).mul_(ctx.scale), None
+        (mask,) = ctx.saved_tensors
+        return grads[0] * mask, None
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -133,22 +127,17 @@ class _AddDroppedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inner: Tensor, weight: Tensor, p: float) -> Tensor:
         dtype = _compute_dtype(weight)
-        ctx.scale = 1 / (1 - p)
         with torch.autocast("cpu", enabled=False):
-            product = inner.to(dtype) @ weight.to(dtype).t()
-            if p:
-                kept = _bits(product.numel()).view(product.shape) >= _threshold(p)
-                product = (product * kept).mul_(ctx.scale)
-                ctx.save_for_backward(inner, weight, kept)
-            else:
-                ctx.save_for_backward(inner, weight)
-        return x + product
+            product = (inner.to(dtype) @ weight.to(dtype).t()).to(x.dtype)
+            masks = [_mask(product.shape, p, x.dtype).mul_(1 / (1 - p))] if p else []
+            ctx.save_for_backward(inner, weight, *masks)
+            return torch.addcmul(x, product, masks[0]) if p else x + product
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        inner, weight, *kept = ctx.saved_tensors
+        inner, weight, *masks = ctx.saved_tensors
         grad = grads[0]
-        above = (grad * kept[0]).mul_(ctx.scale).to(inner.dtype) if kept else grad.to(inner.dtype)
+        above = (grad * masks[0] if masks else grad).to(inner.dtype)
         grad_weight = torch.zeros_like(weight)
         _add_product(grad_weight, above.t(), inner)
         return grad, above @ weight.to(inner.dtype), grad_weight, None
@@ -167,8 +156,8 @@ class _ReluFeedForward(torch.autograd.Function):
         ctx: Any, x: Tensor, norm: Tensor, up: Tensor, down: Tensor, eps: float, p: float, keep: bool
     ) -> Tensor:
         dtype = _compute_dtype(up)
-        ctx.scale, ctx.eps = (1 - p) ** -2, eps  # both dropouts' factors at once
-        hidden, kept = [], []
+        ctx.eps = eps
+        hidden, masks = [], []
         with torch.autocast("cpu", enabled=False):
             raised, lowered = up.to(dtype).t(), down.to(dtype).t()
             out = torch.empty_like(x)
@@ -176,29 +165,29 @@ class _ReluFeedForward(torch.autograd.Function):
                 rows = x[part].float()
                 inner = torch.mm((rows * _inverse_rms(rows, eps)).mul_(norm).to(dtype), raised).relu_()
                 if p:
-                    _keep_(inner, p)
+                    inner.mul_(_mask(inner.shape, p, dtype))
                 product = torch.mm(inner, lowered).float()
-                if p:
-                    kept.append(_bits(product.numel()).view(product.shape) >= _threshold(p))
-                    product.mul_(kept[-1]).mul_(ctx.scale)
+                if p:  # one mask with the factors of both dropouts
+                    masks.append(_mask(product.shape, p).mul_((1 - p) ** -2))
+                    product.mul_(masks[-1])
                 torch.add(rows, product, out=out[part])
                 if keep:
                     hidden.append(inner)
-        ctx.save_for_backward(x, norm, up, down, *hidden, *kept)
+        ctx.save_for_backward(x, norm, up, down, *hidden, *masks)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, norm, up, down, *rest = ctx.saved_tensors
         parts = _blocks(len(x))
-        hidden, kept = rest[: len(parts)], rest[len(parts) :]
+        hidden, masks = rest[: len(parts)], rest[len(parts) :]
         grad, dtype = grads[0], (hidden[0].dtype if hidden else x.dtype)
         raise_matrix, lower_matrix = up.to(dtype), down.to(dtype)
         grad_x, grad_norm = torch.empty_like(x), torch.zeros_like(norm)
         grad_up, grad_down = torch.zeros_like(up), torch.zeros_like(down)
         for number, part in enumerate(parts):
             rows, above, inner = x[part].float(), grad[part], hidden[number]
-            below = ((above * kept[number]).mul_(ctx.scale) if kept else above).to(dtype)
+            below = (above * masks[number] if masks else above).to(dtype)
             _add_product(grad_down, below.t(), inner)
             # what ReLU or dropout made zero passes no gradient on
             middle = torch.ops.aten.threshold_backward(below @ lower_matrix, inner, 0)
@@ -228,6 +217,48 @@ def relu_feed_forward(x: Tensor, norm: Tensor, up: Tensor, down: Tensor, eps: fl
 
 
 @dataclass(frozen=True)
+class Side:
+    """The queries, or the keys, of some rows: packed tokens and how they stand side by side.
+
+    Attributes
+    ----------
+    tokens : slice
+        Among the packed tokens.
+    width : int
+        What rows are padded to.
+    padded : int64 Tensor [b * width] or None
+        Packed token that each place shows (some token of the row where it is padding); None where nothing is padded.
+    places : int64 Tensor or None
+        Place of each token in the flattened [b * width].
+    real : float Tensor [b, 1, width, 1] or None
+        0 where a place is padding, else 1.
+    """
+
+    tokens: slice
+    width: int
+    padded: Tensor | None = None
+    places: Tensor | None = None
+    real: Tensor | None = None
+
+    def unfold(self, packed: Tensor, rows: int, heads: int, count: int) -> Tensor:
+        """Packed [S, count * H * d] to [count, b * H, width, d]."""
+        mine = packed[self.tokens] if self.padded is None else packed.index_select(0, self.padded)
+        shaped = mine.view(rows, self.width, count, heads, -1).permute(2, 0, 3, 1, 4)
+        return shaped.reshape(count, rows * heads, self.width, -1)
+
+    def fold(self, unfolded: list[Tensor], rows: int, packed: Tensor) -> None:
+        """The reverse: tensors [b * H, width, d] into their places in packed [S, count * H * d]."""
+        target = packed[self.tokens]
+        wide = target if self.padded is None else target.new_empty(rows * self.width, target.shape[1])
+        heads = unfolded[0].shape[0] // rows
+        shaped = wide.view(rows, self.width, len(unfolded), heads, -1)
+        for number, part in enumerate(unfolded):
+            shaped[:, :, number].copy_(part.unflatten(0, (rows, heads)).transpose(1, 2))
+        if self.places is not None:
+            torch.index_select(wide, 0, self.places, out=target)
+
+
+@dataclass(frozen=True)
 class Part:
     """Rows of an attention that are computed together.
 
@@ -235,23 +266,15 @@ class Part:
     ----------
     rows : int
         b.
-    queries, keys : slice
-        Among the packed tokens.
-    query_width, key_width : int
-        Q and K: what rows are padded to.
-    query_index, key_index : int64 Tensor or None
-        Place of each token in the flattened [b * width]; None where nothing is padded.
+    queries, keys : Side
+        Of Q and K places a row.
     hidden : float Tensor or None
-        Added to the scores, broadcast to [b, H, Q, K]: -inf where a key must not be seen.
+        Added to the scores, broadcast to [b, H, Q, K]: -inf where a key must not be seen, as all padded ones.
     """
 
     rows: int
-    queries: slice
-    keys: slice
-    query_width: int
-    key_width: int
-    query_index: Tensor | None = None
-    key_index: Tensor | None = None
+    queries: Side
+    keys: Side
     hidden: Tensor | None = None
 
 
@@ -267,44 +290,53 @@ class _Attention(torch.autograd.Function):
         p: float,
         keep: bool,
     ) -> Tensor:
-        width = source.shape[1] if memory is not None else source.shape[1] // 3
-        out = source.new_empty(len(source), width)
-        saved = []
+        out = source.new_empty(len(source), source.shape[1] // (3 if memory is None else 1))
+        saved: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
             for part in parts:
-                query, key, value = _heads(part, source, memory, heads)
+                if memory is None:
+                    blocks = [part.keys.unfold(source, part.rows, heads, 3)]
+                else:
+                    blocks = [part.queries.unfold(source, part.rows, heads, 1)]
+                    blocks.append(part.keys.unfold(memory, part.rows, heads, 2))
+                query, key, value = (tensor for block in blocks for tensor in block)
                 scores = torch.bmm(query, key.transpose(1, 2)).float().unflatten(0, (part.rows, heads))
                 if bias is not None:
-                    scores += bias[:, : part.query_width, : part.key_width]
+                    scores += bias[:, : part.queries.width, : part.keys.width]
                 if part.hidden is not None:
                     scores += part.hidden
                 weights = scores.softmax(-1).flatten(0, 1)
                 passed = weights
                 if p:  # what is dropped is remembered by a minus sign
-                    kept = torch.ge(_bits(weights.numel()), _threshold(p), out=scores.view(-1)).sub_(0.5)
-                    weights = weights.copysign_(kept.view(weights.shape))
+                    mask = _mask(weights.shape, p, out=scores.view(weights.shape))
+                    weights = weights.copysign_(mask.sub_(0.5))
                     passed = weights.relu()
                 mixed = torch.bmm(passed.to(value.dtype), value)
                 if p:
                     mixed.mul_(1 / (1 - p))
-                out[part.queries] = _packed(mixed, part.rows, part.query_index)
+                part.queries.fold([mixed], part.rows, out)
                 if keep:
-                    saved.append(weights.to(source.dtype))
-        ctx.save_for_backward(source, memory, bias, *saved)
+                    saved += [weights.to(source.dtype), *blocks]
+        ctx.save_for_backward(*saved)
+        ctx.sizes = source.shape, None if memory is None else memory.shape, None if bias is None else bias.shape
         ctx.parts, ctx.heads, ctx.p = parts, heads, p
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        source, memory, bias, *saved = ctx.saved_tensors
-        heads = ctx.heads
-        grad_source = torch.empty_like(source)
-        grad_memory = None if memory is None else torch.empty_like(memory)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        width = source.shape[1] if memory is not None else source.shape[1] // 3
-        for part, weights in zip(ctx.parts, saved, strict=True):
-            query, key, value = _heads(part, source, memory, heads)
-            above = _split(grads[0], part.queries, part.rows, part.query_width, part.query_index, heads)
+        grad, heads, saved = grads[0], ctx.heads, list(ctx.saved_tensors)
+        grad_source = grad.new_empty(ctx.sizes[0])
+        grad_memory = None if ctx.sizes[1] is None else grad.new_empty(ctx.sizes[1])
+        grad_bias = None
+        if ctx.needs_input_grad[2]:
+            grad_bias = torch.zeros(ctx.sizes[2])
+        step = 2 if grad_memory is None else 3
+        for number, part in enumerate(ctx.parts):
+            weights, *blocks = saved[number * step : (number + 1) * step]
+            query, key, value = (tensor for block in blocks for tensor in block)
+            above = part.queries.unfold(grad, part.rows, heads, 1)[0]
+            if part.queries.real is not None:
+                above = (above.unflatten(0, (part.rows, heads)) * part.queries.real.to(above.dtype)).flatten(0, 1)
             if ctx.p:
                 above = above * (1 / (1 - ctx.p))
             passed = weights.relu() if ctx.p else weights
@@ -316,13 +348,14 @@ class _Attention(torch.autograd.Function):
             scores = torch._softmax_backward_data(moved.float(), weights.float(), -1, torch.float32)
             if grad_bias is not None:
                 whole = scores.unflatten(0, (part.rows, heads)).sum(0)
-                grad_bias[:, : part.query_width, : part.key_width] += whole
+                grad_bias[:, : part.queries.width, : part.keys.width] += whole
             scores = scores.to(key.dtype)
             grad_query, grad_key = torch.bmm(scores, key), torch.bmm(scores.transpose(1, 2), query)
-            grad_source[part.queries, :width] = _packed(grad_query, part.rows, part.query_index)
-            target, first = (grad_source, width) if grad_memory is None else (grad_memory, 0)
-            target[part.keys, first : first + width] = _packed(grad_key, part.rows, part.key_index)
-            target[part.keys, first + width :] = _packed(grad_value, part.rows, part.key_index)
+            if grad_memory is None:
+                part.keys.fold([grad_query, grad_key, grad_value], part.rows, grad_source)
+            else:
+                part.queries.fold([grad_query], part.rows, grad_source)
+                part.keys.fold([grad_key, grad_value], part.rows, grad_memory)
         return grad_source, grad_memory, grad_bias, None, None, None, None
 
 
@@ -351,36 +384,6 @@ def attention(
     """
     result: Tensor = _Attention.apply(source, memory, bias, parts, heads, p, torch.is_grad_enabled())
     return result
-
-
-def _heads(part: Part, source: Tensor, memory: Tensor | None, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a part, [b * H, width, d] each."""
-    if memory is None:
-        columns = source.unflatten(1, (3, -1)).unbind(1)
-        query, key, value = columns
-    else:
-        query = source
-        key, value = memory.unflatten(1, (2, -1)).unbind(1)
-    keys = part.keys, part.rows, part.key_width, part.key_index, heads
-    return (
-        _split(query, part.queries, part.rows, part.query_width, part.query_index, heads),
-        _split(key, *keys),
-        _split(value, *keys),
-    )
-
-
-def _split(packed: Tensor, tokens: slice, rows: int, width: int, index: Tensor | None, heads: int) -> Tensor:
-    """Packed tokens [S, H * d] of a part to [b * H, width, d], zero where padded."""
-    mine = packed[tokens]
-    if index is not None:
-        mine = mine.new_zeros(rows * width, mine.shape[1]).index_copy_(0, index, mine)
-    return mine.unflatten(1, (heads, -1)).unflatten(0, (rows, width)).transpose(1, 2).reshape(rows * heads, width, -1)
-
-
-def _packed(rows: Tensor, count: int, index: Tensor | None) -> Tensor:
-    """[b * H, width, d] to packed tokens [s, H * d]."""
-    flat = rows.unflatten(0, (count, -1)).transpose(1, 2).flatten(2).flatten(0, 1)
-    return flat if index is None else flat[index]
 
 
 def _blocks(count: int) -> list[slice]:
