@@ -115,7 +115,7 @@ def test_learns_the_circle(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_learns_the_circle_in_one_pass_a_user(name: str) -> None:
-    model = trained(name, "all", EPOCHS.get(name, {}).get("all", 40))
+    model = trained(name, "all", EPOCHS.get(name, {}).get("all", 80))
     asked = Histories.from_lists([[(start + step) % ITEMS + 1 for step in range(5)] for start in range(ITEMS)])
     lists = generate(model, asked, beams=5, n_best=1)
     expected = [(start + 5) % ITEMS + 1 for start in range(ITEMS)]
