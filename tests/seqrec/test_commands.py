@@ -1,5 +1,6 @@
 """The command seqrec as a user meets it: train, evaluate, recommend, compare, export, and what it refuses."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -32,7 +33,13 @@ def run(*words, code=0):
     return result
 
 
-SLOW_TO_RANK = ("din",)  # a forward pass for every user and item
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_not_searched():
+    """Every training ends with a garbage collection; what was imported before needs no search."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +75,28 @@ def test_recommend_takes_and_gives_raw_ids(runs, name):
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_RANK else ()) for name in SHOWN if name not in FAST],
-)
-def test_every_model_trains_by_its_name_and_its_run_is_movable(name, tmp_path):
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A quarter of the synthetic world as a folder; runs beside it share what was made of its items."""
+    root = tmp_path_factory.mktemp("world")
+    load_dataset("synthetic", users=120, items=60).save(root / "data")
+    return root
+
+
+@pytest.mark.parametrize("name", [name for name in SHOWN if name not in FAST])
+def test_every_model_trains_by_its_name_and_its_run_is_movable(name, world):
     small = [word for key, value in SMALL.get(name, {}).items() for word in (f"--{key.replace('_', '-')}", value)]
     once = ["--epochs", "1"] if REGISTRY[name].kind == "trained" else []
-    metrics = json.loads(
-        run("train", name, "--data", "synthetic", "--out", tmp_path / "run", "--json", *once, *small).stdout
-    )
+    command = ["train", name, "--data", world / "data", "--out", world / name, "--json"]
+    metrics = json.loads(run(*command, *once, *small).stdout)
     assert metrics["model"] == name
     assert 0 <= metrics["test"]["recall@10"] <= 1
     assert ("pretrain_seconds" in metrics) == (name == "s3rec")
-    (tmp_path / "run").rename(tmp_path / "moved")
-    ids = load_dataset("synthetic").item_ids.cast(str).to_list()
-    answer = json.loads(run("recommend", tmp_path / "moved", "--history", f"{ids[3]},{ids[8]}", "--json").stdout)
+    moved = (world / name).rename(world / f"{name}-moved")
+    ids = load_dataset(world / "data").item_ids.cast(str).to_list()
+    answer = json.loads(run("recommend", moved, "--history", f"{ids[3]},{ids[8]}", "--json").stdout)
     assert len({row["item_id"] for row in answer["items"]}) == 10
-    manifest = open_folder(tmp_path / "moved", "config.json", "run").manifest
+    manifest = open_folder(moved, "config.json", "run").manifest
     assert manifest["form"] == (REGISTRY[name].forms or ("counts",))[0]
 
 
@@ -99,7 +110,7 @@ def test_compare_prints_every_run_and_a_figure(runs, tmp_path):
 
 
 def test_export_of_ccfrec_drops_the_fusion_and_scores_alike(runs, tmp_path):
-    run("export", runs / "ccfrec", "--out", tmp_path / "out")
+    run("export", runs / "ccfrec", "--out", tmp_path / "out", "--no-onnx")
     names = load_arrays(open_folder(tmp_path / "out", "config.json", "run").file("model.safetensors"))
     assert not any(name.startswith("fusion") or name == "code_embedding.weight" for name in names)
     ids = load_dataset("synthetic").item_ids.cast(str).to_list()
@@ -111,7 +122,7 @@ def test_export_of_ccfrec_drops_the_fusion_and_scores_alike(runs, tmp_path):
 
 
 def test_export_gives_vectors_for_tokenizers(runs, tmp_path):
-    run("export", runs / "sasrec", "--out", tmp_path / "out")
+    run("export", runs / "sasrec", "--out", tmp_path / "out", "--no-onnx")
     vectors = load_arrays(open_folder(tmp_path / "out", "config.json", "run").file("item_vectors.safetensors"))
     assert vectors["item_vectors"].shape == (load_dataset("synthetic").n_items, 16)
 
@@ -174,8 +185,8 @@ def test_list_and_help_name_everything():
     assert "--embeddings" not in plain
 
 
-def test_resuming_after_the_first_stage_does_not_repeat_it(tmp_path):
-    options = ["train", "s3rec", "--data", "synthetic", "--out", tmp_path / "run", "--dim", "16", "--max-len", "8",
+def test_resuming_after_the_first_stage_does_not_repeat_it(world, tmp_path):
+    options = ["train", "s3rec", "--data", world / "data", "--out", tmp_path / "run", "--dim", "16", "--max-len", "8",
                "--pretrain-epochs", "1", "--json"]  # fmt: skip
     first = json.loads(run(*options, "--epochs", "1").stdout)
     assert first["pretrain_seconds"] > 0

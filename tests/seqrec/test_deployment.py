@@ -30,7 +30,6 @@ NO_VECTORS: dict[str, str] = {
     "din": "an item's score is a network of history and item",
     "missrec": "text and image are mixed for each user and item",
 }
-ALWAYS = ("bert4rec",)  # the others take seconds each; the command exports sasrec
 
 
 def exported(name, tmp_path):
@@ -64,10 +63,8 @@ def test_an_index_shorter_than_the_list_ends_with_no_item(tmp_path):
         write_faiss(model, "nonsense")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in TRAINED if name not in NOT_ONNX],
-)
+@pytest.mark.slow  # seconds a model; the command's test exports one
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in NOT_ONNX])
 def test_the_onnx_scorer_scores_as_the_model_does(name, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="needs the extra onnx")
