@@ -35,7 +35,7 @@ __all__ = ["RECIPES", "STREAMS", "BehaviorNetwork", "BehaviorScorer", "BehaviorT
 
 STREAMS = ("id", "text", "image")
 RECIPES = {
-    "default": {"steps": 1500, "max_seconds": 150.0},
+    "default": {"steps": 1500, "max_seconds": 150.0, "precision": "auto"},
     "paper": {
         "levels": 3,
         "codebook_size": 256,
@@ -210,7 +210,7 @@ class BehaviorNetwork(nn.Module):
         self.specific, self.bound = nn.ModuleDict(), nn.ModuleDict()
         if a.mim:
             self.specific.update({name: _mlp(width, *a.hidden, dim) for name, width in widths.items()})
-            self.bound.update({name: CLUB(dim, dim, lr=a.lr, steps=a.inner_steps) for name in widths})
+            self.bound.update({name: CLUB(dim, dim, lr=a.inner_lr, steps=a.inner_steps) for name in widths})
         inner = 2 * dim if a.mim else dim
         self.decoders = nn.ModuleDict({name: _mlp(inner, *reversed(a.hidden), width) for name, width in widths.items()})
         books = 1 if a.shared_codebook else len(self.streams)
@@ -489,8 +489,10 @@ class BehaviorTokenizer(ItemTokenizer):
         Minimize mutual information; off: no modality-specific encoders either.
     rec : bool, default True
         Contrast sequences with next items; off: no id stream either, as nothing else would teach it.
-    reconstruction_weight, rq_weight, mim_weight, rec_weight : float, default 1.0
-        Weights of the four losses.
+    reconstruction_weight, rq_weight, rec_weight : float, default 1.0
+        Weights of three of the losses.
+    mim_weight : float, default 0.1
+        Weight of the mutual information, which is summed over the columns; the paper has 1.
     commitment : float, default 0.25
         Weight of moving vectors to their codes, against moving codes to their vectors.
     temperature : float, default 0.1
@@ -501,6 +503,9 @@ class BehaviorTokenizer(ItemTokenizer):
         Estimate it from one random pairing instead of all pairs.
     inner_steps : int, default 5
         Steps of the estimator's own optimizer before each step.
+    inner_lr : float, default 0.01
+        Its learning rate: ten times that of the rest, because encoders that change faster than the estimator can follow
+        lower its value without sharing less.
     sequence_layers : int, default 2
         Blocks of the sequence encoder.
     heads : int, default 2
@@ -525,6 +530,8 @@ class BehaviorTokenizer(ItemTokenizer):
         Validations without improvement after which training stops; 0 turns it off.
     max_seconds : float or None, default None
         Seconds after which training stops and keeps the best.
+    precision : {"no", "auto", "bf16", "fp16"}, default "no"
+        Mixed precision while training; auto is bf16 where the hardware is fast at it.
     seed : int, default 0
         Same seed, same codes on the CPU.
     quiet : bool, default False
@@ -549,6 +556,8 @@ class BehaviorTokenizer(ItemTokenizer):
 
     Notes
     -----
+    BBQRec: Behavior-Bind Quantization for Multi-Modal Sequential Recommendation, arXiv 2504.06636, 2025.
+
     A fit that was interrupted starts again: nothing of it is kept. Codes are computed in float64, so that they do not
     depend on how many items are encoded at a time.
     """
@@ -572,13 +581,14 @@ class BehaviorTokenizer(ItemTokenizer):
         rec: bool = True,
         reconstruction_weight: float = 1.0,
         rq_weight: float = 1.0,
-        mim_weight: float = 1.0,
+        mim_weight: float = 0.1,
         rec_weight: float = 1.0,
         commitment: float = 0.25,
         temperature: float = 0.1,
         clamp_mim: bool = False,
         sampled_mim: bool = False,
         inner_steps: int = 5,
+        inner_lr: float = 1e-2,
         sequence_layers: int = 2,
         heads: int = 2,
         dropout: float = 0.2,
@@ -591,6 +601,7 @@ class BehaviorTokenizer(ItemTokenizer):
         validate_every: int = 200,
         patience: int = 5,
         max_seconds: float | None = None,
+        precision: str = "no",
         seed: int = 0,
         quiet: bool = False,
     ) -> None:
@@ -612,6 +623,7 @@ class BehaviorTokenizer(ItemTokenizer):
         self.clamp_mim = clamp_mim
         self.sampled_mim = sampled_mim
         self.inner_steps = inner_steps
+        self.inner_lr = inner_lr
         self.sequence_layers = sequence_layers
         self.heads = heads
         self.dropout = dropout
@@ -624,6 +636,7 @@ class BehaviorTokenizer(ItemTokenizer):
         self.validate_every = validate_every
         self.patience = patience
         self.max_seconds = max_seconds
+        self.precision = precision
         self.seed = seed
         self.quiet = quiet
 
@@ -707,6 +720,7 @@ class BehaviorTokenizer(ItemTokenizer):
             monitor="score",
             patience=self.patience,
             max_seconds=self.max_seconds,
+            precision=self.precision,  # type: ignore[arg-type]
             seed=self.seed,
             quiet=self.quiet,
         )

@@ -57,7 +57,7 @@ class CLUB(nn.Module):
         self.log_variance = nn.Sequential(
             nn.Linear(condition_dim, hidden), nn.ReLU(), nn.Linear(hidden, dim), nn.Tanh()
         )
-        self._optimizer = torch.optim.Adam(self.parameters(), lr=lr)
+        self._optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
         self.requires_grad_(False)
 
     def log_likelihood(self, z: Tensor, s: Tensor) -> Tensor:

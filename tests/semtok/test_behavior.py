@@ -11,6 +11,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 import semtok
+from recbase.datasets import Dataset, load_dataset
 from recbase.sequences import Histories
 from recbase.splits import Targets
 from recbase.training import TrainConfig, _optimizer
@@ -26,6 +27,7 @@ SMALL: dict[str, Any] = {
     "steps": 7,
     "batch_size": 64,
     "lr": 0.01,
+    "mim_weight": 1.0,
     "validate_every": 7,
     "quiet": True,
 }
@@ -414,6 +416,66 @@ def test_scale_and_place_of_the_inputs_do_not_matter(fitted: BehaviorTokenizer) 
     X[:, 3] = 5.0
     assert (fitted_on(moved).encode(moved) == fitted.encode(vectors())).mean() > 0.9
     assert np.isfinite(fitted_on(X).decode(fitted_on(X).encode(X))).all()  # a column that does not vary
+
+
+# ---------------------------------------------------------------------------------- behaviour and the rest
+
+
+def world(items: int, users: int, seed: int = 0) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The synthetic data set, the hidden vectors that behaviour comes from, and what of the images does not."""
+    dataset = load_dataset("synthetic", items=items, users=users, seed=seed)
+    hidden = np.random.default_rng([seed, 7]).standard_normal((items, 9))  # the first draw of that world
+    assert dataset.images is not None
+    images = dataset.images.astype(np.float64)
+    told = hidden @ np.linalg.lstsq(hidden, images, rcond=None)[0]
+    assert told.var() / images.var() == pytest.approx(dataset.facts["image_signal"], abs=0.06)
+    return dataset, hidden, images - told
+
+
+def explained(known: np.ndarray, wanted: np.ndarray, folds: int = 5) -> float:
+    """Share of the variance of ``wanted`` that ridge regression on ``known`` predicts for items left out."""
+    known = (known - known.mean(0)) / (known.std(0) + 1e-9)
+    order = np.random.default_rng(0).permutation(len(known))
+    left = np.zeros(wanted.shape)
+    for fold in range(folds):
+        test, train = order[fold::folds], np.delete(order, np.s_[fold::folds])
+        mean = wanted[train].mean(0)
+        gram = known[train].T @ known[train] + np.eye(known.shape[1])
+        left[test] = wanted[test] - mean - known[test] @ np.linalg.solve(gram, known[train].T @ (wanted[train] - mean))
+    return float(1 - np.square(left).sum() / np.square(wanted - wanted.mean(0)).sum())
+
+
+def test_what_is_specific_to_images_cannot_be_told_from_what_is_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, _, _ = world(300, 400)
+    kept: list[BehaviorNetwork] = []
+    train = BehaviorTokenizer._train
+    monkeypatch.setattr(BehaviorTokenizer, "_train", lambda self, *a: kept.append(train(self, *a)) or kept[-1])
+    shared = []
+    for weight in (0.1, 0.0):
+        arguments = {"steps": 250, "validate_every": 250, "sequence_layers": 1, "hidden": (64,), "lr": 1e-3}
+        tokenizer = made(codebook_size=32, latent_dim=16, mim_weight=weight, **arguments)
+        tokenizer.fit(dataset.images, views={"image": slice(0, 32)}, sequences=dataset.split().train)
+        with torch.no_grad():
+            z, inputs = kept[-1].represent(torch.arange(300))
+            specific = kept[-1].specific["image"](inputs["image"])
+        shared.append(explained(z[-1].double().numpy(), specific.double().numpy()))
+    assert shared[1] > 0.25
+    assert shared[0] < 0.6 * shared[1]
+
+
+@pytest.mark.slow
+def test_minimizing_mutual_information_removes_what_behaviour_does_not_need() -> None:
+    dataset, hidden, nuisance = world(600, 1500)
+    found = {}
+    for mim in (True, False):
+        arguments = {"codebook_size": 64, "latent_dim": 32, "hidden": (64,), "levels": 3, "dropout": 0.1, "lr": 1e-3}
+        tokenizer = made(mim=mim, steps=1000, batch_size=256, validate_every=200, patience=0, **arguments)
+        tokenizer.fit(dataset.images, views={"image": slice(0, 32)}, sequences=dataset.split().train)
+        z = tokenizer.represent(dataset.images)["image"]
+        found[mim] = explained(z, hidden), explained(z, nuisance)
+    assert found[False][1] > 0.2  # the images' noise is there without it
+    assert found[True][1] < 0.6 * found[False][1]
+    assert found[True][0] > 0.75 * found[False][0]  # what behaviour needs stays
 
 
 # --------------------------------------------------------------------------------------- missing, new items
