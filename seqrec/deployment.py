@@ -98,7 +98,8 @@ class FaissItems:
             Leave out the items of the history.
         """
         items, lengths = (torch.from_numpy(part) for part in histories.padded(slice(None), model.scorer().max_len))
-        vectors = model.eval().user_vectors(items, lengths).float().cpu().numpy()
+        device = next(model.parameters()).device
+        vectors = model.eval().user_vectors(items.to(device), lengths.to(device)).float().cpu().numpy()
         wanted = k + (int(histories.lengths.max(initial=0)) if mask_seen else 0)
         scores, rows = self.index.search(np.ascontiguousarray(vectors), min(wanted, self.n_items))
         found, values = np.full((len(rows), k), -1, dtype=np.int64), np.full((len(rows), k), -np.inf, dtype=np.float32)

@@ -15,6 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from model_worker import CASES, EPOCHS, losses_of
 
+pytestmark = pytest.mark.slow  # half a minute of both cores; tests/recbase runs SASRec and CCFRec this way
+
 WORKER = Path(__file__).with_name("model_worker.py")
 
 

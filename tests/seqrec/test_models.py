@@ -153,6 +153,23 @@ def test_bfloat16_step_runs(name):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_on_a_gpu_is_that_on_the_cpu(name):
+    model = build(name)
+    batch = next(iter(batches(model, REGISTRY[name].forms[0])))[0]
+    loss, found = model(batch).loss, scores(model, WALKS)
+    on_gpu = build(name).to("cuda")
+    again = on_gpu(batch.to("cuda")).loss
+    assert float(again.detach()) == pytest.approx(float(loss.detach()), rel=1e-3)
+    torch.testing.assert_close(scores(on_gpu, WALKS).cpu(), found, rtol=1e-2, atol=1e-3)
+    with torch.autocast("cuda", torch.bfloat16):
+        low = on_gpu(batch.to("cuda")).loss
+    low.backward()
+    assert torch.isfinite(low)
+    assert all(torch.isfinite(p.grad).all() for p in on_gpu.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_is_trained(name):
     """Processes wait for the gradient of every parameter, of a batch without rows too."""
