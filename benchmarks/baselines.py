@@ -81,6 +81,7 @@ PAPERS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 CONTENT = {"text", "views", "images", "codes"}
 SHOWN = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
+MASKED = ("recall@10", "ndcg@10")
 
 
 def command(name: str, seed: int, known: argparse.Namespace, out: Path) -> list[str]:
@@ -165,6 +166,7 @@ def table(found: dict[str, list[tuple[dict[str, Any], Path]]], known: argparse.N
             values = [m["test"][key] for m, _ in rows]
             spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
             numbers.append(f"{np.mean(values):.4f}{spread}")
+        numbers += [f"{np.mean([m['test_masked'][key] for m, _ in rows]):.4f}" for key in MASKED]
         numbers.append(", ".join(str(m.get("best_epoch", "-")) for m, _ in rows))
         numbers += [f"{seconds:.0f}", "-" if steps[0] is None else f"{np.mean(steps):.1f}", f"{np.mean(users):,.0f}"]
         cells = [name, ", ".join(REGISTRY[name].inputs), *numbers, str(ours[name])]

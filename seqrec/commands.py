@@ -38,7 +38,7 @@ _VECTORS = ("views", "encoder", "pca", "whiten")
 _CONTENT_OPTIONS = {
     "text": (*_VECTORS, "global_text"),
     "views": (*_VECTORS, "global_text"),
-    "images": _VECTORS,
+    "images": (*_VECTORS, "image_encoder", "image_root"),
     "codes": (*_VECTORS, "code_method", "code_levels", "codebook_size", "code_type", "vectors"),
     "attributes": ("attribute_columns", "attribute_items"),
     "sentences": ("views",),

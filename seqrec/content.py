@@ -103,10 +103,10 @@ class ItemContent:
         """Constructor arguments that follow from the content: ``text_dim``, ``views``, ``sizes`` ..."""
         found: dict[str, Any] = {"image_dim": 0 if self.images is None else self.images.shape[1]}
         found["attributes"] = 0 if self.attributes is None else len(self.attributes.names)
-        if self.text is not None:
-            found["text_dim"] = self.text.shape[1]
         if self.views is not None:
             found |= {"views": self.views.shape[1], "text_dim": self.views.shape[2]}
+        if self.text is not None:
+            found["text_dim"] = self.text.shape[1]
         if self.codes is not None:
             found["sizes"] = [int(size) for size in self.codes.sizes]
         return found

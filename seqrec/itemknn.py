@@ -23,7 +23,8 @@ class ItemKNN(Pretrained):
     sim(i, j) = users with both / (sqrt(users of i) * sqrt(users of j) + shrink), over the binary user-item matrix of
     the training part; every item keeps its ``neighbours`` most similar others; the score of an item is the sum of its
     similarities with the history's items, as in RecBole. Nothing is trained. An item seen in no training history has
-    no neighbour and scores 0. TSSR's "adaptive" number of neighbours is not described and not built.
+    no neighbour and scores 0. A history's items are each other's neighbours, so they stand high in its list unless seen
+    items are masked. TSSR's "adaptive" number of neighbours is not described and not built.
 
     Parameters
     ----------

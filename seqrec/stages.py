@@ -117,6 +117,10 @@ class Content:
     """Attend to one vector of all views together (ablation "global emb") instead of one a view."""
     vectors: Path | None = None
     """Run whose item vectors make codes of type sasrec or mixed; a SASRec is trained if not given."""
+    image_encoder: str | None = None
+    """Hugging Face vision model (name or folder) for pictures in image_path; without it only ready vectors are read."""
+    image_root: str | None = None
+    """Folder that relative paths of pictures start from."""
     attribute_columns: tuple[str, ...] | None = None
     """Columns of categories, as a,b; if not given those of categories, brand, department ... that there are."""
     attribute_items: int = 2
@@ -163,9 +167,14 @@ def stage(root: Path, kind: str, made_from: Mapping[str, Any], manifest: str, bu
 
 
 def item_embeddings(
-    dataset: Dataset, content: Content, root: Path, folder: Path | None = None, quiet: bool = False
+    dataset: Dataset,
+    content: Content,
+    root: Path,
+    folder: Path | None = None,
+    quiet: bool = False,
+    images: bool = False,
 ) -> Embeddings:
-    """The text vectors of a data set, read from ``folder`` or made as a stage.
+    """The text vectors of a data set (and the image vectors it has), read from ``folder`` or made as a stage.
 
     Raises
     ------
@@ -179,8 +188,14 @@ def item_embeddings(
         _check_items(dataset, embeddings.item_ids, f"the embeddings in {folder}")
         return embeddings
     views = list(content.views or dataset.views)
-    settings = {"views": views, "pca": content.pca, "whiten": content.whiten, "quiet": quiet}
+    settings: dict[str, Any] = {"pca": content.pca, "whiten": content.whiten, "quiet": quiet}
     settings["joined"] = content.global_text
+    encoded = content.image_encoder is not None and "image_path" in dataset.items.columns
+    if images and IMAGE not in views and (dataset.images is not None or encoded):
+        views.append(IMAGE)
+        if dataset.images is None:
+            settings |= {"image_encoder": content.image_encoder, "image_root": content.image_root}
+    settings["views"] = views
     return embeddings_for(dataset, content.encoder, root / STAGES, **settings)[0]
 
 
@@ -329,7 +344,7 @@ def item_content(
     found: dict[str, Any] = {}
     record: dict[str, Any] = {}
     if {"text", "views", "images", "codes"} & set(inputs):
-        vectors = item_embeddings(dataset, content, root, embeddings, quiet)
+        vectors = item_embeddings(dataset, content, root, embeddings, quiet, "images" in inputs)
         record["embeddings"] = vectors.hash
         if "views" in inputs:
             names = [JOINED] if content.global_text else _views(vectors, content)
