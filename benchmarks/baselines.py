@@ -149,6 +149,7 @@ def table(found: dict[str, list[tuple[dict[str, Any], Path]]], known: argparse.N
         "model",
         "inputs",
         *SHOWN,
+        *(f"seen masked: {key}" for key in MASKED),
         "best epoch",
         "train s",
         "steps/s",
