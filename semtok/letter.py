@@ -209,13 +209,13 @@ class LETTER(RQVAE):
         Codes an item (or a view).
     codebook_size : int, default 256
         Codes of each level, K.
-    latent_dim : int, default 32
-        Width of the latent.
+    latent_dim : int, default 8
+        Width of the latent. Narrow latents are told apart by few codes: fewer items share theirs.
     hidden : tuple of int, default (512, 256, 128)
         Widths of the encoder's hidden layers; the decoder has them in reverse.
     commitment : float, default 0.25
         Weight of the commitment term.
-    collaborative_weight : float, default 0.02
+    collaborative_weight : float, default 0.1
         Weight of the cross-entropy between quantized and collaborative vectors (alpha); 0 turns it off.
     collaborative_scaling : bool, default True
         Divide the collaborative vectors by one number, so that their mean squared entry is 1.
@@ -256,7 +256,7 @@ class LETTER(RQVAE):
         Validations without a lower sum of the two after which training stops; 0 turns it off. The best is kept.
     max_seconds : float or None, default None
         Seconds after which training stops and keeps the best.
-    precision : {"no", "auto", "bf16", "fp16"}, default "no"
+    precision : {"no", "auto", "bf16", "fp16"}, default "auto"
         Mixed precision of encoder and decoder while training; auto is bf16 where the hardware is fast at it.
     seed : int, default 0
         Same seed, same codes on the CPU.
@@ -270,11 +270,12 @@ class LETTER(RQVAE):
 
     Notes
     -----
-    Wang et al., Learnable item tokenization for generative recommendation, CIKM 2024, arXiv 2405.07314. Departures: the
-    default network is smaller, vectors are scaled, training is short; groups are renewed every so many steps instead of
-    every pass. The collaborative vector of an item is multiplied with its quantized vector, or with a learned
-    projection of it where the widths differ; an item without one (a row of zeros) takes no part in that loss. New items
-    need none: codes depend on the item's own vector alone.
+    Wang et al., Learnable item tokenization for generative recommendation, CIKM 2024, arXiv 2405.07314. Departures:
+    the default network and latent are smaller, vectors are scaled, codewords are brought to the centroids of their
+    residuals now and then, training is short; groups are renewed every so many steps instead of every pass. The
+    collaborative vector of an item is multiplied with its quantized vector, or with a learned projection of it where
+    the widths differ; an item without one (a row of zeros) takes no part in that loss. New items need none: codes
+    depend on the item's own vector alone.
 
     Examples
     --------
@@ -295,10 +296,10 @@ class LETTER(RQVAE):
         *,
         levels: int = 4,
         codebook_size: int = 256,
-        latent_dim: int = 32,
+        latent_dim: int = 8,
         hidden: tuple[int, ...] = (512, 256, 128),
         commitment: float = 0.25,
-        collaborative_weight: float = 0.02,
+        collaborative_weight: float = 0.1,
         collaborative_scaling: bool = True,
         diversity_weight: float = 1e-4,
         groups: int = 10,
@@ -317,7 +318,7 @@ class LETTER(RQVAE):
         validate_every: int = 100,
         patience: int = 5,
         max_seconds: float | None = None,
-        precision: str = "no",
+        precision: str = "auto",
         seed: int = 0,
         quiet: bool = False,
     ) -> None:

@@ -311,8 +311,8 @@ class RQVAE(ItemTokenizer):
         Codes an item (or a view).
     codebook_size : int, default 256
         Codes of each level, K.
-    latent_dim : int, default 32
-        Width of the latent.
+    latent_dim : int, default 8
+        Width of the latent. Narrow latents are told apart by few codes: fewer items share theirs.
     hidden : tuple of int, default (512, 256, 128)
         Widths of the encoder's hidden layers; the decoder has them in reverse.
     commitment : float, default 0.25
@@ -351,7 +351,7 @@ class RQVAE(ItemTokenizer):
         Validations without a lower sum of the two after which training stops; 0 turns it off. The best is kept.
     max_seconds : float or None, default None
         Seconds after which training stops and keeps the best.
-    precision : {"no", "auto", "bf16", "fp16"}, default "no"
+    precision : {"no", "auto", "bf16", "fp16"}, default "auto"
         Mixed precision of encoder and decoder while training; auto is bf16 where the hardware is fast at it.
     seed : int, default 0
         Same seed, same codes on the CPU.
@@ -378,9 +378,10 @@ class RQVAE(ItemTokenizer):
     -----
     Rajput et al., Recommender systems with generative retrieval (TIGER), NeurIPS 2023, arXiv 2305.05065; Lee et al.,
     Autoregressive image generation using residual quantization, CVPR 2022, arXiv 2203.01941. The recipe ``paper`` has
-    TIGER's sizes and passes over the data with Adam, where the paper has Adagrad. Departures of the default: vectors
-    are scaled, unused codewords are revived, and training is short and stops early. The codewords of the levels before
-    are constants for a level.
+    TIGER's sizes and passes over the data with Adam, where the paper has Adagrad. Departures of the default: the latent
+    has 8 numbers instead of 32, vectors are scaled, unused codewords are revived, all are brought to the centroids of
+    their residuals now and then, and training is short and stops early. The codewords of the levels before are
+    constants for a level.
 
     Trains where accelerate puts it (the first GPU, or as launched); encodes where the vectors are.
 
@@ -411,7 +412,7 @@ class RQVAE(ItemTokenizer):
         *,
         levels: int = 3,
         codebook_size: int = 256,
-        latent_dim: int = 32,
+        latent_dim: int = 8,
         hidden: tuple[int, ...] = (512, 256, 128),
         commitment: float = 0.25,
         gradient: str = "straight-through",
@@ -430,7 +431,7 @@ class RQVAE(ItemTokenizer):
         validate_every: int = 100,
         patience: int = 5,
         max_seconds: float | None = None,
-        precision: str = "no",
+        precision: str = "auto",
         seed: int = 0,
         quiet: bool = False,
     ) -> None:

@@ -37,7 +37,7 @@ def some_behavior(rows: int = 300, width: int = 4, seed: int = 1) -> np.ndarray:
 
 def made(**arguments: object) -> LETTER:
     small = {"levels": 2, "codebook_size": 20, "latent_dim": 4, "hidden": (24,), "steps": 40, "batch_size": 128}
-    return LETTER(**{**small, "groups": 5, "validate_every": 20, "quiet": True, **arguments})
+    return LETTER(**{**small, "groups": 5, "validate_every": 20, "precision": "no", "quiet": True, **arguments})
 
 
 # ----------------------------------------------------------------------------------------- losses

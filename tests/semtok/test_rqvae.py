@@ -41,7 +41,7 @@ def some_vectors(rows: int = 400, width: int = 12, seed: int = 0) -> np.ndarray:
 
 def made(**arguments: object) -> RQVAE:
     small = {"levels": 2, "codebook_size": 16, "latent_dim": 4, "hidden": (24,), "steps": 40, "batch_size": 128}
-    return RQVAE(**{**small, "validate_every": 20, "quiet": True, **arguments})
+    return RQVAE(**{**small, "validate_every": 20, "precision": "no", "quiet": True, **arguments})
 
 
 def codebooks(**arguments: object) -> ResidualCodebooks:
