@@ -363,7 +363,7 @@ def catalogue_task(args: argparse.Namespace) -> dict[str, Any]:
         trie = CodeTrie.from_codes(item_codes(items), [CODES] * LEVELS)
         decoder = Recorded(args.batch, 20)
         seen = torch.randint(1, items + 1, (args.batch, 20), generator=torch.Generator().manual_seed(5))
-        shared = torch.rand(items) < 0.5
+        shared = trie.allow(torch.rand(items) < 0.5)
         runs: dict[str, Callable[[], Any]] = {
             "search": lambda decoder=decoder, trie=trie: search_beams(decoder, None, trie, 20, 20),
             "search without seen items": lambda decoder=decoder, trie=trie, seen=seen: search_beams(

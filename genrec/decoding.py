@@ -88,7 +88,7 @@ def beam_search(
     trie: CodeTrie,
     beams: int = 20,
     n_best: int = 10,
-    mask: Tensor | np.ndarray | None = None,
+    mask: Tensor | np.ndarray | AllowedItems | None = None,
     exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
     normalize: Normalization = "vocabulary",
     exact: bool = False,
@@ -113,8 +113,9 @@ def beam_search(
         Prefixes kept at every step.
     n_best : int, default 10
         Length of the lists.
-    mask : bool [N] or [B, N], optional
-        Whether item number j + 1 may be returned.
+    mask : bool [N] or [B, N], or AllowedItems, optional
+        Whether item number j + 1 may be returned; counted once by :meth:`genrec.trie.CodeTrie.allow` where many
+        searches share it.
     exclude : int [B, E] or list of lists, optional
         Item numbers that must not be returned, such as what was seen.
     normalize : {"vocabulary", "children", "none"}, default "vocabulary"
@@ -147,7 +148,7 @@ def search_beams(
     trie: CodeTrie,
     beams: int = 20,
     n_best: int = 10,
-    mask: Tensor | np.ndarray | None = None,
+    mask: Tensor | np.ndarray | AllowedItems | None = None,
     exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
     normalize: Normalization = "vocabulary",
     exact: bool = False,
@@ -155,7 +156,7 @@ def search_beams(
 ) -> Beams:
     """:func:`beam_search` with its result as tensors where they were computed."""
     _check(beams, n_best, normalize, exact)
-    allowed = None if mask is None and exclude is None else trie.allow(mask, exclude)
+    allowed = _allowed(trie, mask, exclude)
     if exact:
         found = _exhaustive(decoder, memory, trie, n_best, allowed, normalize)
     else:
@@ -182,6 +183,18 @@ def score_items(decoder: CodeDecoder, memory: Any, trie: CodeTrie, normalize: No
     items = trie.items if trie.unique else trie.items[trie.ranges[-1][:-1].long()]
     result[:, items.long() - 1] = scores
     return result
+
+
+def _allowed(
+    trie: CodeTrie,
+    mask: Tensor | np.ndarray | AllowedItems | None,
+    exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None,
+) -> AllowedItems | None:
+    if not isinstance(mask, AllowedItems):
+        return None if mask is None and exclude is None else trie.allow(mask, exclude)
+    if mask.trie is not trie:
+        raise ValueError("the mask was counted over another trie than the one that is searched")
+    return mask if exclude is None else mask.excluding(exclude)
 
 
 def _check(beams: int, n_best: int, normalize: str, exact: bool) -> None:

@@ -363,7 +363,7 @@ class CodeTrie:
 class AllowedItems:
     """Which items each request of a batch may get, so that a node's allowed items are counted in constant time.
 
-    Made by :meth:`CodeTrie.allow`.
+    Made by :meth:`CodeTrie.allow`; one made of a mask serves many searches.
 
     Attributes
     ----------
@@ -386,9 +386,20 @@ class AllowedItems:
         exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
     ) -> AllowedItems:
         """See :meth:`CodeTrie.allow`."""
-        before = None if mask is None else _counted(trie, torch.as_tensor(mask, device=trie.device))
-        if exclude is None:
-            return cls(trie, before)
+        made = cls(trie, None if mask is None else _counted(trie, torch.as_tensor(mask, device=trie.device)))
+        return made if exclude is None else made.excluding(exclude)
+
+    def excluding(self, exclude: Tensor | np.ndarray | Sequence[Sequence[int]]) -> AllowedItems:
+        """The same but for some items, request by request: int [B, E] or lists, as in :meth:`CodeTrie.allow`.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of requests differ, or items are excluded already.
+        """
+        if self.excluded is not None:
+            raise ValueError("items are excluded already; exclude them all at once")
+        trie, before = self.trie, self.before
         places = _places(trie, exclude)
         if before is not None:
             if len(before) not in (1, len(places)):
@@ -397,7 +408,7 @@ class AllowedItems:
             inside = places < len(trie)
             allowed = before[rows, (places + 1).clamp(max=len(trie))] > before[rows, places]
             places = places.masked_fill(~(inside & allowed), len(trie)).sort(1)[0]
-        return cls(trie, before, places)
+        return replace(self, excluded=places)
 
     @property
     def rows(self) -> int:

@@ -245,6 +245,19 @@ def test_where_too_little_is_allowed_lists_are_short_and_never_wrong():
         assert beam_search(decoder, 2, empty, 10, 3, exact=exact).items.tolist() == [[-1] * 3] * 2
 
 
+def test_a_mask_counted_once_serves_many_searches():
+    rng, trie, decoder = world(4)
+    mask, seen = torch.from_numpy(rng.random(30) < 0.5), rng.integers(0, 31, (2, 5))
+    counted = trie.allow(mask)
+    found = beam_search(decoder, 2, trie, 10, 5, mask=mask, exclude=seen)
+    assert (beam_search(decoder, 2, trie, 10, 5, mask=counted, exclude=seen).items == found.items).all()
+    assert mask[beam_search(decoder, 2, trie, 10, 5, mask=counted).items - 1].all()
+    with pytest.raises(ValueError, match="counted over another trie"):
+        beam_search(decoder, 2, trie.delete([1]), 10, 5, mask=counted)
+    with pytest.raises(ValueError, match="excluded already"):
+        beam_search(decoder, 2, trie, 10, 5, mask=counted.excluding(seen), exclude=seen)
+
+
 def test_without_normalization_logits_are_added():
     _, trie, decoder = world(2)
     found = search_beams(decoder, 1, trie, 40, 1, normalize="none")
