@@ -32,7 +32,8 @@ smoke: install
 	$(BIN)/semtok fit --method pq --data synthetic --codebook-size 32 --out $(RUNS)/smoke/pq --quiet
 	$(BIN)/seqrec train ccfrec --data synthetic --codes $(RUNS)/smoke/pq --epochs 2 --out $(RUNS)/smoke/ccfrec --quiet
 	$(BIN)/seqrec train sasrec --data synthetic --epochs 2 --out $(RUNS)/smoke/sasrec --quiet
-	$(BIN)/genrec train prorec --data synthetic --epochs 2 --stage1-epochs 2 --form all --out $(RUNS)/smoke/prorec --quiet
+	$(BIN)/genrec train prorec --data synthetic --epochs 2 --stage1-epochs 2 --stage1-dim 32 --dim 32 --ffn 64 --decoder-layers 1 \
+		--form all --valid-users 100 --beams 20 --out $(RUNS)/smoke/prorec --quiet
 	$(BIN)/seqrec compare $(RUNS)/smoke/ccfrec $(RUNS)/smoke/sasrec $(RUNS)/smoke/prorec
 
 lint: install
