@@ -188,6 +188,24 @@ def test_targets_see_only_what_came_before_them(small):
     assert not torch.equal(before[3], after[3])
 
 
+@pytest.mark.parametrize("kernel", [True, False])
+def test_what_other_devices_run_gives_the_same(small, kernel, monkeypatch):
+    tokens, lengths = source(small)
+    targets = small.vocabulary.tokens(torch.randint(0, SIZE, (40, LEVELS)))
+
+    def run():
+        small.zero_grad()
+        logits = torch.stack(small(tokens, lengths, targets))
+        logits.square().sum().backward()
+        return [logits.detach(), *(weight.grad.clone() for weight in small.parameters())]
+
+    expected = run()
+    monkeypatch.setattr("genrec.fused.usable", lambda x: False)
+    monkeypatch.setattr("genrec.attention._has_kernel", lambda x: kernel)
+    for ours, theirs in zip(run(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_gradients_reach_every_weight_and_bfloat16_is_near(tied):
     model = T5(CodeVocabulary([SIZE] * LEVELS), 16, 2, 2, 2, 8, 32, dropout=0.0, tied=tied)
