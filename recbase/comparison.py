@@ -205,7 +205,7 @@ def _check_same(first: _Run, other: _Run, mask_seen: bool | None) -> None:
         raise ValueError(
             f"{first.folder} was evaluated on {ours} but {other.folder} on {theirs}: expected one data set"
         )
-    ignored = {"n_best"} if mask_seen is None else {"n_best", "seen_items"}
+    ignored = {"n_best", "search"} if mask_seen is None else {"n_best", "search", "seen_items"}
     for name in sorted((first.protocol.keys() | other.protocol.keys()) - ignored):
         if first.protocol.get(name) != other.protocol.get(name):
             raise ValueError(
