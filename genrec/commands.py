@@ -180,10 +180,11 @@ def list_models(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    width = 2 + max(len(str(row["name"])) for row in rows)
     for row in rows:
-        click.echo(f"{row['name']:<10}{row['summary']}")
+        click.echo(f"{row['name']:<{width}}{row['summary']}")
         facts = [f"{fact}: {row[fact]}" for fact in ("paper", "codes", "form")]
-        click.echo(f"{'':<10}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
+        click.echo(f"{'':<{width}}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +29,7 @@ from semtok.club import CLUB
 from semtok.kmeans import cluster
 from semtok.portable import Behavior, row_keys
 from semtok.tokenizer import ItemTokenizer, Self
+from semtok.vectors import check_count
 
 __all__ = ["RECIPES", "STREAMS", "BehaviorNetwork", "BehaviorScorer", "BehaviorTokenizer", "ItemBatch", "ItemBatches"]
 
@@ -888,9 +888,9 @@ class BehaviorTokenizer(ItemTokenizer):
             "levels codebook_size latent_dim inner_steps sequence_layers heads max_len neighbors steps validate_every"
         )
         for name in counts.split():
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         for width in self.hidden:
-            _check_count("hidden", width)
+            check_count("hidden", width)
         for name in ("reconstruction_weight", "rq_weight", "mim_weight", "rec_weight", "commitment"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
@@ -984,8 +984,3 @@ def _checked_missing(
         if name in masks:
             masks[name] = mask.copy()
     return masks
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} is not an integer of at least 1")

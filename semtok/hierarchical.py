@@ -18,7 +18,8 @@ from semtok.codes import ItemCodes
 from semtok.kmeans import PRECISIONS
 from semtok.portable import Branches, centred, row_keys
 from semtok.segments import Filling, fit_rows, split_segments
-from semtok.tokenizer import ItemTokenizer, _check_count, _check_finite, _checked_views, _Rows
+from semtok.tokenizer import ItemTokenizer
+from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
 
@@ -157,13 +158,13 @@ class HierarchicalKMeans(ItemTokenizer):
             cannot tell N items apart.
         """
         self._check_arguments()
-        rows = _Rows(self, X, reset=True)
-        self.views_ = _checked_views(views, rows.width)
+        rows = Rows(self, X, reset=True)
+        self.views_ = checked_views(views, rows.width)
         depth = self._depth(len(rows))
         keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
         sums = {name: np.zeros(part.stop - part.start) for name, part in self.views_.items()}
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             for name, part in self.views_.items():
                 keys[name][lo : lo + len(chunk)] = row_keys(chunk[:, part].cpu().numpy())
                 points = centred(chunk[:, part], 0, self.normalize)
@@ -254,12 +255,12 @@ class HierarchicalKMeans(ItemTokenizer):
 
     def _encode(self, X: Any, apart: bool) -> np.ndarray:
         self._check_fitted()
-        rows = _Rows(self, X, reset=False)
+        rows = Rows(self, X, reset=False)
         codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
         keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
         offsets: dict[str, Any] = {}
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             for name, part in self.views_.items():
                 tree, points = self.trees_[name], chunk[:, part]
                 found = keys[name][lo : lo + len(chunk)]
@@ -294,10 +295,10 @@ class HierarchicalKMeans(ItemTokenizer):
 
     def _check_arguments(self) -> None:
         for name in ("codebook_size", "iterations"):
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         for name in ("levels", "max_points_per_centroid"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
+                check_count(name, getattr(self, name))
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size={self.codebook_size} splits nothing; expected at least 2")
         for name, allowed in (("form", FORMS), ("precision", PRECISIONS)):
@@ -373,7 +374,7 @@ def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
 class _View:
     """Centred vectors of one view, read where they lie."""
 
-    rows: _Rows
+    rows: Rows
     part: slice
     mean: Tensor
     normalize: bool

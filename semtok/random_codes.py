@@ -13,7 +13,8 @@ import torch
 
 from semtok.codes import ItemCodes
 from semtok.portable import drawn_codes, row_keys
-from semtok.tokenizer import ItemTokenizer, _check_count, _check_finite, _checked_views, _Rows
+from semtok.tokenizer import ItemTokenizer
+from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["RandomCodes"]
 
@@ -77,14 +78,14 @@ class RandomCodes(ItemTokenizer):
             If a hyper-parameter or the vectors are unusable: not two-dimensional, NaN or infinite.
         """
         for name in ("levels", "codebook_size"):
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
-        rows = _Rows(self, X, reset=True)
-        self.views_ = _checked_views(views, rows.width)
+        rows = Rows(self, X, reset=True)
+        self.views_ = checked_views(views, rows.width)
         total = np.zeros(rows.width)
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             total += chunk.sum(0, dtype=torch.float64).cpu().numpy()
         self.mean_ = (total / len(rows)).astype(np.float32)
         self.sizes_ = [int(self.codebook_size)] * (self.levels * len(self.views_))
@@ -102,10 +103,10 @@ class RandomCodes(ItemTokenizer):
             If this is not fitted, or the vectors have another width or NaN or infinite entries.
         """
         self._check_fitted()
-        rows = _Rows(self, X, reset=False)
+        rows = Rows(self, X, reset=False)
         codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             points = chunk.cpu().numpy()
             for name, part in self.views_.items():
                 columns = self.blocks_[name]

@@ -25,7 +25,8 @@ from recbase.training import LossOutput, TrainConfig, TrainResult, fit, make_acc
 from semtok.codes import ItemCodes
 from semtok.kmeans import cluster
 from semtok.residual_codebooks import GRADIENTS, UPDATES, ResidualCodebooks
-from semtok.tokenizer import ItemTokenizer, _check_count, _check_finite, _checked_views, _Rows
+from semtok.tokenizer import ItemTokenizer
+from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["RECIPES", "RQVAE", "Autoencoder", "Fitted", "RowBatch", "RowBatches"]
 
@@ -485,15 +486,15 @@ class RQVAE(ItemTokenizer):
 
     def _fit(self: SelfRQVAE, X: Any, views: Mapping[str, slice] | None, inputs: Mapping[str, Any]) -> SelfRQVAE:
         self._check_arguments()
-        rows = _Rows(self, X, reset=True)
+        rows = Rows(self, X, reset=True)
         if len(rows) < self.codebook_size:
             raise ValueError(
                 f"X has n_samples={len(rows)} rows, fewer than codebook_size={self.codebook_size}: "
                 f"give at least {self.codebook_size} rows or a smaller codebook_size"
             )
-        columns = _checked_views(views, rows.width)
+        columns = checked_views(views, rows.width)
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, columns)
+            check_finite(chunk, lo, columns)
         inputs = self._checked_inputs(len(rows), inputs)
         started = time.perf_counter()
         lines: list[dict[str, Any]] = []
@@ -520,7 +521,7 @@ class RQVAE(ItemTokenizer):
 
     def _check_arguments(self) -> None:
         for name in self._counts:
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         hidden = self.hidden
         if isinstance(hidden, str) or not all(isinstance(width, Integral) and width > 0 for width in hidden):
             raise ValueError(f"hidden={hidden!r} is not a sequence of integers of at least 1")
@@ -655,20 +656,20 @@ class RQVAE(ItemTokenizer):
             If this is not fitted, or the vectors have another width or NaN or infinite entries.
         """
         self._check_fitted()
-        rows = _Rows(self, X, reset=False)
+        rows = Rows(self, X, reset=False)
         codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             codes[lo : lo + len(chunk)] = self._codes(chunk).int().cpu().numpy()
         return codes
 
     def latents(self, X: Any) -> np.ndarray:
         """What is quantized: [N, D] to float64 [N, latent_dim] (of all views side by side)."""
         self._check_fitted()
-        rows = _Rows(self, X, reset=False)
+        rows = Rows(self, X, reset=False)
         parts = []
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             views = zip(self.fitted_, self.views_.values(), strict=True)
             parts.append(torch.cat([_latents(fitted, chunk[:, part]) for fitted, part in views], 1).cpu().numpy())
         found: np.ndarray = np.concatenate(parts)
@@ -807,7 +808,7 @@ class _Columns:
         return found
 
 
-def _column_rows(rows: _Rows, part: slice) -> Any:
+def _column_rows(rows: Rows, part: slice) -> Any:
     """The columns of one view: a float32 tensor, or of a memory-mapped or sharded array what reads them."""
     if isinstance(rows.X, np.memmap) or getattr(rows.X, "streams", False):
         return _Columns(rows.X, part)

@@ -16,7 +16,8 @@ from torch import Tensor
 from semtok.codes import ItemCodes
 from semtok.kmeans import principal_axes
 from semtok.portable import Grid, cells_of
-from semtok.tokenizer import ItemTokenizer, _check_count, _check_finite, _checked_views, _Rows
+from semtok.tokenizer import ItemTokenizer
+from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["FiniteScalarQuantizer", "HyperplaneLSH", "ScalarTokenizer"]
 
@@ -48,7 +49,7 @@ class ScalarTokenizer(ItemTokenizer):
         raise NotImplementedError
 
     def _check_arguments(self) -> None:
-        _check_count("levels", self.levels)
+        check_count("levels", self.levels)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
 
@@ -69,10 +70,10 @@ class ScalarTokenizer(ItemTokenizer):
             If a hyper-parameter or the vectors are unusable: not two-dimensional, NaN or infinite.
         """
         self._check_arguments()
-        rows = _Rows(self, X, reset=True)
-        self.views_ = _checked_views(views, rows.width)
+        rows = Rows(self, X, reset=True)
+        self.views_ = checked_views(views, rows.width)
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
         sample = rows.sample(_FIT_ROWS, 1, self.seed)
         cells = self._cells()
         count = self.levels * len(cells)
@@ -117,10 +118,10 @@ class ScalarTokenizer(ItemTokenizer):
             If this is not fitted, or the vectors have another width or NaN or infinite entries.
         """
         self._check_fitted()
-        rows = _Rows(self, X, reset=False)
+        rows = Rows(self, X, reset=False)
         codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             points = chunk.cpu().numpy()
             for name, part in self.views_.items():
                 codes[lo : lo + len(chunk), self.blocks_[name]] = self.grids_[name].encode(points[:, part])
@@ -230,7 +231,7 @@ class HyperplaneLSH(ScalarTokenizer):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        _check_count("codebook_size", self.codebook_size)
+        check_count("codebook_size", self.codebook_size)
         bits = self.codebook_size.bit_length() - 1
         if 1 << bits != self.codebook_size or not bits:
             raise ValueError(f"codebook_size={self.codebook_size} is not a power of two of at least 2: a code is bits")

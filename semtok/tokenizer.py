@@ -8,7 +8,7 @@ side by side, residual ones on top of each other. Knows nothing of how codebooks
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -17,19 +17,17 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from recbase.checkpoints import FileContent, load_arrays, open_folder, save_folder, tensor_bytes
 from semtok.codes import KIND, MANIFEST, ItemCodes
+from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["CODEBOOKS_FILE", "ENGINES", "Block", "ItemTokenizer", "VectorTokenizer", "power_of_two_bits"]
 
 CODEBOOKS_FILE = "codebooks.safetensors"
 ENGINES = ("torch", "faiss")
-ONE_VIEW = "item"
-_CHUNK_VALUES = 1 << 22  # vector entries held at a time while streaming: 16 MiB
 
 Self = TypeVar("Self", bound="ItemTokenizer")
 
@@ -346,15 +344,15 @@ class VectorTokenizer(ItemTokenizer):
         """
         self._check_arguments()
         self.engine_ = self._chosen_engine()
-        rows = _Rows(self, X, reset=True)
-        self.views_ = _checked_views(views, rows.width)
+        rows = Rows(self, X, reset=True)
+        self.views_ = checked_views(views, rows.width)
         if len(rows) < self.codebook_size:
             raise ValueError(
                 f"X has n_samples={len(rows)} rows, fewer than codebook_size={self.codebook_size}: "
                 f"give at least {self.codebook_size} rows or a smaller codebook_size"
             )
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
         sample = rows.sample(self.max_points_per_centroid, self.codebook_size, self.seed)
         blocks = []
         for number, part in enumerate(self.views_.values()):
@@ -383,11 +381,11 @@ class VectorTokenizer(ItemTokenizer):
             If this is not fitted, or the vectors have another width or NaN or infinite entries.
         """
         self._check_fitted()
-        rows = _Rows(self, X, reset=False)
+        rows = Rows(self, X, reset=False)
         codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
         blocks: list[Block] | None = None
         for lo, chunk in rows.chunks():
-            _check_finite(chunk, lo, self.views_)
+            check_finite(chunk, lo, self.views_)
             blocks = blocks or self._parts(chunk.device)
             codes[lo : lo + len(chunk)] = self._encode_chunk(chunk, blocks).int().cpu().numpy()
         return codes
@@ -442,9 +440,9 @@ class VectorTokenizer(ItemTokenizer):
         from semtok.kmeans import INITS, PRECISIONS
 
         for name in self.counts:
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         if self.max_points_per_centroid is not None:
-            _check_count("max_points_per_centroid", self.max_points_per_centroid)
+            check_count("max_points_per_centroid", self.max_points_per_centroid)
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
             raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
         for name, allowed in (("engine", self.engines), ("init", INITS), ("precision", PRECISIONS)):
@@ -509,87 +507,9 @@ class VectorTokenizer(ItemTokenizer):
         self.rotations_ = [arrays.get(f"rotation.{name}") for name in self.views_]
 
 
-class _Rows:
-    """Checked vectors, read in chunks of float32 on the device that computes."""
-
-    def __init__(self, owner: VectorTokenizer, X: Any, reset: bool) -> None:
-        if isinstance(X, Tensor):
-            X = X.detach()
-            if X.ndim != 2:
-                raise ValueError(f"X has shape {tuple(X.shape)}; expected two dimensions, items and features")
-            if X.is_complex() or not len(X) or not X.shape[1]:
-                raise ValueError(f"X has shape {tuple(X.shape)} and dtype {X.dtype}; expected real, non-empty vectors")
-            validate_data(owner, X, reset=reset, skip_check_array=True)
-        elif getattr(X, "streams", False):  # rows in files: float32 [N, D], read where it is indexed
-            if not len(X):
-                raise ValueError(f"X has shape {tuple(X.shape)}; expected one or more rows")
-            validate_data(owner, X, reset=reset, skip_check_array=True)
-        else:
-            names = X if hasattr(X, "columns") else None
-            X = check_array(X, dtype="numeric", ensure_all_finite=False, estimator=owner, input_name="X")
-            validate_data(owner, X if names is None else names, reset=reset, skip_check_array=True)
-        self.X = X
-        self.width = int(X.shape[1])
-        self.device = torch.device(owner.device or (X.device if isinstance(X, Tensor) else "cpu"))
-
-    def __len__(self) -> int:
-        return len(self.X)
-
-    def _floats(self, part: Any) -> Tensor:
-        if isinstance(part, Tensor):
-            return part.to(self.device, torch.float32)
-        with np.errstate(over="ignore"):
-            part = np.ascontiguousarray(part, dtype=np.float32)
-        return torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
-
-    def chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """First row and content of each chunk."""
-        step = max(256, _CHUNK_VALUES // self.width)
-        for lo in range(0, len(self), step):
-            yield lo, self._floats(self.X[lo : lo + step])
-
-    def sample(self, limit: int | None, count: int, seed: int) -> Tensor:
-        """All rows, or ``limit * count`` of them drawn without replacement, in their order."""
-        if limit is None or len(self) <= limit * count:
-            return self._floats(self.X[:])
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=limit * count, replace=False))
-        index = torch.from_numpy(chosen).to(self.X.device) if isinstance(self.X, Tensor) else chosen
-        return self._floats(self.X[index])
-
-
-def _check_finite(chunk: Tensor, first: int, views: Mapping[str, slice]) -> None:
-    if bool(torch.isfinite(chunk.sum(dtype=torch.float64))):
-        return
-    row, column = (~torch.isfinite(chunk)).nonzero()[0].tolist()
-    named = [name for name, part in views.items() if part.start <= column < part.stop]
-    where = f"view {named[0]!r}, " if named and list(views) != [ONE_VIEW] else ""
-    raise ValueError(
-        f"X has a NaN or infinite (inf) entry in {where}row {first + row}, column {column}: every entry must be finite"
-    )
-
-
 def power_of_two_bits(codebook_size: int, what: str) -> int:
     """Bits of a code, for an engine that counts in them."""
     bits = codebook_size.bit_length() - 1
     if 1 << bits != codebook_size or not bits:
         raise ValueError(f'codebook_size={codebook_size} is not a power of two, which engine="faiss" needs for {what}')
     return bits
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} is not an integer of at least 1")
-
-
-def _checked_views(views: Mapping[str, slice] | None, width: int) -> dict[str, slice]:
-    if views is None:
-        return {ONE_VIEW: slice(0, width)}
-    if not views:
-        raise ValueError("views is empty: name at least one view, or leave views out")
-    checked = {}
-    for name, part in views.items():
-        lo, hi = part.start or 0, width if part.stop is None else part.stop
-        if part.step not in (None, 1) or not 0 <= lo < hi <= width:
-            raise ValueError(f"view {name!r} is columns {lo} to {hi} but X has columns 0 to {width}")
-        checked[str(name)] = slice(int(lo), int(hi))
-    return checked

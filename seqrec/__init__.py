@@ -126,14 +126,14 @@ REGISTRY: dict[str, ModelEntry] = {
         "seqrec.gru4rec_features:GRU4RecFeatures", "Hidasi et al., RecSys 2016", _FEATURES, _SOFTMAX, _CAUSAL
     ),
     "sasrec-content": ModelEntry(
-        "seqrec.sasrec_content:SASRecContent", "Cheng et al. 2023 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+        "seqrec.sasrec_content:SASRecContent", "Cheng et al. 2024 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
     ),
     "sasrec-hybrid": ModelEntry(
-        "seqrec.sasrec_content:SASRecHybrid", "Cheng et al. 2023 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+        "seqrec.sasrec_content:SASRecHybrid", "Cheng et al. 2024 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
     ),
     "tssr": ModelEntry(
         "seqrec.tssr:TSSR",
-        "Cheng et al. 2023, arXiv 2308.15980",
+        "Cheng et al. 2024, arXiv 2403.07623",
         (*_FEATURES, "sentences", "pictures"),
         "full softmax + contrasts of users and items",
         _CAUSAL,
@@ -144,7 +144,7 @@ REGISTRY: dict[str, ModelEntry] = {
     "vqrec": ModelEntry("seqrec.vqrec:VQRec", "Hou et al., WWW 2023", ("codes",), "full softmax by cosine", _CAUSAL),
     "nova": ModelEntry("seqrec.nova:NOVABERT", "Liu et al., AAAI 2021", _MODALITIES, _SOFTMAX, ("cloze",)),
     "mv-rnn": ModelEntry("seqrec.mv_rnn:MVRNN", "Cui et al., TKDE 2018", _MODALITIES, _SOFTMAX, _CAUSAL),
-    "mv-trm": ModelEntry("seqrec.mv_trm:MVTRM", "Cheng et al. 2023 (TSSR's baseline)", _MODALITIES, _SOFTMAX, _CAUSAL),
+    "mv-trm": ModelEntry("seqrec.mv_trm:MVTRM", "Cheng et al. 2024 (TSSR's baseline)", _MODALITIES, _SOFTMAX, _CAUSAL),
     "mfn4rec": ModelEntry(
         "seqrec.mfn4rec:MFN4Rec", "Wang et al., Applied Sciences 2021", _MODALITIES, _SOFTMAX, _CAUSAL
     ),

@@ -34,7 +34,7 @@ RECIPES = {
 
 
 class SASRecContent(SASRec):
-    """SASRec over item content instead of item ids (baseline of TSSR, arXiv 2308.15980; after Kang and McAuley 2018).
+    """SASRec over item content instead of item ids (baseline of TSSR, arXiv 2403.07623; after Kang and McAuley 2018).
 
     The item embedding is a linear layer of the text or image vector, or the sum of an embedding a semantic code; ids
     play no part, so an item that nobody has bought has a score that means something. The description (TSSR, table 1)
@@ -167,7 +167,7 @@ class HybridEmbedding(nn.Module):
 
 
 class SASRecHybrid(SASRecContent):
-    """SASRec over item ids and item content (baseline of TSSR, arXiv 2308.15980; after Kang and McAuley 2018).
+    """SASRec over item ids and item content (baseline of TSSR, arXiv 2403.07623; after Kang and McAuley 2018).
 
     The embeddings of id and content are joined and brought back to the width of the model by a linear layer; all else,
     the departures included, is as in :class:`SASRecContent`, whose options it takes.

@@ -224,7 +224,7 @@ def item_contrast(
 
 
 class TSSR(SequentialModel):
-    """Two-stream sequential recommendation with contrast of ids and content (Cheng et al. 2023, arXiv 2308.15980).
+    """Two-stream sequential recommendation with contrast of ids and content (Cheng et al. 2024, arXiv 2403.07623).
 
     Item ids and item content each have an embedding, positions and a causal encoder; a contrast of users (pooled
     streams) and one of items (a state with the next item's embedding of the other stream) align them; each stream then

@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
 from semtok import rqvae
-from semtok import tokenizer as plumbing
+from semtok import vectors as plumbing
 from semtok.residual_codebooks import ResidualCodebooks, sinkhorn_codes
 from semtok.rqvae import RECIPES, RQVAE, Autoencoder, RowBatches
 

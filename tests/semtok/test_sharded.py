@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import semtok
-from semtok import tokenizer as plumbing
+from semtok import vectors as plumbing
 from semtok.commands import main
 from semtok.embeddings import Embeddings
 from semtok.encoding import encode_shards, load_code_shards

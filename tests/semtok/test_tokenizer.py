@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 
 import semtok
 from recbase.checkpoints import load_arrays
-from semtok import tokenizer as plumbing
+from semtok import vectors as plumbing
 from semtok.loading import tokenizer_class
 from semtok.tokenizer import VectorTokenizer
 
