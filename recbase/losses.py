@@ -178,6 +178,22 @@ def gbce_exponent(negatives: int, items: int, calibration: float) -> float:
     return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
 
+class _Gather(torch.autograd.Function):
+    """Rows of equal count from all processes, stacked; the gradient of a row is the sum over the processes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
 def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
     """Rows of all processes, with gradient, and where this process's rows start. One process: the rows themselves.
 
@@ -188,13 +204,11 @@ def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return rows, 0
-    from torch.distributed.nn.functional import all_gather
-
     counts = [torch.zeros((), dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor(len(rows), device=rows.device))
     sizes = [int(count) for count in counts]
     padded = F.pad(rows, (0, 0, 0, max(sizes) - len(rows)))
-    parts = all_gather(padded)
+    parts = _Gather.apply(padded)
     gathered = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
     return gathered, sum(sizes[: dist.get_rank()])
 
