@@ -26,6 +26,7 @@ _ORIGINAL = {
     "norm": "pre-query",
     "activation": "relu",
     "scale_embedding": True,
+    "positions": "newest",
     "loss": "bce",
     "negatives": 1,
     "max_len": 50,
@@ -97,6 +98,9 @@ class SASRec(SequentialModel):
         Divides the logits of ce and sampled.
     scale_embedding : bool, default False
         Multiply item embeddings by sqrt(dim) before positions are added.
+    positions : {"oldest", "newest"}, default "oldest"
+        The item that position 0 (oldest) or the last position (newest) is given to, whatever the history's length. The
+        original pads on the left, which is ``newest``; RecBole pads on the right.
     embedding_norm : bool, default True
         Layer norm on the sum of item and position embeddings.
     init_std : float, default 0.02
@@ -120,6 +124,7 @@ class SASRec(SequentialModel):
         calibration: float = 0.75,
         temperature: float = 1.0,
         scale_embedding: bool = False,
+        positions: Literal["oldest", "newest"] = "oldest",
         embedding_norm: bool = True,
         init_std: float = 0.02,
     ) -> None:
@@ -129,7 +134,7 @@ class SASRec(SequentialModel):
             counts=("dim", "layers", "heads", "ffn", "negatives"),
             dropouts=("dropout", "attention_dropout"),
             temperatures=("temperature", "init_std"),
-            choices={"loss": ("ce", "bce", "gbce", "sampled")},
+            choices={"loss": ("ce", "bce", "gbce", "sampled"), "positions": ("oldest", "newest")},
         )
         if not 0 <= calibration <= 1:
             raise ValueError(f"--calibration must lie in [0, 1], got {calibration}")
@@ -139,6 +144,7 @@ class SASRec(SequentialModel):
         self.exponent = gbce_exponent(negatives, items, calibration) if loss == "gbce" else 1.0
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.position_embedding = nn.Embedding(max_len, dim)
+        self.from_newest = positions == "newest"
         self.embedding_norm = nn.LayerNorm(dim, eps=1e-12) if embedding_norm else nn.Identity()
         self.encoder = Encoder(layers, dim, heads, ffn, dropout, attention_dropout, norm, activation)
         initialise(self, init_std)
@@ -146,6 +152,10 @@ class SASRec(SequentialModel):
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens: items [B, T] -> [S, D]."""
         tokens = self.item_embedding(packing.pack(items)) * self.embedding_scale
-        x = self.embedding_norm(tokens + self.position_embedding(packing.steps))
+        steps = packing.steps
+        if self.from_newest:  # of a dense packing's padding too, which has no position
+            last = self.position_embedding.num_embeddings - 1
+            steps = (steps + (last + 1 - packing.lengths)[packing.row]).clamp(max=last)
+        x = self.embedding_norm(tokens + self.position_embedding(steps))
         encoded: Tensor = self.encoder(F.dropout(x, self.dropout, self.training), packing)
         return encoded

@@ -17,6 +17,7 @@ from seqrec.cl4srec import crop, mask, reorder
 from seqrec.gru4rec import recurrent_states
 from seqrec.itemknn import ItemKNN
 from seqrec.objectives import contrast, next_item_loss
+from seqrec.sasrec import SASRec
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import ITEMS, USERS, WALKED, batches, build, cycle, scores, train
@@ -51,6 +52,20 @@ def test_itemknn_keeps_the_nearest_of_each_item():
         assert len(kept) == min(3, np.count_nonzero(whole[:, column]))
         np.testing.assert_array_equal(few[kept, column], whole[kept, column])
         assert few[kept, column].min(initial=2) >= np.sort(whole[:, column])[-3]
+
+
+def test_sasrec_numbers_positions_from_the_newest_item():
+    torch.manual_seed(0)
+    oldest = SASRec(ITEMS, dim=16, ffn=16, max_len=8, norm="pre-query").eval()
+    newest = SASRec(ITEMS, dim=16, ffn=16, max_len=8, norm="pre-query", positions="newest").eval()
+    newest.load_state_dict(oldest.state_dict())
+    history = [[4, 9, 2, 7]]
+    before = scores(newest, history)
+    assert (before - scores(oldest, history)).abs().max() > 1e-4
+    with torch.no_grad():  # the table that gives "oldest" the rows which "newest" reads for 4 of 8 items
+        oldest.position_embedding.weight.copy_(oldest.position_embedding.weight.roll(4, 0))
+    np.testing.assert_allclose(before, scores(oldest, history), atol=1e-6)
+    np.testing.assert_allclose(scores(newest, [*LISTS, history[0]])[-1], before[0], atol=1e-6)  # beside longer ones
 
 
 def worlds():
