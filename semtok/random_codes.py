@@ -5,21 +5,21 @@ Knows nothing of the vectors but their content as bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from semtok.codes import ItemCodes
 from semtok.portable import drawn_codes, row_keys
-from semtok.tokenizer import ItemTokenizer
+from semtok.tokenizer import StreamedTokenizer
 from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["RandomCodes"]
 
 
-class RandomCodes(ItemTokenizer):
+class RandomCodes(StreamedTokenizer):
     """Codes drawn at random, each as likely as any other.
 
     An item's codes follow from the bits of its vector and the seed, so that the same vector always has the same codes,
@@ -94,41 +94,20 @@ class RandomCodes(ItemTokenizer):
         }
         return self
 
-    def encode(self, X: Any) -> np.ndarray:
-        """Codes of vectors: [N, D] to int32 [N, L].
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or the vectors have another width or NaN or infinite entries.
-        """
-        self._check_fitted()
-        rows = Rows(self, X, reset=False)
-        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
+    def _encoder(self, device: torch.device) -> Callable[[Tensor], np.ndarray]:
+        def encoded(chunk: Tensor) -> np.ndarray:
             points = chunk.cpu().numpy()
-            for name, part in self.views_.items():
-                columns = self.blocks_[name]
-                codes[lo : lo + len(points), columns] = drawn_codes(
-                    row_keys(points[:, part]), self.sizes_[columns], self.seed
-                )
-        return codes
+            drawn = [
+                drawn_codes(row_keys(points[:, part]), self.sizes_[self.blocks_[name]], self.seed)
+                for name, part in self.views_.items()
+            ]
+            return np.concatenate(drawn, 1)
 
-    def decode(self, codes: Any) -> np.ndarray:
-        """The mean of all vectors, whatever the codes: int [N, L] to float32 [N, D], zero in columns of no view.
+        return encoded
 
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or codes have another number of levels or are out of range.
-        """
-        self._check_fitted()
-        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
-        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
-        for part in self.views_.values():
+    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
+        for part in self.views_.values():  # the mean of all vectors, whatever the codes
             vectors[:, part] = self.mean_[part]
-        return vectors
 
     def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
         """See :meth:`ItemTokenizer.costs`: every code costs the distance to the mean."""

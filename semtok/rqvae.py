@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ from recbase.training import LossOutput, TrainConfig, TrainResult, fit, make_acc
 from semtok.codes import ItemCodes
 from semtok.kmeans import cluster
 from semtok.residual_codebooks import GRADIENTS, UPDATES, ResidualCodebooks
-from semtok.tokenizer import ItemTokenizer
+from semtok.tokenizer import StreamedTokenizer
 from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["RECIPES", "RQVAE", "Autoencoder", "Fitted", "RowBatch", "RowBatches"]
@@ -298,7 +298,7 @@ class Fitted:
     usable: np.ndarray
 
 
-class RQVAE(ItemTokenizer):
+class RQVAE(StreamedTokenizer):
     """Residual-quantized autoencoder (RQ-VAE), the tokenizer of TIGER.
 
     An encoder brings the vector of an item to a short latent, which is quantized level by level: each level takes the
@@ -638,30 +638,8 @@ class RQVAE(ItemTokenizer):
 
     # ------------------------------------------------------------------------------------- encoding
 
-    def encode(self, X: Any) -> np.ndarray:
-        """Codes of vectors.
-
-        Parameters
-        ----------
-        X : array or tensor of float [N, D]
-            Memory-mapped arrays are streamed; tensors are encoded on their device.
-
-        Returns
-        -------
-        int32 array [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or the vectors have another width or NaN or infinite entries.
-        """
-        self._check_fitted()
-        rows = Rows(self, X, reset=False)
-        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
-            codes[lo : lo + len(chunk)] = self._codes(chunk).int().cpu().numpy()
-        return codes
+    def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        return self._codes
 
     def latents(self, X: Any) -> np.ndarray:
         """What is quantized: [N, D] to float64 [N, latent_dim] (of all views side by side)."""
@@ -675,26 +653,12 @@ class RQVAE(ItemTokenizer):
         found: np.ndarray = np.concatenate(parts)
         return found
 
-    def decode(self, codes: Any) -> np.ndarray:
-        """Vectors that codes stand for: float32 [N, D], zero in columns of no view.
-
-        Parameters
-        ----------
-        codes : array of int [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or codes have another number of levels or are out of range.
-        """
-        self._check_fitted()
-        table = torch.from_numpy(ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes).long()
-        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
+    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
+        whole = torch.from_numpy(table).long()
         for fitted, part, columns in zip(self.fitted_, self.views_.values(), self.blocks_.values(), strict=True):
-            for lo in range(0, len(table), _CHUNK_ROWS):
-                own = table[lo : lo + _CHUNK_ROWS, columns]
+            for lo in range(0, len(whole), _CHUNK_ROWS):
+                own = whole[lo : lo + _CHUNK_ROWS, columns]
                 vectors[lo : lo + len(own), part] = _restored(fitted, own).numpy()
-        return vectors
 
     def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
         """See :meth:`ItemTokenizer.costs`; distances between latents and sums of codewords."""

@@ -5,7 +5,7 @@ Cheap baselines: nothing is learned but a mean, axes and what each cell stands f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, TypeVar
 
@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semtok.codes import ItemCodes
 from semtok.kmeans import principal_axes
 from semtok.portable import Grid, cells_of
-from semtok.tokenizer import ItemTokenizer
+from semtok.tokenizer import StreamedTokenizer
 from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = ["FiniteScalarQuantizer", "HyperplaneLSH", "ScalarTokenizer"]
@@ -27,7 +26,7 @@ _RIDGE = 1e-6  # of the mean variance, added where decoders are solved for
 Self = TypeVar("Self", bound="ScalarTokenizer")
 
 
-class ScalarTokenizer(ItemTokenizer):
+class ScalarTokenizer(StreamedTokenizer):
     """Base of tokenizers that cut coordinates into cells; a subclass says which coordinates, and where they are cut.
 
     A coordinate is a direction in the centred view. A code is the cells of its level's coordinates, counted with the
@@ -101,46 +100,16 @@ class ScalarTokenizer(ItemTokenizer):
         }
         return self
 
-    def encode(self, X: Any) -> np.ndarray:
-        """Codes of vectors.
-
-        Parameters
-        ----------
-        X : array or tensor of float [N, D]
-
-        Returns
-        -------
-        int32 array [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or the vectors have another width or NaN or infinite entries.
-        """
-        self._check_fitted()
-        rows = Rows(self, X, reset=False)
-        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
+    def _encoder(self, device: torch.device) -> Callable[[Tensor], np.ndarray]:
+        def encoded(chunk: Tensor) -> np.ndarray:
             points = chunk.cpu().numpy()
-            for name, part in self.views_.items():
-                codes[lo : lo + len(chunk), self.blocks_[name]] = self.grids_[name].encode(points[:, part])
-        return codes
+            return np.concatenate([self.grids_[name].encode(points[:, part]) for name, part in self.views_.items()], 1)
 
-    def decode(self, codes: Any) -> np.ndarray:
-        """Vectors that codes stand for: int [N, L] to float32 [N, D], zero in columns of no view.
+        return encoded
 
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or codes have another number of levels or are out of range.
-        """
-        self._check_fitted()
-        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
-        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
+    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
         for name, part in self.views_.items():
             vectors[:, part] = self.grids_[name].decode(table[:, self.blocks_[name]])
-        return vectors
 
     def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
         """See :meth:`ItemTokenizer.costs`."""

@@ -1,6 +1,7 @@
 """What tokenizers share: the tokenizer folder, checks of vectors, views, streaming.
 
-``ItemTokenizer`` is what every tokenizer is. ``VectorTokenizer`` is one whose fitted state is a list of codebooks, one
+``ItemTokenizer`` is what every tokenizer is, ``StreamedTokenizer`` one that encodes vectors one by one, in chunks.
+``VectorTokenizer`` is one whose fitted state is a list of codebooks, one
 a code column, each laid over a range of columns of its view (after an optional rotation): product quantizers lay them
 side by side, residual ones on top of each other. Knows nothing of how codebooks are fitted.
 """
@@ -8,7 +9,7 @@ side by side, residual ones on top of each other. Knows nothing of how codebooks
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -24,7 +25,15 @@ from recbase.checkpoints import FileContent, load_arrays, open_folder, save_fold
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.vectors import Rows, check_count, check_finite, checked_views
 
-__all__ = ["CODEBOOKS_FILE", "ENGINES", "Block", "ItemTokenizer", "VectorTokenizer", "power_of_two_bits"]
+__all__ = [
+    "CODEBOOKS_FILE",
+    "ENGINES",
+    "Block",
+    "ItemTokenizer",
+    "StreamedTokenizer",
+    "VectorTokenizer",
+    "power_of_two_bits",
+]
 
 CODEBOOKS_FILE = "codebooks.safetensors"
 ENGINES = ("torch", "faiss")
@@ -294,7 +303,68 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
 
-class VectorTokenizer(ItemTokenizer):
+class StreamedTokenizer(ItemTokenizer):
+    """A tokenizer that encodes every vector by itself: chunk by chunk, on the device that the vectors are on.
+
+    A subclass says how a chunk is encoded (``_encoder``) and what codes stand for (``_decode_into``).
+    """
+
+    def _encoder(self, device: torch.device) -> Callable[[Tensor], Any]:
+        """What gives the codes [n, L] (tensor or array) of a checked chunk [n, D] on that device."""
+        raise NotImplementedError
+
+    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
+        """Write what the checked codes [N, L] stand for into float32 [N, D], which is zero."""
+        raise NotImplementedError
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Codes of vectors.
+
+        Parameters
+        ----------
+        X : array or tensor of float [N, D]
+            Memory-mapped arrays are streamed; tensors are encoded on their device.
+
+        Returns
+        -------
+        int32 array [N, L]
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted, or the vectors have another width or NaN or infinite entries.
+        """
+        self._check_fitted()
+        rows = Rows(self, X, reset=False)
+        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
+        encoder = None
+        for lo, chunk in rows.chunks():
+            check_finite(chunk, lo, self.views_)
+            encoder = encoder or self._encoder(chunk.device)
+            found = encoder(chunk)
+            codes[lo : lo + len(chunk)] = found.int().cpu().numpy() if isinstance(found, Tensor) else found
+        return codes
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Vectors that codes stand for: float32 [N, D], zero in columns of no view.
+
+        Parameters
+        ----------
+        codes : array of int [N, L]
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted, or codes have another number of levels or are out of range.
+        """
+        self._check_fitted()
+        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
+        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
+        self._decode_into(vectors, table)
+        return vectors
+
+
+class VectorTokenizer(StreamedTokenizer):
     """Base of tokenizers that are fitted on item vectors alone; a subclass says how one view is fitted.
 
     Among the arguments of a subclass are ``codebook_size``, ``engine``, ``seed``, ``device`` and
@@ -363,55 +433,17 @@ class VectorTokenizer(ItemTokenizer):
         self.unused_ = [int((count == 0).sum()) for count in counts]
         return self
 
-    def encode(self, X: Any) -> np.ndarray:
-        """Codes of vectors.
+    def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        blocks = self._parts(device)
+        return lambda chunk: self._encode_chunk(chunk, blocks)
 
-        Parameters
-        ----------
-        X : array or tensor of float [N, D]
-            Memory-mapped arrays are streamed; tensors are encoded on their device.
-
-        Returns
-        -------
-        int32 array [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or the vectors have another width or NaN or infinite entries.
-        """
-        self._check_fitted()
-        rows = Rows(self, X, reset=False)
-        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
-        blocks: list[Block] | None = None
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
-            blocks = blocks or self._parts(chunk.device)
-            codes[lo : lo + len(chunk)] = self._encode_chunk(chunk, blocks).int().cpu().numpy()
-        return codes
-
-    def decode(self, codes: Any) -> np.ndarray:
-        """Vectors that codes stand for: float32 [N, D], zero in columns of no view.
-
-        Parameters
-        ----------
-        codes : array of int [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or codes have another number of levels or are out of range.
-        """
-        self._check_fitted()
-        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
-        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
+    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
         for part, columns, rotation in zip(self.views_.values(), self.blocks_.values(), self.rotations_, strict=True):
             found = np.zeros((len(table), part.stop - part.start), dtype=np.float32)
             for level in range(columns.start, columns.stop):
                 lo, hi = self.columns_[level]
                 found[:, lo:hi] += self.codebooks_[level][table[:, level]]
             vectors[:, part] = found if rotation is None else found @ rotation.T
-        return vectors
 
     def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
         """See :meth:`ItemTokenizer.costs`; each code column costs in the (rotated) columns of its own view."""
