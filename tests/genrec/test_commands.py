@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +16,8 @@ from genrec.commands import main
 from recbase.datasets import load_dataset
 from recbase.runs import load_run
 
-_TINY = ["--epochs", "1", "--valid-users", "50", "--beams", "20", "--valid-beams", "10", "--quiet"]
-_T5 = [
-    "--dim",
-    "16",
-    "--heads",
-    "2",
-    "--head-dim",
-    "8",
-    "--ffn",
-    "32",
-    "--encoder-layers",
-    "1",
-    "--decoder-layers",
-    "1",
-]
-_BERT = ["--dim", "16", "--heads", "2", "--ffn", "32", "--decoder-layers", "1", "--stage1-epochs", "1"]
-_BERT += ["--stage1-dim", "16", "--codebook-size", "16"]
-_LEARNED = ["--tokenizer-steps", "20", "--codebook-size", "16"]
-FAST: dict[str, list[str]] = {
-    "tiger": [*_T5, *_LEARNED],
-    "letter": [*_T5, *_LEARNED, "--form", "all"],
-    "prorec": _BERT,
-    "eager": _BERT,
-    "bbqrec": [*_T5, *_LEARNED],
-}
+sys.path.insert(0, str(Path(__file__).parent))
+from generators import FAST, T5, TINY
 
 
 def run(*words: Any, code: int = 0) -> Result:
@@ -55,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiger(root: Path) -> Path:
-    run("train", "tiger", "--data", "synthetic", "--out", root / "tiger", *_TINY, *FAST["tiger"])
+    run("train", "tiger", "--data", "synthetic", "--out", root / "tiger", *TINY, *FAST["tiger"])
     return root / "tiger"
 
 
@@ -67,7 +45,7 @@ def test_every_model_has_a_fast_setting() -> None:
 def test_every_model_runs_all_its_stages_and_its_run_is_movable(name: str, root: Path, tiger: Path) -> None:
     out = root / name
     if name != "tiger":
-        run("train", name, "--data", "synthetic", "--out", out, *_TINY, *FAST[name])
+        run("train", name, "--data", "synthetic", "--out", out, *TINY, *FAST[name])
     loaded = load_run(out, MODELS)
     metrics = loaded.metrics
     assert metrics["test"]["users"] == load_dataset("synthetic").n_users
@@ -86,7 +64,7 @@ def test_every_model_runs_all_its_stages_and_its_run_is_movable(name: str, root:
 def test_stages_are_made_once(root: Path, tiger: Path) -> None:
     folders = {path: path.stat().st_mtime_ns for path in (root / "stages").glob("*/semtok.json")}
     assert folders
-    run("train", "tiger", "--data", "synthetic", "--out", root / "again", *_TINY, *FAST["tiger"])
+    run("train", "tiger", "--data", "synthetic", "--out", root / "again", *TINY, *FAST["tiger"])
     assert {path: path.stat().st_mtime_ns for path in folders} == folders
     first, second = (load_run(root / name, MODELS).metrics["test"] for name in ("tiger", "again"))
     assert first == second  # same seed, same metrics
@@ -94,7 +72,7 @@ def test_stages_are_made_once(root: Path, tiger: Path) -> None:
 
 def test_resuming_is_exact(root: Path, tiger: Path) -> None:
     codes = load_run(tiger, MODELS).manifest["codes_folder"]
-    common = ["--data", "synthetic", "--codes", codes, *_TINY[2:], *_T5]
+    common = ["--data", "synthetic", "--codes", codes, *TINY[2:], *T5]
     run("train", "tiger", *common, "--epochs", "3", "--out", root / "straight")
     run("train", "tiger", *common, "--epochs", "2", "--out", root / "interrupted")
     run("train", "tiger", *common, "--epochs", "3", "--out", root / "interrupted", "--resume")
