@@ -146,9 +146,11 @@ def batches(model: Any, form: str, histories: Histories | None = None, **setting
     return SequenceBatches(cycle() if histories is None else histories, form, **settings, **extra)
 
 
-def train(model: Any, form: str = "all", epochs: int = 12, lr: float = 3e-3) -> list[float]:
+def train(
+    model: Any, form: str = "all", epochs: int = 12, lr: float = 3e-3, histories: Histories | None = None
+) -> list[float]:
     """Adam without anything else; the loss of every step."""
-    reader = batches(model, form)
+    reader = batches(model, form, histories)
     optimizer = torch.optim.Adam(model.parameters(), lr)
     losses = []
     model.train()
@@ -186,3 +188,12 @@ def targets() -> Targets:
     histories = cycle()
     last = histories.items[histories.ends - 1]
     return Targets(np.arange(USERS), histories, (last % WALKED + 1).astype(np.int32))
+
+
+def popular_world() -> tuple[Histories, Targets]:
+    """Histories and next items drawn one by one from a Zipf law: all that can be learned is popularity."""
+    rng = np.random.default_rng(5)
+    law = 1 / np.arange(1, ITEMS)
+    drawn = rng.choice(np.arange(1, ITEMS), (USERS, 9), p=law / law.sum())
+    histories = Histories.from_lists(drawn[:, :-1].tolist())
+    return histories, Targets(np.arange(USERS), histories, drawn[:, -1].astype(np.int32))

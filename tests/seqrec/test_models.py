@@ -16,7 +16,7 @@ from recbase.sequences import Histories
 from recbase.transformer import Packing
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
-from seqrec.stages import check_form
+from seqrec.stages import build_model, check_form
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import (
@@ -25,12 +25,14 @@ from small_models import (
     SHOWN,
     SMALL,
     TRAINED,
+    USERS,
     WALKED,
     batches,
     build,
     content,
     cycle,
     keeps,
+    popular_world,
     scores,
     targets,
     train,
@@ -74,6 +76,24 @@ def states_of(model, lists):
         model.scorer()(items, lengths)
         handle.remove()
         return outputs[0]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_where_only_popularity_counts_it_does_about_as_well_as_popularity(name):
+    histories, targets = popular_world()
+    best = resolve("popularity", MODELS)(ITEMS).fit(histories)
+    torch.manual_seed(0)
+    if name in COUNTED:
+        model = resolve(name, MODELS)(ITEMS).fit(histories)
+    else:
+        regular = {"dropout": 0.3} if "dropout" in SMALL[name] else {}
+        model = build_model(name, ITEMS, USERS, content(name, histories=histories), SMALL[name] | regular)
+        epochs = 25 if name == "unisrec" else 6  # its vectors of text start far from any popularity
+        train(model, REGISTRY[name].forms[0], epochs, 5e-3, histories)
+        model.eval()
+    found, popular = (summarize(rank_targets(each.scorer(), targets))["recall@10"] for each in (model, best))
+    assert popular > 0.7  # 10 of 24 items at random: 0.42
+    assert found > 0.85 * popular
 
 
 @pytest.mark.parametrize("name", keeps("causality", TRAINED))
