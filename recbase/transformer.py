@@ -97,6 +97,21 @@ class Packing:
             return None
         return attention_mask(torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None], False)
 
+    def positions(self, count: int, newest: bool = False) -> Tensor:
+        """Row of each token in a table of ``count`` positions, int64 [S].
+
+        Parameters
+        ----------
+        count : int
+            Rows of the table, not fewer than the longest history.
+        newest : bool, default False
+            Whether every history's newest item has the last row, as where histories are padded on the left, or the
+            oldest the first.
+        """
+        if not newest:
+            return self.steps
+        return (self.steps + (count - self.lengths)[self.row]).clamp(max=count - 1)  # padding of a dense packing too
+
     @cached_property
     def row(self) -> Tensor:
         """Row of the batch that each token belongs to, int64 [S]."""

@@ -111,11 +111,10 @@ class FMLPRec(SequentialModel):
 
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens; only the last of a history may be trained on: items [B, T] -> [S, D]."""
-        length = packing.lengths[packing.row]
-        place = (self.max_len - length + packing.steps).clamp_max(self.max_len - 1)  # [S]
+        place = packing.positions(self.max_len, newest=True)
         index = packing.row * self.max_len + place
         if packing.dense:
-            index = torch.where(packing.steps < length, index, packing.rows * self.max_len)
+            index = torch.where(packing.steps < packing.lengths[packing.row], index, packing.rows * self.max_len)
         x = self.embedding_norm(self.item_embedding(packing.pack(items)) + self.position_embedding(place))
         x = F.dropout(x, self.dropout, self.training)
         for mix, up, down, norm in zip(self.filters, self.up, self.down, self.norms, strict=True):

@@ -152,10 +152,7 @@ class SASRec(SequentialModel):
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens: items [B, T] -> [S, D]."""
         tokens = self.item_embedding(packing.pack(items)) * self.embedding_scale
-        steps = packing.steps
-        if self.from_newest:  # of a dense packing's padding too, which has no position
-            last = self.position_embedding.num_embeddings - 1
-            steps = (steps + (last + 1 - packing.lengths)[packing.row]).clamp(max=last)
-        x = self.embedding_norm(tokens + self.position_embedding(steps))
+        positions = packing.positions(self.position_embedding.num_embeddings, self.from_newest)
+        x = self.embedding_norm(tokens + self.position_embedding(positions))
         encoded: Tensor = self.encoder(F.dropout(x, self.dropout, self.training), packing)
         return encoded
