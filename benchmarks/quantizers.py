@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from semtok.clustering import import_faiss
 from semtok.hierarchical import HierarchicalKMeans
-from semtok.kmeans import KMeans, import_faiss
+from semtok.kmeans import KMeans
 from semtok.product import OptimizedProductQuantizer, ProductQuantizer
 from semtok.residual import ResidualQuantizer
 from semtok.tokenizer import VectorTokenizer

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
-from recbase.datasets import Dataset
+from recbase.dataset import Dataset
 
 __all__ = ["journey", "synthetic"]
 

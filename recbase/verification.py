@@ -11,7 +11,7 @@ import polars as pl
 from recbase.interactions import hash_ids, hash_sequences, number
 
 if TYPE_CHECKING:
-    from recbase.datasets import Dataset
+    from recbase.dataset import Dataset
 
 __all__ = ["Verification", "verify"]
 

@@ -26,7 +26,7 @@ from recbase.splits import Targets
 from recbase.training import LossOutput, TrainConfig, fit, make_accelerator
 from recbase.transformer import Encoder, Packing
 from semtok.club import CLUB
-from semtok.kmeans import cluster
+from semtok.clustering import cluster
 from semtok.portable import Behavior, row_keys
 from semtok.tokenizer import ItemTokenizer, Self
 from semtok.vectors import check_count

@@ -464,7 +464,7 @@ def _append(
 ) -> None:
     """Append the items to the tokenizer's folder and say how far they drifted."""
     from semtok.appending import append_items
-    from semtok.fitting import laid_out_as
+    from semtok.layouts import laid_out_as
 
     matrix = laid_out_as(vectors, made_from).matrix
     origin = {"embeddings": vectors.hash}
@@ -498,7 +498,7 @@ def _encode_table(
     """Encode vectors that are one array and write one table."""
     import polars as pl
 
-    from semtok.fitting import laid_out_as
+    from semtok.layouts import laid_out_as
 
     matrix = laid_out_as(vectors, made_from).matrix
     if matrix.shape[1] != fitted.n_features_in_:

@@ -17,7 +17,7 @@ import numpy as np
 
 from recbase.options import progress
 from semtok.codes import ItemCodes
-from semtok.fitting import laid_out_as
+from semtok.layouts import laid_out_as
 from semtok.sharded import ShardedEmbeddings
 
 __all__ = ["CODES_MANIFEST", "ENGINES", "encode_shard", "encode_shards", "load_code_shards", "write_code_shards"]

@@ -144,7 +144,7 @@ def write_faiss(vectors: np.ndarray, codes: ItemCodes, path: str | os.PathLike[s
     OSError
         If the file cannot be written.
     """
-    from semtok.kmeans import import_faiss
+    from semtok.clustering import import_faiss
 
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(codes):

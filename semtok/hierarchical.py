@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semtok.clustering import PRECISIONS
 from semtok.codes import ItemCodes
-from semtok.kmeans import PRECISIONS
 from semtok.portable import Branches, centred, row_keys
 from semtok.segments import Filling, fit_rows, split_segments
 from semtok.tokenizer import ItemTokenizer

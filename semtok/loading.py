@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import warnings
-from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
-__all__ = ["BACKENDS", "ENTRY_POINTS", "PROGRAM_POINTS", "load", "methods", "third_party", "tokenizer_class"]
+from semtok.plugins import ENTRY_POINTS, third_party
+
+__all__ = ["BACKENDS", "load", "methods", "tokenizer_class"]
 
 BACKENDS = ("torch", "numpy")
-ENTRY_POINTS = "semtok.tokenizers"
-PROGRAM_POINTS = "semtok.programs"
 
 
 @cache
@@ -30,23 +27,6 @@ def methods() -> dict[str, str]:
     from semtok import TOKENIZERS
 
     return TOKENIZERS | third_party(ENTRY_POINTS, TOKENIZERS)
-
-
-def third_party(group: str, taken: Mapping[str, Any]) -> dict[str, str]:
-    """``module:Class`` by name of the installed entry points of a group, those whose names are ``taken`` left out."""
-    found: dict[str, str] = {}
-    for point in entry_points(group=group):
-        before = taken.get(point.name, found.get(point.name, point.value))
-        if before != point.value:
-            warnings.warn(
-                f"the entry point {point.name!r} = {point.value!r} of the group {group} is left out: its name already "
-                f"means {before!r}",
-                UserWarning,
-                stacklevel=2,
-            )
-            continue
-        found[point.name] = point.value
-    return found
 
 
 def tokenizer_class(method: str) -> type[Any]:

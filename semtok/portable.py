@@ -15,7 +15,7 @@ import numpy as np
 
 from recbase.checkpoints import load_arrays, open_folder
 from semtok.codes import KIND, MANIFEST
-from semtok.loading import PROGRAM_POINTS, third_party
+from semtok.plugins import PROGRAM_POINTS, third_party
 
 __all__ = ["PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows"]
 
@@ -40,7 +40,7 @@ def nearest_rows(points: np.ndarray, book: np.ndarray) -> np.ndarray:
     """Index of the nearest row of ``book`` [K, d] to each of ``points`` [n, d]; of equally near ones the first.
 
     Which is nearer is rounded away in float32 where they are almost equally near; these rows are decided in float64, so
-    that any other arithmetic of float32 finds the same (see ``semtok.kmeans.nearest``).
+    that any other arithmetic of float32 finds the same (see ``semtok.clustering.nearest``).
     """
     scores = points @ book.T
     scores -= np.square(book).sum(1) / 2

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semtok.kmeans import cluster, import_faiss, principal_axes
+from semtok.clustering import cluster, import_faiss, principal_axes
 from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 
 __all__ = ["OptimizedProductQuantizer", "ProductQuantizer"]

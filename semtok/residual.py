@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semtok.kmeans import cluster, cluster_progressive, import_faiss
+from semtok.clustering import cluster, cluster_progressive, import_faiss
 from semtok.portable import SETTLED
 from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 

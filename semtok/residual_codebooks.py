@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recbase.draws import draw_integers
-from semtok.kmeans import nearest
+from semtok.clustering import nearest
 
 __all__ = ["GRADIENTS", "UPDATES", "ResidualCodebooks", "sinkhorn_codes"]
 

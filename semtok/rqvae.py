@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from recbase.training import LossOutput, TrainConfig, TrainResult, fit, make_accelerator
+from semtok.clustering import cluster
 from semtok.codes import ItemCodes
-from semtok.kmeans import cluster
 from semtok.residual_codebooks import GRADIENTS, UPDATES, ResidualCodebooks
 from semtok.tokenizer import StreamedTokenizer
 from semtok.vectors import Rows, check_count, check_finite, checked_views

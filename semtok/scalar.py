@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semtok.kmeans import principal_axes
+from semtok.clustering import principal_axes
 from semtok.portable import Grid, cells_of
 from semtok.tokenizer import StreamedTokenizer
 from semtok.vectors import Rows, check_count, check_finite, checked_views

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recbase.training import fast_bfloat16
-from semtok.kmeans import cluster
+from semtok.clustering import cluster
 
 __all__ = ["Costs", "Filling", "costs_of", "fit_rows", "split_rows", "split_segments"]
 
@@ -65,7 +65,7 @@ def split_segments(
     seed : int, default 0
         Same seed, same codes on the CPU.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
-        Of the distances during the iterations; see :func:`semtok.kmeans.cluster`.
+        Of the distances during the iterations; see :func:`semtok.clustering.cluster`.
 
     Returns
     -------

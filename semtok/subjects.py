@@ -21,8 +21,9 @@ import numpy as np
 from recbase.checkpoints import open_folder
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.embeddings import Embeddings, load_embeddings, load_vectors
-from semtok.fitting import Layout, decoded_from, laid_out_as, lay_out
+from semtok.fitting import decoded_from
 from semtok.formats import methods_in, read_codes
+from semtok.layouts import Layout, laid_out_as, lay_out
 from semtok.quality import category_columns, code_report, collision_report
 from semtok.sharded import is_sharded
 

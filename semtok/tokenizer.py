@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from recbase.checkpoints import FileContent, load_arrays, open_folder, save_folder, tensor_bytes
+from semtok.clustering import INITS, PRECISIONS, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.vectors import Rows, check_count, check_finite, checked_views
 
@@ -382,8 +383,6 @@ class VectorTokenizer(StreamedTokenizer):
 
     def _encode_block(self, points: Tensor, block: Block) -> Tensor:
         """Codes of the rotated vectors of one view, each level given what the levels before it left: int64 [n, L]."""
-        from semtok.kmeans import nearest
-
         codes = torch.empty(len(points), len(block.codebooks), dtype=torch.int64, device=points.device)
         left = points
         for level, (book, used, (lo, hi)) in enumerate(zip(block.codebooks, block.used, block.columns, strict=True)):
@@ -469,8 +468,6 @@ class VectorTokenizer(StreamedTokenizer):
 
     def _check_arguments(self) -> None:
         """Refuse hyper-parameters that mean nothing; subclasses add their own."""
-        from semtok.kmeans import INITS, PRECISIONS
-
         for name in self.counts:
             check_count(name, getattr(self, name))
         if self.max_points_per_centroid is not None:
@@ -483,8 +480,6 @@ class VectorTokenizer(StreamedTokenizer):
 
     def _chosen_engine(self) -> str:
         if self.engine == "faiss":
-            from semtok.kmeans import import_faiss
-
             import_faiss()
         return str(self.engine)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.transformer import Packing
-from semtok.kmeans import cluster
+from semtok.clustering import cluster
 from seqrec.modalities import ItemFeatures
 from seqrec.model import SequentialModel, check_arguments, initialise
 

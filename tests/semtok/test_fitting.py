@@ -12,7 +12,8 @@ from recbase.checkpoints import save_folder, tensor_bytes
 from recbase.datasets import load_dataset
 from recbase.sequences import Histories
 from semtok.embeddings import Embeddings
-from semtok.fitting import fit_codes, laid_out_as, lay_out, load_collaborative, popularity_of
+from semtok.fitting import fit_codes, load_collaborative, popularity_of
+from semtok.layouts import laid_out_as, lay_out
 from semtok.product import ProductQuantizer
 from semtok.tokenizer import ItemTokenizer
 

@@ -10,8 +10,9 @@ from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import check_estimator
 
-import semtok.kmeans as kmeans
-from semtok.kmeans import KMeans, cluster, cluster_progressive, import_faiss, nearest, principal_axes
+import semtok.clustering as clustering
+from semtok.clustering import cluster, cluster_progressive, import_faiss, nearest, principal_axes
+from semtok.kmeans import KMeans
 
 
 def some_points(rows: int = 3000, width: int = 24, topics: int = 60, seed: int = 0) -> torch.Tensor:
@@ -58,7 +59,7 @@ def test_same_seed_same_codes_and_another_seed_others() -> None:
 
 
 def test_centres_are_means_of_their_rows_when_it_has_converged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kmeans, "_STILL", 0.0)
+    monkeypatch.setattr(clustering, "_STILL", 0.0)
     points = some_points(500, 4)
     found = cluster(points, 8, iterations=200)
     for code in range(8):
@@ -155,7 +156,7 @@ def test_missing_faiss_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_two_faiss_distributions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kmeans.importlib.metadata, "distribution", lambda name: name)
+    monkeypatch.setattr(clustering.importlib.metadata, "distribution", lambda name: name)
     with pytest.raises(ImportError, match="faiss-cpu and faiss-gpu are both installed"):
         import_faiss()
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import semtok
 from semtok.commands import _METHOD_OPTIONS, main
 from semtok.embeddings import load_embeddings
-from semtok.fitting import laid_out_as
+from semtok.layouts import laid_out_as
 from semtok.loading import tokenizer_class
 
 SMALL = {

@@ -180,7 +180,7 @@ def test_near_ties_are_settled_alike() -> None:
     """Points half-way between centroids, doubled centroids, tiny differences far from the origin."""
     import torch
 
-    from semtok.kmeans import nearest
+    from semtok.clustering import nearest
 
     draw = np.random.default_rng(2)
     book = draw.normal(size=(40, 24)).astype(np.float32)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 import semtok.segments as segments
-from semtok.kmeans import cluster
+from semtok.clustering import cluster
 from semtok.segments import Filling, costs_of, fit_rows, split_segments
 
 

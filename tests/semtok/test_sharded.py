@@ -17,7 +17,8 @@ from semtok import vectors as plumbing
 from semtok.commands import main
 from semtok.embeddings import Embeddings
 from semtok.encoding import encode_shards, load_code_shards
-from semtok.fitting import fit_codes, lay_out
+from semtok.fitting import fit_codes
+from semtok.layouts import lay_out
 from semtok.sharded import ShardedArray, ShardedEmbeddings, is_sharded, write_shard
 
 ROWS = 700
