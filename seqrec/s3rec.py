@@ -98,7 +98,17 @@ class S3Rec(SASRec):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(
-            items, dim, layers, heads, ffn, dropout, attention_dropout, max_len=max_len, loss=loss, negatives=negatives
+            items,
+            dim,
+            layers,
+            heads,
+            ffn,
+            dropout,
+            attention_dropout,
+            max_len=max_len,
+            loss=loss,
+            negatives=negatives,
+            positions="oldest",
         )
         self._config = arguments
         weights = ("attribute_weight", "item_weight", "masked_attribute_weight", "segment_weight")

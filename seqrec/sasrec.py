@@ -50,6 +50,7 @@ RECIPES = {
         "norm": "post",
         "activation": "gelu",
         "embedding_norm": True,
+        "positions": "oldest",
         "loss": "ce",
         "max_len": 50,
         "form": "prefix",
@@ -98,9 +99,9 @@ class SASRec(SequentialModel):
         Divides the logits of ce and sampled.
     scale_embedding : bool, default False
         Multiply item embeddings by sqrt(dim) before positions are added.
-    positions : {"oldest", "newest"}, default "oldest"
+    positions : {"oldest", "newest"}, default "newest"
         The item that position 0 (oldest) or the last position (newest) is given to, whatever the history's length. The
-        original pads on the left, which is ``newest``; RecBole pads on the right.
+        original pads on the left, which is ``newest`` and ranked better on Beauty; RecBole pads on the right.
     embedding_norm : bool, default True
         Layer norm on the sum of item and position embeddings.
     init_std : float, default 0.02
@@ -124,7 +125,7 @@ class SASRec(SequentialModel):
         calibration: float = 0.75,
         temperature: float = 1.0,
         scale_embedding: bool = False,
-        positions: Literal["oldest", "newest"] = "oldest",
+        positions: Literal["oldest", "newest"] = "newest",
         embedding_norm: bool = True,
         init_std: float = 0.02,
     ) -> None:

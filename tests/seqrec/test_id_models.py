@@ -56,8 +56,8 @@ def test_itemknn_keeps_the_nearest_of_each_item():
 
 def test_sasrec_numbers_positions_from_the_newest_item():
     torch.manual_seed(0)
-    oldest = SASRec(ITEMS, dim=16, ffn=16, max_len=8, norm="pre-query").eval()
-    newest = SASRec(ITEMS, dim=16, ffn=16, max_len=8, norm="pre-query", positions="newest").eval()
+    oldest = SASRec(ITEMS, dim=16, ffn=16, max_len=8, norm="pre-query", positions="oldest").eval()
+    newest = SASRec(ITEMS, dim=16, ffn=16, max_len=8, norm="pre-query").eval()
     newest.load_state_dict(oldest.state_dict())
     history = [[4, 9, 2, 7]]
     before = scores(newest, history)
