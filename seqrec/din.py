@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ RECIPES = {
 WINDOWS = (5, 4, 2, 2, 1, 1, 1, 1, 1, 1)
 """Events of the history that are summed into one vector, the oldest first: the last 19 give 10."""
 
-_BLOCK = 1 << 22  # pairs of history and candidate events scored at once while ranking
+_BLOCK = 1 << 15  # pairs of event and candidate scored at once while ranking: what is made of them stays in cache
 
 
 class Dice(nn.Module):
@@ -55,7 +55,7 @@ class Dice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
         gate = self.norm(x.flatten(0, -2).float()).sigmoid().view(x.shape)
-        return x * (gate + self.slope * (1 - gate))
+        return x * torch.addcmul(self.slope, 1 - self.slope, gate)
 
 
 class AdaptionLayer(nn.Module):
@@ -91,8 +91,9 @@ class DIN(Pretrained, nn.Module):
     target and uniform negatives (accidental hits removed; the correction of a uniform proposal cancels), plus the
     cross-modality alignment: a contrast of the collaborative vectors of the step's target items with their adapted
     text vectors. The architecture's sizes are those of the code of its kin, EAGER and RecForest. Departs from them: the
-    learning rate's decay is that of the training loop, plain Adam instead of amsgrad, and the default form takes one
-    random position a user and epoch instead of every prefix. Ranking all items costs a forward pass an item and user:
+    learning rate's decay is that of the training loop, plain Adam instead of amsgrad, padding has no part in the
+    statistics of the batch norms over events, and the default form takes one random position a user and epoch instead
+    of every prefix. Ranking all items costs a forward pass an item and user:
     for small catalogues, and as a first stage, whose result are the item vectors.
 
     Parameters
@@ -217,7 +218,7 @@ class DIN(Pretrained, nn.Module):
         result: Tensor = self.adaption(self.text[items])
         return result
 
-    def score(self, history: Tensor, candidates: Tensor) -> Tensor:
+    def score(self, history: Tensor, candidates: Tensor, valid: Tensor | None = None) -> Tensor:
         """Scores of candidates.
 
         Parameters
@@ -225,20 +226,38 @@ class DIN(Pretrained, nn.Module):
         history : Tensor [B, T, D]
             The last ``max_len`` events, left padded with zeros.
         candidates : Tensor [B, C, D]
+        valid : bool Tensor [B, T], optional
+            Where events are: only these are computed, and only these are in the statistics of the batch.
 
         Returns
         -------
         Tensor [B, C]
         """
-        keys = self.event(history)[:, None] + self.candidate(candidates)[:, :, None]  # [B, C, T, 64]
-        keys = keys + self.product(candidates[:, :, None] * history[:, None])
+        rows, steps, dim = history.shape
+        if valid is None:
+            row, place = torch.arange(rows * steps, device=history.device) // steps, None
+            events, window = history.flatten(0, 1), self.window.repeat(rows)
+        else:
+            row, place = valid.nonzero(as_tuple=True)
+            events, window = history[row, place], self.window[place]
+
+        def spread(x: Tensor) -> Tensor:  # of events [S, ...] to [B, T, ...]
+            if place is None:
+                return x.view(rows, steps, -1)
+            return x.new_zeros(rows, steps, x.shape[-1]).index_put((row, place), x)
+
+        # candidate(c) + product(c * h) is one matrix product with c, whose matrix depends on the event alone.
+        mixing = self.candidate.weight + self.product.weight * events[:, None]  # [S, 64, D]
+        keys = torch.baddbmm(self.event(events)[:, None], candidates[row], mixing.transpose(1, 2))  # [S, C, 64]
         hidden = F.dropout(self.activation_dice(keys), self.dropout, self.training)
-        weights = self.activation_out(hidden)[..., 0]  # [B, C, T]
-        spread = weights.new_zeros(*weights.shape, len(WINDOWS))
-        index = self.window.expand(*weights.shape)[..., None]
-        spread = spread.scatter(-1, index, weights[..., None])  # [B, C, T, W]
-        pooled = torch.einsum("bctw,btd->bcwd", spread, history).flatten(2)
-        x = self.head_in(torch.cat([pooled, candidates], -1))
+        first, second = cast(list[nn.Linear], list(self.activation_out))  # nothing stands between them
+        weights = hidden @ (second.weight @ first.weight)[0] + second(first.bias)  # [S, C]
+        # head_in reads the weighted sums of events, window by window: what it makes of an event is summed instead.
+        blocks = self.head_in.weight.view(-1, len(WINDOWS) + 1, dim)
+        read = F.linear(events, blocks[:, :-1].transpose(0, 1).flatten(0, 1)).view(len(events), len(WINDOWS), -1)
+        read = read.gather(1, window[:, None, None].expand(-1, 1, read.shape[-1]))[:, 0]  # [S, 200]
+        x = spread(weights).transpose(1, 2) @ spread(read)
+        x = x + F.linear(candidates, blocks[:, -1], self.head_in.bias)
         x = F.dropout(self.head_dice(x), self.dropout, self.training)
         x = F.dropout(self.mid_dice(self.head_mid(x)), self.dropout, self.training)
         scores: Tensor = self.head_out(x)[..., 0]
@@ -261,11 +280,11 @@ class DIN(Pretrained, nn.Module):
         first = (batch.targets > 0).to(torch.int8).argmax(1)
         picked = first + draw_integers(batch.seed, 1 << 30, batch.positions) % counts.clamp(min=1)
         targets = batch.targets.gather(1, picked[:, None])[:, 0]
-        history = self.vectors(self.latest(batch.items, picked + 1))
+        latest = self.latest(batch.items, picked + 1)
         draws = torch.arange(self.negatives, device=targets.device)
         wrong = draw_integers(batch.seed + 1, self.items, batch.positions[:, None], draws) + 1
         candidates = torch.cat([targets[:, None], wrong], 1)
-        scores = self.score(history, self.vectors(candidates)).float()
+        scores = self.score(self.vectors(latest), self.vectors(candidates), latest > 0).float()
         hits = candidates == targets[:, None]
         hits[:, 0] = False
         scores = scores.masked_fill(hits, -torch.inf)
@@ -304,13 +323,14 @@ class DIN(Pretrained, nn.Module):
         """Scores of some items for every history: items [B, T], lengths [B], candidates [B, C] to [B, C]."""
         device, training = self.text.device, self.training
         self.eval()
-        history = self.vectors(self.latest(items.to(device), lengths.to(device)))
+        latest = self.latest(items.to(device), lengths.to(device))
+        history = self.vectors(latest)
         if torch.compiler.is_exporting():  # the number of rows is not known
             return self.score(history, self.vectors(candidates.to(device))).float()
-        step = max(1, _BLOCK // max(1, self.max_len * candidates.shape[1] * 16))
+        step = max(1, _BLOCK // max(1, self.max_len * candidates.shape[1]))
         parts = [
-            self.score(history[lo : lo + step], self.vectors(candidates[lo : lo + step].to(device)))
-            for lo in range(0, len(items), step)
+            self.score(history[part], self.vectors(candidates[part].to(device)), latest[part] > 0)
+            for part in (slice(lo, lo + step) for lo in range(0, len(items), step))
         ]
         self.train(training)
         return torch.cat(parts).float()

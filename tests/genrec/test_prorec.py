@@ -165,3 +165,37 @@ def test_refusals(arguments: dict[str, object], message: str) -> None:
         prorec(**arguments)
     with pytest.raises(ValueError, match="--max-len must be at least 10"):
         DIN(5, max_len=4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pairs_are_scored_as_written_out(training: bool) -> None:
+    torch.manual_seed(0)
+    model = DIN(30, dim=16, align_weight=0, init_std=0.5, dropout=0.0).train(training)
+    history, candidates = torch.randn(4, 19, 16), torch.randn(4, 7, 16)
+
+    def written_out() -> torch.Tensor:
+        keys = model.event(history)[:, None] + model.candidate(candidates)[:, :, None]
+        keys = keys + model.product(candidates[:, :, None] * history[:, None])
+        weights = model.activation_out(model.activation_dice(keys))[..., 0]  # [B, C, T]
+        windows = [(weights * (model.window == w)) @ history for w in range(len(WINDOWS))]
+        x = model.head_in(torch.cat([*windows, candidates], -1))
+        scores: torch.Tensor = model.head_out(model.mid_dice(model.head_mid(model.head_dice(x))))[..., 0]
+        return scores
+
+    found = []
+    for score in (written_out, lambda: model.score(history, candidates)):
+        model.zero_grad()
+        scores = score()
+        scores.sin().sum().backward()
+        found.append([scores.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_takes_no_part_in_the_scores_of_pairs() -> None:
+    torch.manual_seed(0)
+    model = DIN(30, dim=16, align_weight=0, init_std=0.5).eval()
+    valid = torch.arange(19) >= torch.tensor([[0], [12], [18], [7]])
+    history, candidates = torch.randn(4, 19, 16) * valid[..., None], torch.randn(4, 7, 16)
+    expected = model.score(history, candidates)
+    torch.testing.assert_close(model.score(history, candidates, valid), expected, rtol=1e-5, atol=1e-5)
