@@ -191,7 +191,10 @@ class Preparation(ItemCodePreparation):
             )
             split = dataset.split()
             batches = SequenceBatches(split.train, self.stage1_form, 128, model.max_len, seed)
-            result = fit(model, batches, sampled_ranking(split, dataset.n_items, seed), config, target)
+            resume = (target / "checkpoint").is_dir()  # an interrupted stage is gone on with
+            result = fit(model, batches, sampled_ranking(split, dataset.n_items, seed), config, target, resume)
+            if result.stopped == "signal":
+                raise KeyboardInterrupt("stage I was interrupted")
             facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": vars(config)}
             facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
             save_run(target, "din", model.cpu(), dataset.items, facts)

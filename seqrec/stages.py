@@ -558,6 +558,7 @@ def _train(
     if first is not None and not (resume and (out / "checkpoint").is_dir()):
         seconds = _pretrain(first, batches_of, config, out / "pretraining", resume, accelerator, made_from)
         facts["pretrain_seconds"] = round(seconds, 3)
+        resume = False  # what was resumed, if anything, is the first stage
         if config.max_seconds is not None:
             config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
     batches = batches_of(form, model.batch_settings() if hasattr(model, "batch_settings") else {})
@@ -584,7 +585,10 @@ def _pretrain(
     module.unused_parameters = True
     batches = batches_of(first.form, first.settings)
     resume = resume and (out / "checkpoint").is_dir()
-    return fit(module, batches, None, settings, out, resume, accelerator, made_from).seconds
+    result = fit(module, batches, None, settings, out, resume, accelerator, made_from)
+    if result.stopped == "signal":
+        raise KeyboardInterrupt("the first stage was interrupted")
+    return result.seconds
 
 
 def train_counted(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from genrec import MODELS, REGISTRY
 from genrec.commands import main
 from recbase.datasets import load_dataset
 from recbase.runs import load_run
+from seqrec.din import DIN
 
 sys.path.insert(0, str(Path(__file__).parent))
 from generators import FAST, T5, TINY
@@ -82,6 +85,32 @@ def test_resuming_is_exact(root: Path, tiger: Path) -> None:
         straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
     ):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=name)
+
+
+def test_an_interrupted_first_stage_ends_the_command_and_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "prorec", "--data", "synthetic", *TINY, *FAST["prorec"]]
+    steps = 0
+    forward = DIN.forward
+
+    def interrupted(self: DIN, batch: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, batch)
+
+    monkeypatch.setattr(DIN, "forward", interrupted)
+    run(*words, "--out", tmp_path / "one" / "run", code=1)
+    assert steps == 3
+    assert not (tmp_path / "one" / "run").exists()
+    assert not list((tmp_path / "one" / "stages").glob("din-*/config.json"))
+    monkeypatch.undo()
+    for root in ("one", "straight"):
+        run(*words, "--out", tmp_path / root / "run")
+    one, straight = (load_run(tmp_path / root / "run", MODELS).metrics["test"] for root in ("one", "straight"))
+    assert one == straight
 
 
 def test_recommend_takes_and_gives_raw_ids(tiger: Path) -> None:

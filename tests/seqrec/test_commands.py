@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from recbase.datasets import load_dataset
 from recbase.runs import load_run
 from seqrec import MODELS, REGISTRY
 from seqrec.commands import main
+from seqrec.s3rec import S3Tasks
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import SHOWN, SMALL
@@ -98,6 +101,27 @@ def test_every_model_trains_by_its_name_and_its_run_is_movable(name, world):
     assert len({row["item_id"] for row in answer["items"]}) == 10
     manifest = open_folder(moved, "config.json", "run").manifest
     assert manifest["form"] == (REGISTRY[name].forms or ("counts",))[0]
+
+
+def test_an_interrupted_first_stage_ends_the_command_and_is_gone_on_with(world, tmp_path, monkeypatch):
+    small = [word for key, value in SMALL["s3rec"].items() for word in (f"--{key.replace('_', '-')}", value)]
+    words = ["train", "s3rec", "--data", world / "data", "--epochs", "1", "--batch-size", "32", "--json", *small]
+    steps, forward = [], S3Tasks.forward
+
+    def interrupted(self, batch):
+        steps.append(batch)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, batch)
+
+    monkeypatch.setattr(S3Tasks, "forward", interrupted)
+    run(*words, "--out", tmp_path / "one", code=1)
+    assert len(steps) == 2
+    assert not (tmp_path / "one" / "config.json").exists()
+    monkeypatch.undo()
+    one = json.loads(run(*words, "--out", tmp_path / "one", "--resume").stdout)
+    straight = json.loads(run(*words, "--out", tmp_path / "straight").stdout)
+    assert one["test"] == straight["test"]
 
 
 def test_compare_prints_every_run_and_a_figure(runs, tmp_path):
