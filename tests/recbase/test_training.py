@@ -124,13 +124,18 @@ def test_sigterm_ends_a_process_cleanly_with_a_checkpoint(tmp_path: Path) -> Non
 
 
 def test_a_second_signal_acts_as_before(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+
     def twice(call: int) -> None:
         if call == 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, at=twice)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, at=twice)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_fit_works_outside_the_main_thread() -> None:
