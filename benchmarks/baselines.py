@@ -15,7 +15,6 @@ data sets, each set scaled by its best model): the numbers themselves are of oth
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import open_folder
+from benchmarks.rows import metrics_of
 from seqrec import REGISTRY
 
 # Recall@10 as published, data set by data set, by our names.
@@ -94,15 +93,6 @@ def command(name: str, seed: int, known: argparse.Namespace, out: Path) -> list[
     if known.embeddings is not None and CONTENT & set(entry.inputs):
         words += ["--embeddings", str(known.embeddings)]
     return words + (["--resume"] if (out / "checkpoint" / "checkpoint.json").is_file() else [])
-
-
-def metrics_of(folder: Path) -> dict[str, Any] | None:
-    """Metrics of a complete run, None if there is none."""
-    try:
-        found: dict[str, Any] = json.loads(open_folder(folder, "config.json", "run").file("metrics.json").read_text())
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def speeds(metrics: dict[str, Any], folder: Path) -> tuple[float | None, float]:

@@ -18,31 +18,16 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import open_folder
+from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
 
 TABLES = ("main", "one-pass", "ladder", "bbqrec", "layers", "quantizers", "sizes")
 COUNTED = ("popularity", "transitions")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: its name, the program and model, its extra options, and its seeds."""
-
-    name: str
-    program: str
-    model: str
-    options: list[str] = field(default_factory=list)
-    seeds: tuple[int, ...] = (0,)
 
 
 def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]:
@@ -94,7 +79,7 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
             yield Row(f"K = {size}", "genrec", "prorec", [*passed, "--codebook-size", str(size)])
 
 
-def command(row: Row, seed: int, given: argparse.Namespace, out: Path) -> list[str]:
+def command(given: argparse.Namespace, row: Row, seed: int, out: Path) -> list[str]:
     """The command of one row and seed."""
     words = [row.program, "train", row.model, "--data", str(given.data), "--out", str(out), "--quiet"]
     if row.model not in COUNTED:
@@ -102,21 +87,6 @@ def command(row: Row, seed: int, given: argparse.Namespace, out: Path) -> list[s
     if row.program == "genrec":
         words += ["--embeddings", str(given.embeddings)]
     return [*words, *row.options, *(given.options if row.program == "genrec" else [])]
-
-
-def folder_of(row: Row, seed: int, out: Path) -> Path:
-    """Run folder of one row and seed."""
-    slug = "".join(letter if letter.isalnum() else "-" for letter in row.name.lower()).strip("-")
-    return out / f"{slug}-{seed}"
-
-
-def metrics_of(folder: Path) -> dict[str, Any] | None:
-    """Metrics of a complete run, None if there is none."""
-    try:
-        found: dict[str, Any] = json.loads(open_folder(folder, "config.json", "run").file("metrics.json").read_text())
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def curve(folder: Path, metric: str) -> tuple[list[float], list[float]]:
@@ -173,14 +143,7 @@ def main() -> None:
         for row in rows(table, given.form, given.seeds, given.published_codes):
             if wanted is not None and row.name not in wanted:
                 continue
-            folders = [folder_of(row, seed, given.out) for seed in row.seeds]
-            for seed, folder in zip(row.seeds, folders, strict=True):
-                if metrics_of(folder) is None:
-                    words = command(row, seed, given, folder)
-                    print(f"$ {' '.join(words)}", flush=True)
-                    start = time.perf_counter()
-                    subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=True)
-                    print(f"  [{time.perf_counter() - start:.0f} s with all stages]", flush=True)
+            folders = run_row(row, given.out, partial(command, given))
             lines.append(line(row, folders))
             curves[row.name] = folders[0]
         title = (
@@ -204,8 +167,7 @@ def line(row: Row, folders: list[Path]) -> str:
         ("valid", "ndcg@10"),
     ):
         numbers = [metrics[part][name] for metrics in found]
-        spread = f" ± {np.std(numbers, ddof=1):.4f}" if len(numbers) > 1 else ""
-        values.append(f"{np.mean(numbers):.4f}{spread}")
+        values.append(mean_and_spread(numbers))
     faults = sum(metrics["test"]["invalid"] + metrics["test"]["duplicates"] for metrics in found)
     if faults:
         raise RuntimeError(f"{row.name}: {faults} invalid or repeated items in its lists")

@@ -15,68 +15,51 @@ Tables: ``main`` (three seeds of SASRec-CE and CCFRec(PQ)), ``ablations`` (table
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
 from recbase.checkpoints import open_folder
 
 WEIGHTS = (0.2, 0.4, 0.6, 0.8)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: a name, the model, its extra options, and the seeds it is run with."""
-
-    name: str
-    model: str
-    options: list[str] = field(default_factory=list)
-    seeds: tuple[int, ...] = (0,)
-    views: tuple[str, ...] | None = None
-    joined: bool = False
 
 
 def rows(table: str, views: list[str], seeds: int) -> Iterator[Row]:
     """The rows of one table."""
     several = tuple(range(seeds))
     if table == "main":
-        yield Row("PopRec", "popularity")
-        yield Row("transitions", "transitions")
-        yield Row("SASRec-CE", "sasrec", seeds=several)
-        yield Row("CCFRec(PQ)", "ccfrec", seeds=several)
-        yield Row("CCFRec(RQ)", "ccfrec", ["--code-method", "rq"])
+        yield Row("PopRec", "seqrec", "popularity")
+        yield Row("transitions", "seqrec", "transitions")
+        yield Row("SASRec-CE", "seqrec", "sasrec", seeds=several)
+        yield Row("CCFRec(PQ)", "seqrec", "ccfrec", seeds=several)
+        yield Row("CCFRec(RQ)", "seqrec", "ccfrec", ["--code-method", "rq"])
     elif table == "ablations":
-        yield Row("CCFRec(PQ)", "ccfrec")
-        yield Row("w/o MCM", "ccfrec", ["--mcm-weight", "0"])
-        yield Row("w/o MSA", "ccfrec", ["--msa-weight", "0"])
-        yield Row("w/o text", "ccfrec", ["--text", "codes"])
-        yield Row("random code", "ccfrec", ["--code-type", "random"])
-        yield Row("global emb", "ccfrec", ["--global-text"], joined=True)
-        yield Row("w/o cross attention", "ccfrec", ["--no-fusion"])
+        yield Row("CCFRec(PQ)", "seqrec", "ccfrec")
+        yield Row("w/o MCM", "seqrec", "ccfrec", ["--mcm-weight", "0"])
+        yield Row("w/o MSA", "seqrec", "ccfrec", ["--msa-weight", "0"])
+        yield Row("w/o text", "seqrec", "ccfrec", ["--text", "codes"])
+        yield Row("random code", "seqrec", "ccfrec", ["--code-type", "random"])
+        yield Row("global emb", "seqrec", "ccfrec", ["--global-text"], joined=True)
+        yield Row("w/o cross attention", "seqrec", "ccfrec", ["--no-fusion"])
     elif table == "views":
         for count in range(1, len(views) + 1):
-            yield Row("+".join(views[:count]), "ccfrec", ["--views", ",".join(views[:count])])
+            yield Row("+".join(views[:count]), "seqrec", "ccfrec", ["--views", ",".join(views[:count])])
     elif table == "levels":
         for levels in (2, 4, 8):
-            yield Row(f"k = {levels}", "ccfrec", ["--code-levels", str(levels)])
+            yield Row(f"k = {levels}", "seqrec", "ccfrec", ["--code-levels", str(levels)])
     elif table == "code-types":
         for kind in ("text", "random", "sasrec", "mixed"):
-            yield Row(kind, "ccfrec", ["--code-type", kind])
+            yield Row(kind, "seqrec", "ccfrec", ["--code-type", kind])
     else:
         for alpha in WEIGHTS:
             for beta in WEIGHTS:
                 name = f"alpha {alpha}, beta {beta}"
-                yield Row(name, "ccfrec", ["--mcm-weight", str(alpha), "--msa-weight", str(beta)])
+                yield Row(name, "seqrec", "ccfrec", ["--mcm-weight", str(alpha), "--msa-weight", str(beta)])
 
 
-def command(row: Row, seed: int, arguments: argparse.Namespace, out: Path) -> list[str]:
+def command(arguments: argparse.Namespace, row: Row, seed: int, out: Path) -> list[str]:
     """The command of one row and seed."""
     words = ["seqrec", "train", row.model, "--data", str(arguments.data), "--out", str(out), "--quiet", *row.options]
     if row.model in ("sasrec", "ccfrec"):
@@ -86,14 +69,6 @@ def command(row: Row, seed: int, arguments: argparse.Namespace, out: Path) -> li
         # The joined view has no part in ready-made embeddings: that row encodes the text itself.
         words += ["--encoder", arguments.encoder] if row.joined else ["--embeddings", str(arguments.embeddings)]
     return words
-
-
-def metrics_of(folder: Path) -> dict[str, object] | None:
-    """Metrics of a complete run, None if there is none."""
-    try:
-        return json.loads(open_folder(folder, "config.json", "run").file("metrics.json").read_text())
-    except FileNotFoundError:
-        return None
 
 
 def main() -> None:
@@ -116,22 +91,12 @@ def main() -> None:
         lines = ["| row | recall@5 | recall@10 | ndcg@5 | ndcg@10 | seeds | epochs | seconds |",
                  "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
         for row in rows(table, views, known.seeds):
-            found = []
-            for seed in row.seeds:
-                slug = "".join(letter if letter.isalnum() else "-" for letter in row.name.lower()).strip("-")
-                folder = known.out / f"{slug}-{seed}"
-                if metrics_of(folder) is None:
-                    words = command(row, seed, known, folder)
-                    print(f"$ {' '.join(words)}", flush=True)
-                    start = time.perf_counter()
-                    subprocess.run([sys.executable, "-m", "seqrec.commands", *words[1:]], check=True)
-                    print(f"  [{time.perf_counter() - start:.0f} s]", flush=True)
-                found.append(metrics_of(folder))
-            values = []
-            for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10"):
-                numbers = [metrics["test"][name] for metrics in found]
-                spread = f" ± {np.std(numbers, ddof=1):.4f}" if len(numbers) > 1 else ""
-                values.append(f"{np.mean(numbers):.4f}{spread}")
+            folders = run_row(row, known.out, partial(command, known))
+            found = [metrics for metrics in map(metrics_of, folders) if metrics is not None]
+            values = [
+                mean_and_spread([metrics["test"][name] for metrics in found])
+                for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+            ]
             epochs = ", ".join(str(metrics.get("best_epoch", "-")) for metrics in found)
             seconds = ", ".join(f"{metrics.get('train_seconds', 0):.0f}" for metrics in found)
             lines.append(f"| {row.name} | {' | '.join(values)} | {len(found)} | {epochs} | {seconds} |")

@@ -46,7 +46,7 @@ def main() -> None:
     budget = ["--form", "all", "--max-seconds", str(options.generator_seconds), "--stage1-seconds", "90"]
     given = ["--data", str(data), "--embeddings", str(embeddings), "--out", str(generator), "--quiet"]
     run(["genrec", "train", "prorec", *given, *budget])
-    folders.append(str(generator))
+    folders.insert(0, str(generator))
     run(["semtok", "report", str(codes), "--out", str(runs / "report")])
     run(["seqrec", "compare", *reversed(folders), "--figure", str(runs / "comparison.png")])
     print(f"\nDone in {time.perf_counter() - start:.0f} s. Codes: {codes}. Runs: {', '.join(folders)}.")

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.baselines import metrics_of
 from benchmarks.peers import WORKERS, environment
+from benchmarks.rows import metrics_of
 
 MODELS = {
     "popularity": "Pop",

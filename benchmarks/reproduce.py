@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.beauty import Row, flat, folder_of, metrics_of
+from benchmarks.beauty import flat
+from benchmarks.rows import Row, folder_of, metrics_of
 
 PUBLISHED = Path(__file__).with_name("published.json")
 

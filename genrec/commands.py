@@ -30,8 +30,10 @@ _TRAINING = "recbase.training:TrainConfig"
 _SEARCH = "genrec.generation:Search"
 _FORMS = {
     "prefix": "prefix = one a target, with all that came before",
-    "all": "all = one a user, every position a target that sees only what came before",
+    "all": "all = one a user, every position a target that sees only what came before (64 a step by default)",
 }
+# a user has several targets: batches of as many users as prefixes would leave too few steps an epoch
+_FORM_DEFAULTS: dict[str, dict[str, Any]] = {"all": {"batch_size": 64}}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,6 +92,9 @@ def _training_command(name: str) -> click.Command:
         overrides = recipe_of(entry.target, recipe)
         source = click.get_current_context().get_parameter_source("form")
         typed = source is not None and source.name != "DEFAULT"
+        form = given["form"] if typed else overrides.get("form", given["form"])
+        if recipe == "default":
+            overrides = overrides | _FORM_DEFAULTS.get(form, {})
         stages = resolve(name, {name: entry.preparation}, "preparation")
         metrics = train_generator(
             name,
@@ -99,7 +104,7 @@ def _training_command(name: str) -> click.Command:
             stages(**chosen(preparation, overrides)),
             TrainConfig(**chosen(training, overrides) | {"quiet": quiet}),
             Search(**chosen(search, overrides)),
-            given["form"] if typed else overrides.get("form", given["form"]),
+            form,
             recipe,
             {"given": data},
             given.get("embeddings"),

@@ -233,7 +233,7 @@ def train_generator(
     model = build_model(name, dataset, found, arguments, form)
     split = dataset.split()
     batches = SequenceBatches(
-        split.train,
+        split.train.sampled(config.train_share, config.seed),
         form,
         batch_size=config.batch_size,
         max_len=model.max_len,

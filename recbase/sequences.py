@@ -63,6 +63,18 @@ class Histories:
         """The histories of some users, in the order given."""
         return Histories(self.items, self.starts[rows], self.ends[rows])
 
+    def sampled(self, share: float, seed: int) -> Histories:
+        """The same users, with the histories of all but a share of them emptied: round(share * U), at least 1.
+
+        Which users are kept depends on the seed alone, and a larger share keeps those of a smaller one.
+        """
+        if share >= 1:
+            return self
+        kept = np.random.default_rng(seed).permutation(len(self))[: max(1, round(share * len(self)))]
+        ends = self.starts.copy()
+        ends[kept] = self.ends[kept]
+        return Histories(self.items, self.starts, ends)
+
     def padded(self, rows: np.ndarray | slice, max_len: int) -> tuple[np.ndarray, np.ndarray]:
         """The last ``max_len`` items of some users, padded on the right with 0 to the longest of them.
 

@@ -102,6 +102,8 @@ class TrainConfig:
     """Passes over the training samples at most."""
     batch_size: int = 256
     """Samples of one optimizer step, over all processes and micro-batches."""
+    train_share: float = 1.0
+    """Share of the users that are trained on, drawn by the seed; all are evaluated (TSSR, figure 6)."""
     lr: float = 1e-3
     """Highest learning rate."""
     weight_decay: float = 0.0
@@ -147,6 +149,7 @@ class TrainConfig:
         for name in ("weight_decay", "warmup_steps", "clip", "patience", "save_every_seconds"):
             self._require(name, getattr(self, name) >= 0, "must be >= 0")
         self._require("lr", 0 < self.lr < math.inf, "must be > 0")
+        self._require("train_share", 0 < self.train_share <= 1, "must be > 0 and at most 1")
         self._require("beta2", 0 < self.beta2 < 1, "must lie between 0 and 1")
         self._require("max_seconds", self.max_seconds is None or self.max_seconds > 0, "must be > 0 (or none)")
         self._require("seed", 0 <= self.seed < 2**32, "must lie in 0..2^32-1")

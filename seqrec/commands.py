@@ -309,6 +309,45 @@ def neighbours(
             )
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--sample", default=4000, show_default=True, type=click.IntRange(2), help="Rows compared in pairs.")
+@click.option("--items", default=1000, show_default=True, type=click.IntRange(2), help="Items drawn in the figure.")
+@click.option("--figure", type=click.Path(path_type=Path), help="PNG of both clouds, a panel a run ([plots]).")
+@add_options(shared("as_json", "seed"))
+@failures
+def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None, as_json: bool, seed: int) -> None:
+    """Alignment and uniformity of TSSR's two streams, over items and users (TSSR, figures 1, 3 and 4)."""
+    from recbase.datasets import load_dataset
+    from recbase.runs import load_run
+    from seqrec.alignment import alignment_uniformity, draw_streams
+
+    opened = {str(path): load_run(path, MODELS) for path in runs}
+    for path, run in opened.items():
+        if run.manifest["model"] != "tssr":
+            raise ValueError(f"{path} holds a {run.manifest['model']}; only tssr has two streams")
+    reports = {}
+    for path, run in opened.items():
+        dataset = load_dataset(run.manifest["data"]["given"])
+        if dataset.hash != run.manifest["data"]["hash"]:
+            raise ValueError(f"{path} was trained on another version of the data set {dataset.name}")
+        reports[path] = alignment_uniformity(run.model, dataset.split().train, sample, seed=seed)
+    if figure is not None:
+        draw_streams({path.name: opened[str(path)].model for path in runs}, figure, items, seed)
+    if as_json:
+        print_json(reports)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    names = ("alignment", "uniformity_id", "uniformity_content", "uniformity")
+    table = Table("run", "over", *(name.replace("_", " ") for name in names))
+    for path, report in reports.items():
+        for part, values in report.items():
+            table.add_row(path, part, *(f"{values[name]:.4f}" for name in names))
+    Console().print(table)
+
+
 @main.command("list")
 @add_options(shared("as_json"))
 @failures

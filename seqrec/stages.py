@@ -537,10 +537,11 @@ def _train(
 
     accelerator = make_accelerator(config)
     split = dataset.split()
+    trained = split.train.sampled(config.train_share, config.seed)
 
     def batches_of(form: SampleForm, settings: dict[str, Any]) -> SequenceBatches:
         return SequenceBatches(
-            split.train,
+            trained,
             form,
             batch_size=config.batch_size,
             max_len=model.max_len,

@@ -73,6 +73,17 @@ def test_stages_are_made_once(root: Path, tiger: Path) -> None:
     assert first == second  # same seed, same metrics
 
 
+@pytest.mark.parametrize(
+    ("options", "size"), [(["--form", "all"], 64), (["--form", "all", "--batch-size", "128"], 128), ([], 256)]
+)
+def test_a_step_has_fewer_users_where_each_has_several_targets(
+    options: list[str], size: int, root: Path, tiger: Path, tmp_path: Path
+) -> None:
+    codes = load_run(tiger, MODELS).manifest["codes_folder"]
+    run("train", "tiger", "--data", "synthetic", "--codes", codes, "--out", tmp_path / "run", *TINY, *T5, *options)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["batch_size"] == size
+
+
 def test_resuming_is_exact(root: Path, tiger: Path) -> None:
     codes = load_run(tiger, MODELS).manifest["codes_folder"]
     common = ["--data", "synthetic", "--codes", codes, *TINY[2:], *T5]

@@ -38,6 +38,20 @@ def test_padded_keeps_the_latest(lists, max_len):
         assert not row[length:].any()
 
 
+@given(LISTS, st.floats(0.01, 1.0), st.integers(0, 3))
+def test_a_share_of_the_users_is_kept_whole(lists, share, seed):
+    histories = Histories.from_lists([[1], *lists])
+    part = histories.sampled(share, seed)
+    assert len(part) == len(histories)
+    untouched = [part[user].tolist() == histories[user].tolist() for user in range(len(part))]
+    assert all(kept or len(part[user]) == 0 for user, kept in enumerate(untouched))
+    if share < 1:
+        filled = {user for user in range(len(part)) if len(part[user])}
+        assert len(filled) <= max(1, round(share * len(part)))
+        assert filled <= {user for user, row in enumerate(histories.sampled((1 + share) / 2, seed).lengths) if row}
+    assert histories.sampled(1.0, seed) is histories
+
+
 @given(LISTS)
 def test_leave_last_out_rebuilds_every_history(lists):
     histories = Histories.from_lists([*lists, [1, 2, 3]])

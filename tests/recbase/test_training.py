@@ -354,6 +354,7 @@ def test_a_missing_tracker_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({"lr": -1}, "--lr must be > 0, got -1"),
         ({"lr": math.nan}, "--lr must be > 0, got nan"),
+        ({"train_share": 0.0}, "--train-share must be > 0 and at most 1, got 0.0"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
         ({"micro_batches": 0}, "--micro-batches must be at least 1, got 0"),

@@ -191,6 +191,35 @@ def test_neighbour_shares(runs, tmp_path):
     assert figure.stat().st_size > 5_000
 
 
+def test_streams_of_two_runs(runs, tmp_path):
+    folders = [tmp_path / "with", tmp_path / "without"]
+    stages = next((runs / "stages").glob("*tfidf*"))
+    small = ["--epochs", "1", "--dim", "8", "--ffn", "16", "--max-len", "10", "--embeddings", stages]
+    for folder, extra in zip(folders, ([], ["--recipe", "no-contrast", "--train-share", "0.5"]), strict=True):
+        run("train", "tssr", "--data", "synthetic", "--out", folder, "--quiet", *small, *extra)
+    figure = tmp_path / "streams.png"
+    reports = json.loads(run("streams", *folders, "--items", "50", "--figure", figure, "--json").stdout)
+    assert set(reports) == {str(folder) for folder in folders}
+    for report in reports.values():
+        for part in ("items", "users"):
+            assert 0 <= report[part]["alignment"] <= 4
+            assert report[part]["uniformity"] <= 0
+    assert figure.stat().st_size > 5_000
+    assert "users" in run("streams", folders[0]).output
+    assert "holds a sasrec; only tssr has two streams" in run("streams", runs / "sasrec", code=1).output
+
+
+def test_fewer_users_are_fewer_steps(runs, tmp_path):
+    words = ["train", "sasrec", "--data", "synthetic", "--quiet", *FAST["sasrec"], "--batch-size", "64"]
+    steps = []
+    for share in ("1", "0.25"):
+        run(*words, "--train-share", share, "--out", tmp_path / share)
+        metrics = load_run(tmp_path / share, MODELS).metrics
+        assert metrics["test"]["users"] == load_run(runs / "sasrec", MODELS).metrics["test"]["users"]
+        steps.append(metrics["steps"])
+    assert steps[1] <= steps[0] / 3
+
+
 def test_list_and_help_name_everything():
     listed = run("list").output
     rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}

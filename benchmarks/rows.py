@@ -1,0 +1,79 @@
+"""Rows of a benchmark's table: one command a row and seed, in a process and a run folder of its own, run once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbase.checkpoints import open_folder
+
+__all__ = ["Row", "folder_of", "mean_and_spread", "metrics_of", "run_row"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: its name, the program and model, its extra options, and the seeds it is run with."""
+
+    name: str
+    program: str
+    model: str
+    options: list[str] = field(default_factory=list)
+    seeds: tuple[int, ...] = (0,)
+    joined: bool = False
+    """Whether it reads the text of all views as one (CCFRec's ablation "global emb")."""
+
+
+def folder_of(row: Row, seed: int, out: Path) -> Path:
+    """Run folder of one row and seed."""
+    slug = "".join(letter if letter.isalnum() else "-" for letter in row.name.lower()).strip("-")
+    return out / f"{slug}-{seed}"
+
+
+def metrics_of(folder: Path) -> dict[str, Any] | None:
+    """Metrics of a complete run, None if there is none."""
+    try:
+        found: dict[str, Any] = json.loads(open_folder(folder, "config.json", "run").file("metrics.json").read_text())
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def run_row(row: Row, out: Path, command: Callable[[Row, int, Path], list[str]]) -> list[Path]:
+    """Run a row's command for every seed whose run folder is not complete yet; the run folders.
+
+    Parameters
+    ----------
+    row : Row
+    out : Path
+        Folder of the run folders.
+    command : callable
+        Given the row, a seed and the run folder, the words of the command, the program first.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If a command fails.
+    """
+    folders = [folder_of(row, seed, out) for seed in row.seeds]
+    for seed, folder in zip(row.seeds, folders, strict=True):
+        if metrics_of(folder) is None:
+            words = command(row, seed, folder)
+            print(f"$ {' '.join(words)}", flush=True)
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=True)
+            print(f"  [{time.perf_counter() - start:.0f} s with all stages]", flush=True)
+    return folders
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """The mean, and behind it the standard deviation over the seeds if there are several."""
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
