@@ -344,7 +344,7 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
     table = Table("run", "over", *(name.replace("_", " ") for name in names))
     for path, report in reports.items():
         for part, values in report.items():
-            table.add_row(path, part, *(f"{values[name]:.4f}" for name in names))
+            table.add_row(Path(path).name, part, *(f"{values[name]:.4f}" for name in names))
     Console().print(table)
 
 
