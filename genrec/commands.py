@@ -1,4 +1,4 @@
-"""The command ``genrec``: train, evaluate, recommend, compare, list. Parses, calls one function, prints."""
+"""The command ``genrec``: train, evaluate, recommend, export, compare, list. Parses, calls one function, prints."""
 
 from __future__ import annotations
 
@@ -161,6 +161,18 @@ def recommend(run: Path, history: str, k: int, beams: int, keep_seen: bool, as_j
 
     ids = [part.strip() for part in history.split(",")]
     print_answers(*recommend_ids(load_run(run, MODELS), ids, k, beams, keep_seen), as_json=as_json)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@failures
+def export(run: Path, out: Path) -> None:
+    """Write a TIGER or LETTER as a T5 of transformers, with the tokens of every item."""
+    from genrec.deployment import export_run
+    from recbase.runs import load_run
+
+    click.echo(f"{out}: {', '.join(export_run(load_run(run, MODELS), out))}")
 
 
 main.add_command(compare)

@@ -34,14 +34,17 @@ class TrieLogitsProcessor(LogitsProcessor):
         Rows of ``input_ids`` that belong to one request, where ``mask`` or ``exclude`` have a row a request.
     mask, exclude
         As in :meth:`genrec.trie.CodeTrie.allow`.
+    levels : sequence of int64 Tensor, optional
+        The tokens of each step's own softmax, for models trained with one a level (TIGER of this package): scores are
+        normalized over them before anything is forbidden. ``generate`` normalizes over all tokens.
 
     Raises
     ------
     ValueError
-        If a node of the trie is a tuple; while generating, if a request has no allowed item at all or the trie holds
-        tokens that the model does not have. A row that is no prefix of an allowed item's code (``generate`` makes such
-        rows, at a score of -inf, where there are more beams than codes) can only end: no step is ever unconstrained,
-        and :meth:`CodeTrie.find` says -1 for it.
+        If a node of the trie is a tuple, or ``levels`` are not one a step; while generating, if a request has no
+        allowed item at all or the trie holds tokens that the model does not have. A row that is no prefix of an allowed
+        item's code (``generate`` makes such rows, at a score of -inf, where there are more beams than codes) can only
+        end: no step is ever unconstrained, and :meth:`CodeTrie.find` says -1 for it.
     """
 
     def __init__(
@@ -52,9 +55,13 @@ class TrieLogitsProcessor(LogitsProcessor):
         num_beams: int = 1,
         mask: Tensor | np.ndarray | None = None,
         exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
+        levels: Sequence[Tensor] | None = None,
     ) -> None:
         if max(trie.widths) > 1:
             raise ValueError(f"the trie has steps of {trie.widths} codes; generate() needs one token a step")
+        if levels is not None and len(levels) != trie.steps:
+            raise ValueError(f"levels has the tokens of {len(levels)} steps, but the trie has {trie.steps}")
+        self.levels = levels
         self.trie, self.prompt_length, self.end_token = trie, prompt_length, end_token
         self.num_beams = num_beams
         self.allowed = None if mask is None and exclude is None else trie.allow(mask, exclude)
@@ -68,6 +75,9 @@ class TrieLogitsProcessor(LogitsProcessor):
             if self.trie.sizes[step] > scores.shape[1]:
                 raise ValueError(f"the trie has {self.trie.sizes[step]} tokens but the model only {scores.shape[1]}")
             nodes = self.trie.walk(generated) if step else torch.zeros_like(input_ids[:, 0])
+            if self.levels is not None:
+                own = self.levels[step].to(scores.device)
+                scores = scores - scores[:, own].logsumexp(1, keepdim=True)
             children, there = self.trie.expand(step, nodes)  # [rows, M]
             there = self._allowed(step, children, there)
             tokens = self.trie.tokens[step][:, 0][children].long()

@@ -7,7 +7,6 @@ codes; nothing of items or of the trie.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -673,72 +672,22 @@ class T5(nn.Module):
         ValueError
             If its activation is neither ReLU nor gated GELU.
         """
-        return _from_transformers(cls, source, dropout)
+        from genrec.t5_weights import from_transformers
 
+        return from_transformers(cls, source, dropout)
 
-def _from_transformers(cls: type[T5], source: Any, dropout: float | None) -> T5:
-    if isinstance(source, str | os.PathLike):
-        from transformers import T5ForConditionalGeneration
+    def to_transformers(self) -> Any:
+        """A T5ForConditionalGeneration of transformers with these weights: one head over all tokens.
 
-        source = T5ForConditionalGeneration.from_pretrained(source, local_files_only=os.path.isdir(source))
-    config = source.config
-    activations: dict[str, Activation] = {"relu": "relu", "gated-gelu": "gated-gelu"}
-    if config.feed_forward_proj not in activations:
-        raise ValueError(f"the model's activation is {config.feed_forward_proj!r}; expected 'relu' or 'gated-gelu'")
-    weights = dict(source.state_dict())
-    tied = torch.equal(weights["lm_head.weight"], weights["shared.weight"])
-    model = cls(
-        config.vocab_size,
-        dim=config.d_model,
-        encoder_layers=config.num_layers,
-        decoder_layers=config.num_decoder_layers,
-        heads=config.num_heads,
-        head_dim=config.d_kv,
-        ffn=config.d_ff,
-        dropout=config.dropout_rate if dropout is None else dropout,
-        activation=activations[config.feed_forward_proj],
-        tied=tied,
-        scale_outputs=getattr(config, "scale_decoder_outputs", config.tie_word_embeddings),
-        buckets=config.relative_attention_num_buckets,
-        max_distance=config.relative_attention_max_distance,
-        eps=config.layer_norm_epsilon,
-        start_token=config.decoder_start_token_id,
-    )
-    renamed = {"embedding.weight": weights["shared.weight"]}
-    if not tied:
-        renamed["heads.0.weight"] = weights["lm_head.weight"]
-    for stack, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
-        first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        renamed[f"{stack}.bias.weight"] = weights[first]
-        renamed[f"{stack}.final_norm.weight"] = weights[f"{stack}.final_layer_norm.weight"]
-        for layer in range(layers):
-            renamed |= _block(weights, stack, layer, config.feed_forward_proj == "gated-gelu")
-    model.load_state_dict(renamed)
-    return model
+        Its logits of a level's tokens are those of :meth:`level_logits`. A softmax over all tokens differs from that
+        over a level's: :class:`genrec.logits.TrieLogitsProcessor` takes the levels into account.
 
+        Raises
+        ------
+        ValueError
+            If transformers' T5 has no such form: a causal encoder, an encoder that mixes tokens by more than attention,
+            heads that are not the token embeddings.
+        """
+        from genrec.t5_weights import to_transformers
 
-def _block(weights: dict[str, Tensor], stack: str, layer: int, gated: bool) -> dict[str, Tensor]:
-    """One block of a transformers T5 under our names."""
-    theirs, ours = f"{stack}.block.{layer}.layer", f"{stack}.blocks.{layer}"
-    own = f"{theirs}.0.SelfAttention"
-    parts = {
-        f"{ours}.attention.norm.weight": weights[f"{theirs}.0.layer_norm.weight"],
-        f"{ours}.attention.qkv.weight": torch.cat([weights[f"{own}.{name}.weight"] for name in "qkv"]),
-        f"{ours}.attention.out.weight": weights[f"{own}.o.weight"],
-    }
-    last = 1
-    if stack == "decoder":
-        last, cross = 2, f"{theirs}.1.EncDecAttention"
-        parts |= {
-            f"{ours}.cross.norm.weight": weights[f"{theirs}.1.layer_norm.weight"],
-            f"{ours}.cross.query.weight": weights[f"{cross}.q.weight"],
-            f"{ours}.cross.key_value.weight": torch.cat([weights[f"{cross}.{name}.weight"] for name in "kv"]),
-            f"{ours}.cross.out.weight": weights[f"{cross}.o.weight"],
-        }
-    dense = f"{theirs}.{last}.DenseReluDense"
-    up = ["wi_0", "wi_1"] if gated else ["wi"]
-    return parts | {
-        f"{ours}.feed_forward.norm.weight": weights[f"{theirs}.{last}.layer_norm.weight"],
-        f"{ours}.feed_forward.up.weight": torch.cat([weights[f"{dense}.{name}.weight"] for name in up]),
-        f"{ours}.feed_forward.down.weight": weights[f"{dense}.wo.weight"],
-    }
+        return to_transformers(self)

@@ -1,4 +1,4 @@
-"""The command genrec as a user meets it: every model with all its stages, resume, evaluate, recommend, refusals."""
+"""The command genrec as a user meets it: all models and stages, resume, evaluate, recommend, export, refusals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from genrec import MODELS, REGISTRY
 from genrec.commands import main
+from genrec.logits import TrieLogitsProcessor
+from genrec.trie import CodeTrie
 from recbase.datasets import load_dataset
 from recbase.runs import load_run
 from seqrec.din import DIN
@@ -134,6 +138,55 @@ def test_recommend_takes_and_gives_raw_ids(tiger: Path) -> None:
     assert set(found) <= set(ids) - {ids[3], ids[8]}
     scores = [row["score"] for row in answer["items"]]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_transformers_generates_the_same_items_from_an_exported_run(tiger: Path, tmp_path: Path) -> None:
+    from transformers import T5ForConditionalGeneration
+
+    run("export", tiger, "--out", tmp_path / "t5")
+    written = (tmp_path / "t5" / "tokens.parquet", tmp_path / "t5" / "config.json")
+    tokens, config = pl.read_parquet(written[0]), json.loads(written[1].read_text())["semantic_ids"]
+    opened, theirs = load_run(tiger, MODELS), T5ForConditionalGeneration.from_pretrained(tmp_path / "t5")
+    assert tokens["item_id"].to_list() == opened.items["item_id"].to_list()
+    table = torch.from_numpy(tokens.select(pl.selectors.starts_with("token_")).to_numpy()).long()
+
+    histories = torch.tensor([[5, 9, 2, 0], [7, 0, 0, 0], [1, 2, 3, 4]])
+    lengths = (histories > 0).sum(1)
+    expected = opened.model.search(histories, lengths, beams=20, n_best=20)
+    real = (histories > 0).repeat_interleave(table.shape[1], 1)
+    source = torch.where(real, table[histories - 1].flatten(1), 0)
+    vocabulary = [theirs.config.vocab_size] * table.shape[1]
+    levels = [torch.arange(size) + first for first, size in zip(config["first_tokens"], config["sizes"], strict=True)]
+    trie = CodeTrie.from_codes(table, sizes=vocabulary)
+    found = theirs.generate(
+        source,
+        attention_mask=real.long(),
+        logits_processor=[TrieLogitsProcessor(trie, 1, theirs.config.eos_token_id, 20, levels=levels)],
+        num_beams=20,
+        num_return_sequences=20,
+        max_new_tokens=len(levels),
+        min_new_tokens=len(levels),
+        length_penalty=0.0,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    torch.testing.assert_close(found.sequences_scores.view(3, 20), expected.scores, atol=1e-4, rtol=0)
+    same = trie.find(found.sequences[:, 1:]).view(3, 20) == expected.items
+    ties = expected.scores.diff(dim=1).abs() < 1e-5  # equal scores may stand in another order
+    assert (same | torch.cat([ties, ties[:, :1]], 1) | torch.cat([ties[:, :1], ties], 1)).all()
+    assert same.float().mean() > 0.9
+
+
+def test_only_what_transformers_can_be_is_exported(root: Path, tiger: Path, tmp_path: Path) -> None:
+    for name, message in (("letter", "the encoder is causal"), ("prorec", "which is no T5 of transformers")):
+        if not (root / name).exists():
+            run("train", name, "--data", "synthetic", "--out", root / name, *TINY, *FAST[name])
+        assert message in run("export", root / name, "--out", tmp_path / "out", code=1).output
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    assert "is not an empty folder" in run("export", tiger, "--out", tmp_path / "full", code=1).output
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
 
 
 def test_exact_evaluation_and_comparison(root: Path, tiger: Path) -> None:
