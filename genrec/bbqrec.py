@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "BBQRec", "Preparation", "SimilarityGate", "similarity_buckets"]
 
 RECIPES = {
-    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5},
+    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5, "precision": "auto"},
     "paper": {
         "epochs": 200,
         "batch_size": 256,

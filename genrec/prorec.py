@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
 
 RECIPES = {
-    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5},
+    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5, "precision": "auto"},
     "paper": {
         "epochs": 400,
         "batch_size": 256,

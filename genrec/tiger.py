@@ -23,7 +23,15 @@ from seqrec.model import check_arguments
 __all__ = ["RECIPES", "TIGER", "Preparation", "level_loss"]
 
 RECIPES = {
-    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5, "dropout": 0.1},
+    "default": {
+        "epochs": 40,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "warmup_steps": 300,
+        "patience": 5,
+        "precision": "auto",
+        "dropout": 0.1,
+    },
     "paper": {
         "epochs": 400,
         "batch_size": 256,
