@@ -129,5 +129,5 @@ def _block(stack: str, layer: int, gated: bool) -> dict[str, list[str]]:
     return places | {
         f"{ours}.feed_forward.norm.weight": [f"{theirs}.{last}.layer_norm.weight"],
         f"{ours}.feed_forward.up.weight": [f"{dense}.{name}.weight" for name in up],
-        f"{ours}.first.feed_forward.down.weight": [f"{dense}.wo.weight"],
+        f"{ours}.feed_forward.down.weight": [f"{dense}.wo.weight"],
     }
