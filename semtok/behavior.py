@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -216,7 +217,7 @@ class BehaviorNetwork(nn.Module):
         books = 1 if a.shared_codebook else len(self.streams)
         self.codebooks = nn.Parameter(torch.zeros(books, levels, a.codebook_size, dim))
         self.register_buffer("used", torch.zeros(books * levels * a.codebook_size, dtype=torch.int64), persistent=False)
-        self._revived: Tensor | None = None
+        self.revive_every, self.seed, self.steps, self.revived = a.revive_every, a.seed, 0, 0
         self.sequence: _SequenceEncoder | None = None
         if a.rec:
             width = dim * len(self.streams)
@@ -280,7 +281,10 @@ class BehaviorNetwork(nn.Module):
 
     def forward(self, batch: ItemBatch) -> LossOutput:
         """This process's share of the loss of a step; in training the bound first makes steps of its own."""
-        self._revive()
+        if self.training:
+            if self.revive_every and self.steps and self.steps % self.revive_every == 0:
+                self.revived += self.revive(self.seed * 1009 + self.steps)
+            self.steps += 1
         z, inputs = self.represent(batch.rows)
         quantized, codes, losses = self.quantize(z)
         if self.training:
@@ -352,44 +356,34 @@ class BehaviorNetwork(nn.Module):
         self.used += torch.bincount(flat, minlength=len(self.used))
 
     @torch.no_grad()
-    def plan_revival(self, seed: int) -> int:
-        """Draw a new place for each code that no step has used since the last call: a residual of a random item.
-
-        The codebooks change at the next training step, so what was validated stays what it was.
+    def revive(self, seed: int) -> int:
+        """Move each code that no step has used since the last call to a residual of a random item.
 
         Returns
         -------
         int
-            Codes that will be moved.
+            Codes moved.
         """
         books, levels, size, dim = self.codebooks.shape
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.used)
         dead = (self.used == 0).view(books, levels, size)
         self.used.zero_()
-        self._revived = None
         if not dead.any():
             return 0
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(self.n_items, generator=generator)[:_REVIVAL_ITEMS]
         left = self._residuals(rows.to(self.codebooks.device))
-        revived = self.codebooks.detach().clone()
         moved = 0
         for level in range(levels):
+            after = left - self._rows(self._nearest(left, level), level)
             for book, points in enumerate(left.reshape(books, -1, dim)):
                 empty = dead[book, level].nonzero()[:, 0]
                 chosen = torch.randperm(len(points), generator=generator)[: len(empty)].to(points.device)
-                revived[book, level, empty[: len(chosen)]] = points[chosen]
+                self.codebooks[book, level, empty[: len(chosen)]] = points[chosen]
                 moved += len(chosen)
-            left = left - self._rows(self._nearest(left, level), level)
-        self._revived = revived
+            left = after
         return moved
-
-    @torch.no_grad()
-    def _revive(self) -> None:
-        if self.training and self._revived is not None:
-            self.codebooks.copy_(self._revived)
-            self._revived = None
 
     # ------------------------------------------------------------------------------------------ validation
 
@@ -465,7 +459,7 @@ class BehaviorTokenizer(ItemTokenizer):
 
     Chosen where the paper is silent: encoders of two hidden layers; inputs standardized a column; a learned vector
     where an item lacks a modality, which then counts for neither its reconstruction nor its mutual information;
-    codebooks started by k-means on the residuals of all streams; codes that a whole pass has not used are moved to
+    codebooks started by k-means on the residuals of all streams; codes that no item had for some steps are moved to
     residuals of random items; what is kept is the state of the highest recall@10, on next items held out of the given
     sequences, less the share of items whose codes another item has already.
 
@@ -506,6 +500,8 @@ class BehaviorTokenizer(ItemTokenizer):
     inner_lr : float, default 0.01
         Its learning rate: ten times that of the rest, because encoders that change faster than the estimator can follow
         lower its value without sharing less.
+    revive_every : int, default 50
+        Steps after which codes that no item of them had are moved to residuals of random items; 0 turns it off.
     sequence_layers : int, default 2
         Blocks of the sequence encoder.
     heads : int, default 2
@@ -589,6 +585,7 @@ class BehaviorTokenizer(ItemTokenizer):
         sampled_mim: bool = False,
         inner_steps: int = 5,
         inner_lr: float = 1e-2,
+        revive_every: int = 50,
         sequence_layers: int = 2,
         heads: int = 2,
         dropout: float = 0.2,
@@ -624,6 +621,7 @@ class BehaviorTokenizer(ItemTokenizer):
         self.sampled_mim = sampled_mim
         self.inner_steps = inner_steps
         self.inner_lr = inner_lr
+        self.revive_every = revive_every
         self.sequence_layers = sequence_layers
         self.heads = heads
         self.dropout = dropout
@@ -735,11 +733,8 @@ class BehaviorTokenizer(ItemTokenizer):
             masks = {name: torch.from_numpy(mask) for name, mask in present.items()}
             network = BehaviorNetwork(vectors, masks, self, self.levels_)
         network.start_codebooks(self.seed)
-        validations = 0
 
         def validate(trained: Any) -> dict[str, float]:
-            nonlocal validations
-            validations += 1
             scorer = BehaviorScorer(trained)
             alike = trained.n_items - len(scorer.codes.flatten(1).unique(dim=0))
             metrics = {"collisions": float(alike), "score": -alike / trained.n_items}
@@ -747,7 +742,7 @@ class BehaviorTokenizer(ItemTokenizer):
                 ranks = rank_targets(scorer, held, accelerator=accelerator)
                 metrics["recall@10"] = float(summarize(ranks, (10,))["recall@10"])
                 metrics["score"] += metrics["recall@10"]
-            metrics["revived"] = float(trained.plan_revival(self.seed * 1009 + validations))
+            metrics["revived"], trained.revived = float(trained.revived), 0
             return metrics
 
         result = fit(network, batches, validate, config, accelerator=accelerator)
@@ -891,6 +886,8 @@ class BehaviorTokenizer(ItemTokenizer):
             check_count(name, getattr(self, name))
         for width in self.hidden:
             check_count("hidden", width)
+        if not isinstance(self.revive_every, Integral) or isinstance(self.revive_every, bool) or self.revive_every < 0:
+            raise ValueError(f"revive_every={self.revive_every!r} is not an integer of at least 0")
         for name in ("reconstruction_weight", "rq_weight", "mim_weight", "rec_weight", "commitment"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")

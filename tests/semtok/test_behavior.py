@@ -232,25 +232,36 @@ def test_vectors_of_items_without_a_modality_do_not_matter() -> None:
     assert batch.present["image"] == int(masks["image"][batch.rows].sum())
 
 
-def test_codes_that_no_step_used_move_to_residuals_at_the_next_step() -> None:
+def test_codes_that_no_step_used_move_to_residuals() -> None:
     net = network(levels=1, weight_decay=0.0).train()
     net.codebooks.data[0, 0, 5:] = 50.0  # too far for anyone
     for batch in batches():
         net(batch)
     before = net.codebooks.detach().clone()
     z = net.represent(torch.arange(ITEMS))[0].detach().flatten(0, 1)
-    moved = net.plan_revival(seed=0)
+    moved = net.revive(seed=0)
     assert 11 <= moved < 16
-    assert torch.equal(net.codebooks, before)
-    net.eval()(batches()[0])
-    assert torch.equal(net.codebooks, before)
-    net.train()(batches()[0])
     changed = (net.codebooks != before).any(3)[0, 0]
     assert int(changed.sum()) == moved
     assert changed[5:].all()
     nearest = torch.cdist(net.codebooks[0, 0, changed].detach(), z).amin(1)
     assert float(nearest.max()) < 1e-3
     assert len(net.codebooks[0, 0, changed].unique(dim=0)) == moved
+
+
+@pytest.mark.parametrize(("every", "moves"), [(2, True), (3, False), (0, False)])
+def test_codes_are_revived_every_so_many_training_steps(every: int, moves: bool) -> None:
+    net = network(levels=1, weight_decay=0.0, revive_every=every).train()
+    net.codebooks.data[0, 0, 5:] = 50.0
+    before = net.codebooks.detach().clone()
+    batch = batches()[0]
+    for _ in range(2):
+        net(batch)
+    net.eval()(batch)
+    assert torch.equal(net.codebooks, before)
+    net.train()(batch)
+    assert torch.equal(net.codebooks, before) != moves
+    assert (net.revived > 0) == moves
 
 
 def test_codebooks_start_on_the_residuals_of_all_streams() -> None:
@@ -607,6 +618,7 @@ def test_unusable_inputs_are_refused(inputs: dict, message: str) -> None:
     ("arguments", "message"),
     [
         ({"levels": 0}, "levels=0 is not an integer of at least 1"),
+        ({"revive_every": -1}, "revive_every=-1 is not an integer of at least 0"),
         ({"hidden": (0,)}, "hidden=0 is not an integer of at least 1"),
         ({"temperature": 0.0}, r"temperature=0\.0 must be above 0"),
         ({"rec_weight": -1.0}, r"rec_weight=-1\.0 must be at least 0"),
