@@ -6,7 +6,8 @@
 RecBole runs in a virtual environment of its own (see ``benchmarks.peers``) with its default hyper-parameters, softmax
 over all items where a model has it, the same split, length 50, full ranking. General models (Pop, ItemKNN, BPR) leave
 out what the user has seen, as the library does; they stand beside our figures of that policy. The last column is when
-our validation first was as good as the library's best, where both keep seen items. A row that is there is not run again.
+our validation first was as good as the library's best, where both keep seen items. A row that is there is not run
+again.
 """
 
 from __future__ import annotations
