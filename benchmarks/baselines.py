@@ -102,7 +102,7 @@ def speeds(metrics: dict[str, Any], folder: Path) -> tuple[float | None, float]:
         return None, users
     lines = (folder / "history.jsonl").read_text().splitlines()
     busy = metrics["train_seconds"] - len(lines) * metrics["valid"]["users"] / users
-    return metrics["steps"] / max(1e-9, busy), users
+    return (metrics["steps"] / busy if busy > 0 else None), users
 
 
 def places(values: dict[str, float]) -> dict[str, int]:
