@@ -61,14 +61,12 @@ def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
         "max_items": model.max_len,
     }
     tokens = vocabulary.tokens(model.code_table[1:].cpu()).numpy()
-    columns = {f"token_{level}": tokens[:, level] for level in range(tokens.shape[1])}
+    table = run.items.hstack(pl.DataFrame(tokens, schema=[f"token_{level}" for level in range(tokens.shape[1])]))
     out.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         written.save_pretrained(made)
-        run.items.with_columns(**{key: pl.Series(values) for key, values in columns.items()}).write_parquet(
-            made / TOKENS_FILE
-        )
+        table.write_parquet(made / TOKENS_FILE)
         made.chmod(0o755)
         os.replace(made, out)
     except BaseException:
