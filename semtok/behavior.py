@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -886,8 +885,7 @@ class BehaviorTokenizer(ItemTokenizer):
             check_count(name, getattr(self, name))
         for width in self.hidden:
             check_count("hidden", width)
-        if not isinstance(self.revive_every, Integral) or isinstance(self.revive_every, bool) or self.revive_every < 0:
-            raise ValueError(f"revive_every={self.revive_every!r} is not an integer of at least 0")
+        check_count("revive_every", self.revive_every, 0)
         for name in ("reconstruction_weight", "rq_weight", "mim_weight", "rec_weight", "commitment"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")

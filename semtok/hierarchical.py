@@ -304,8 +304,7 @@ class HierarchicalKMeans(ItemTokenizer):
         for name, allowed in (("form", FORMS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
+        check_count("seed", self.seed, 0)
         for name in ("levels", "balanced"):
             if self.form == "variable" and getattr(self, name):
                 raise ValueError(

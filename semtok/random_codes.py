@@ -79,8 +79,7 @@ class RandomCodes(StreamedTokenizer):
         """
         for name in ("levels", "codebook_size"):
             check_count(name, getattr(self, name))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
+        check_count("seed", self.seed, 0)
         rows = Rows(self, X, reset=True)
         self.views_ = checked_views(views, rows.width)
         total = np.zeros(rows.width)

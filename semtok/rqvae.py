@@ -526,9 +526,7 @@ class RQVAE(StreamedTokenizer):
         if isinstance(hidden, str) or not all(isinstance(width, Integral) and width > 0 for width in hidden):
             raise ValueError(f"hidden={hidden!r} is not a sequence of integers of at least 1")
         for name in ("plain_steps", "revive_every", "refit", "patience", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-                raise ValueError(f"{name}={value!r} is not an integer of at least 0")
+            check_count(name, getattr(self, name), 0)
         for name in ("commitment", "sinkhorn"):
             _check_number(name, getattr(self, name), 0.0)
         if not 0 < self.decay < 1:

@@ -49,8 +49,7 @@ class ScalarTokenizer(StreamedTokenizer):
 
     def _check_arguments(self) -> None:
         check_count("levels", self.levels)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
+        check_count("seed", self.seed, 0)
 
     def fit(self: Self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> Self:
         """Find coordinates, cuts, and what cells stand for.

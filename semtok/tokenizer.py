@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -472,8 +471,7 @@ class VectorTokenizer(StreamedTokenizer):
             check_count(name, getattr(self, name))
         if self.max_points_per_centroid is not None:
             check_count("max_points_per_centroid", self.max_points_per_centroid)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r} is not an integer of at least 0")
+        check_count("seed", self.seed, 0)
         for name, allowed in (("engine", self.engines), ("init", INITS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")

@@ -93,10 +93,10 @@ def check_finite(chunk: Tensor, first: int, views: Mapping[str, slice]) -> None:
     )
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} is not an integer of at least 1")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} is not an integer of at least {least}")
 
 
 def checked_views(views: Mapping[str, slice] | None, width: int) -> dict[str, slice]:
