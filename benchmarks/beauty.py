@@ -10,7 +10,8 @@ quality only where validation was flat. Example::
 
 Tables: ``main`` (generators, popularity, transitions, SASRec-CE), ``one-pass`` (one pass a user against one sample a
 prefix, at equal time), ``ladder`` (PRORec's table 6 and its controls), ``bbqrec`` (its tables 3 and 4, and figure 4),
-``layers``, ``quantizers`` and ``sizes`` (PRORec's figures).
+``layers``, ``quantizers``, ``sizes`` (PRORec's figures). ``--track shuffled|product`` runs a table on the same events
+in another order (:mod:`benchmarks.tracks`); tables of different orders are never one table.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
+from benchmarks.tracks import TRACKS, track_folder
 
 TABLES = ("main", "one-pass", "ladder", "bbqrec", "layers", "quantizers", "sizes")
 COUNTED = ("popularity", "transitions")
@@ -128,11 +130,14 @@ def main() -> None:
     parser.add_argument("--budget-seconds", type=float, default=1500, help="training and validation of a row")
     parser.add_argument("--form", choices=["prefix", "all"], default="all", help="samples of models that have both")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the headline pair of the ladder")
+    parser.add_argument("--track", choices=TRACKS, default="canonical", help="order of the events")
     parser.add_argument("--out", type=Path, default=Path("runs/beauty-table"), help="folder of the runs and the tables")
     parser.add_argument("--only", help="names of rows, as a;b")
     given, rest = parser.parse_known_args()
     given.options = [word for word in rest if word != "--"]
     wanted = None if given.only is None else {name.strip() for name in given.only.split(";")}
+    given.data = track_folder(given.data, given.track, given.out)
+    given.out = given.out if given.track == "canonical" else given.out / given.track
     given.out.mkdir(parents=True, exist_ok=True)
     for table in given.tables:
         lines = [
@@ -147,7 +152,8 @@ def main() -> None:
             lines.append(line(row, folders))
             curves[row.name] = folders[0]
         title = (
-            f"{table}: test, all items ranked, seen items kept, {given.budget_seconds:g} s a row, {platform.machine()}"
+            f"{table}: test, {given.track} order, all items ranked, seen items kept, {given.budget_seconds:g} s a row, "
+            f"{platform.machine()}"
         )
         text = "\n".join([title, "", *lines])
         print(f"\n{text}\n", flush=True)
