@@ -59,7 +59,7 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
         yield Row("concat, standardized", "genrec", "prorec", [*passed, "--source", "standardized-concat", *none[2:]])
         yield Row("CKA", "genrec", "prorec", [*passed, "--distill-weight", "0"], several)
         yield Row("CKA + IKD", "genrec", "prorec", passed, several)
-        yield Row("CKA + IKD, mean of both (B)", "genrec", "prorec", [*passed, "--integrate", "mean"])
+        yield Row("CKA + IKD, aligned table (A)", "genrec", "prorec", [*passed, "--integrate", "aligned"])
     elif table == "bbqrec":
         yield Row("BBQRec", "genrec", "bbqrec")
         yield Row("w/o MIM", "genrec", "bbqrec", ["--no-mim"])

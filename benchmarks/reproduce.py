@@ -52,6 +52,7 @@ _SEQREC = {
     "MISSRec": "missrec",
     "NOVA-BERT": "nova",
     "GRU4Rec+feat": "gru4rec-features",
+    "SASRec+feat": "sasrec-hybrid",
     "SASRec-Content": "sasrec-content",
     "TSSR": "tssr",
 }

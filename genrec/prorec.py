@@ -51,6 +51,7 @@ RECIPES = {
         "beams": 100,
         "precision": "no",
         "stage1_form": "prefix",
+        "integrate": "aligned",
         "codebook_size": 256,
     },
 }
@@ -83,7 +84,7 @@ class Preparation(ItemCodePreparation):
     """Width of the item vectors."""
     align_weight: float = 1.0
     """Weight of the cross-modality alignment in stage I, alpha; 0 leaves it out."""
-    integrate: Literal["aligned", "mean"] = "aligned"
+    integrate: Literal["aligned", "mean"] = "mean"
     """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
 
     def prepare(
@@ -151,7 +152,8 @@ class Preparation(ItemCodePreparation):
             text = None
             if self.source == "joined" and (self.align_weight or self.integrate == "mean"):
                 text = self._joined(dataset, root, embeddings, quiet, record)
-            key: dict[str, Any] = {"data": dataset.hash, "embeddings": record.get("embeddings"), "seed": seed}
+            read = None if text is None else record["embeddings"]  # a plain DIN is the same for every text
+            key: dict[str, Any] = {"data": dataset.hash, "embeddings": read, "seed": seed}
             key |= {"dim": self.stage1_dim, "epochs": self.stage1_epochs, "form": self.stage1_form}
             key |= {"seconds": self.stage1_seconds}
             if text is not None:
@@ -262,7 +264,8 @@ class PRORec(Generator):
     the last code is drawn to the target's stage-I vector by a contrast with random items (intra-modality knowledge
     distillation). The token comes last and is not there when items are searched. No code is public; what the text
     leaves open follows its kin EAGER: 4 heads, feed-forward 1,024, 2,048 negatives at temperature 0.3. Positions are
-    learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation.
+    learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation, and
+    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone).
 
     Parameters
     ----------

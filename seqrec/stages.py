@@ -147,6 +147,8 @@ class Content:
 def stage(root: Path, kind: str, made_from: Mapping[str, Any], manifest: str, build: Callable[[Path], None]) -> Path:
     """The folder of a stage, built if no folder of the same inputs is there.
 
+    Of several commands that need the same stage one builds it and the others wait.
+
     Parameters
     ----------
     root : Path
@@ -159,10 +161,15 @@ def stage(root: Path, kind: str, made_from: Mapping[str, Any], manifest: str, bu
     build : callable
         Writes the folder it is given.
     """
+    from filelock import FileLock
+
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = root / STAGES / f"{kind}-{digest}"
     if not (folder / manifest).is_file():
-        build(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            if not (folder / manifest).is_file():
+                build(folder)
     return folder
 
 

@@ -121,17 +121,17 @@ def test_padding_and_later_items_do_not_change_scores() -> None:
 
 def test_stage_one_trains_both_losses_and_its_table_feels_the_text(histories: Histories) -> None:
     (batch,) = next(iter(SequenceBatches(histories, "all", batch_size=100, max_len=19)))
-    model = din()
+    model = din(integrate="aligned")
     output = model(batch)
     assert set(output.parts) == {"nip", "align"}
     output.loss.backward()
     assert model.adaption.project.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
     assert not model.text.requires_grad
     aligned = model.item_embedding.weight.grad.clone()  # type: ignore[union-attr]
-    plain = din(align_weight=0.0)
+    plain = din(align_weight=0.0, integrate="aligned")
     plain(batch).loss.backward()
     assert not torch.allclose(aligned, plain.item_embedding.weight.grad)  # type: ignore[arg-type]
-    mean = din(integrate="mean").item_vectors()
+    mean = din().item_vectors()
     torch.testing.assert_close(mean, (model.item_vectors() + model.adapted(torch.arange(1, ITEMS + 1))) / 2)
 
 
