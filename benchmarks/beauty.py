@@ -45,8 +45,8 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
         yield Row("LETTER", "genrec", "letter", passed)
         if codes is not None:
             yield Row("LETTER, published codes", "genrec", "letter", [*passed, "--codes", str(codes)])
-        yield Row("BBQRec", "genrec", "bbqrec")
-        yield Row("EAGER", "genrec", "eager")
+        yield Row("BBQRec", "genrec", "bbqrec", passed)
+        yield Row("EAGER", "genrec", "eager", passed)
     elif table == "one-pass":
         for model in ("tiger", "prorec"):
             yield Row(f"{model}, one sample a prefix", "genrec", model, ["--form", "prefix"])
@@ -61,15 +61,15 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
         yield Row("CKA + IKD", "genrec", "prorec", passed, several)
         yield Row("CKA + IKD, aligned table (A)", "genrec", "prorec", [*passed, "--integrate", "aligned"])
     elif table == "bbqrec":
-        yield Row("BBQRec", "genrec", "bbqrec")
-        yield Row("w/o MIM", "genrec", "bbqrec", ["--no-mim"])
-        yield Row("w/o rec", "genrec", "bbqrec", ["--no-rec"])
-        yield Row("w/o shared codebook", "genrec", "bbqrec", ["--no-shared-codebook"])
-        yield Row("w/o sim", "genrec", "bbqrec", ["--no-similarity"])
-        yield Row("inherit", "genrec", "bbqrec", ["--inherit"])
-        yield Row("w/o id", "genrec", "bbqrec", ["--streams", "text,image"])
-        yield Row("w/o text", "genrec", "bbqrec", ["--streams", "id,image"])
-        yield Row("w/o image", "genrec", "bbqrec", ["--streams", "id,text"])
+        yield Row("BBQRec", "genrec", "bbqrec", passed)
+        yield Row("w/o MIM", "genrec", "bbqrec", [*passed, "--no-mim"])
+        yield Row("w/o rec", "genrec", "bbqrec", [*passed, "--no-rec"])
+        yield Row("w/o shared codebook", "genrec", "bbqrec", [*passed, "--no-shared-codebook"])
+        yield Row("w/o sim", "genrec", "bbqrec", [*passed, "--no-similarity"])
+        yield Row("inherit", "genrec", "bbqrec", [*passed, "--inherit"])
+        yield Row("w/o id", "genrec", "bbqrec", [*passed, "--streams", "text,image"])
+        yield Row("w/o text", "genrec", "bbqrec", [*passed, "--streams", "id,image"])
+        yield Row("w/o image", "genrec", "bbqrec", [*passed, "--streams", "id,text"])
     elif table == "layers":
         for layers in (2, 4, 8, 16):
             yield Row(f"{layers} decoder layers", "genrec", "prorec", [*passed, "--decoder-layers", str(layers)])

@@ -75,13 +75,18 @@ REGISTRY: dict[str, ModelEntry] = {
         ("prefix", "all"),
     ),
     "bbqrec": ModelEntry(
-        "genrec.bbqrec:BBQRec", "BBQRec, 2025", "behavior, unique by matching", "genrec.bbqrec:Preparation"
+        "genrec.bbqrec:BBQRec",
+        "BBQRec, 2025",
+        "behavior, unique by matching",
+        "genrec.bbqrec:Preparation",
+        ("prefix", "all"),
     ),
     "eager": ModelEntry(
         "genrec.eager:EAGER",
         "Wang et al., KDD 2024",
         "hierarchical, of a DIN's vectors and of the text's",
         "genrec.eager:Preparation",
+        ("prefix", "all"),
     ),
 }
 

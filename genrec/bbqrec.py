@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genrec.attention import Ragged
 from genrec.decoding import Logits
-from genrec.model import Generator, samples
+from genrec.model import Generator, packed_samples, samples
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory, T5Decoder, T5Encoder
@@ -192,6 +192,9 @@ class BBQRec(Generator):
         Start the token embeddings from the tokenizer's codebooks (table 4: inherit).
     max_len : int, default 20
         Longest history, in items; older ones are cut.
+    causal_encoder : bool, default False
+        Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
+        pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
     """
 
     vectors: Tensor
@@ -216,6 +219,7 @@ class BBQRec(Generator):
         buckets: int = 100,
         inherit: bool = False,
         max_len: int = 20,
+        causal_encoder: bool = False,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, width=streams if layout == "product" else 1)
@@ -241,7 +245,7 @@ class BBQRec(Generator):
         gated = similarity and vector_dim > 0
         gates = [SimilarityGate(buckets, head_dim, self.group, gated) for _ in range(encoder_layers)]
         shape = (heads, head_dim, ffn, dropout, activation)
-        self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers=gates if gated else None)
+        self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers=gates if gated else None, causal=causal_encoder)
         self.decoder = T5Decoder(dim, decoder_layers, *shape)
         self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in sizes)
         following = len(sizes) if layout == "autoregressive" else 0
@@ -311,11 +315,18 @@ class BBQRec(Generator):
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets: the mean over levels of the sum over streams."""
         _, _, targets = samples(batch)
+        if one_pass := len(targets) != len(batch.items):
+            _, _, targets = packed_samples(batch, self.encoder.causal)
         memory = self.encode_histories(batch.items, batch.lengths)
         codes = self.code_table[targets].long()
         tokens = self._tokens(codes)[:, :-1]
         start = self.start_vector.expand(len(targets), 1, -1).to(tokens.dtype)
-        states = self.decoder(torch.cat([start, tokens], 1), memory)  # [S, group, D]
+        given = torch.cat([start, tokens], 1)
+        if one_pass:
+            counts = batch.lengths * self.group
+            states = self.decoder.prefixes(given, memory, Ragged.of(counts, int(counts.max())))
+        else:
+            states = self.decoder(given, memory)  # [S, group, D]
         total = torch.zeros((), device=states.device)
         for column in range(len(self.sizes)):
             logits = self._logits(states[:, column // self.token_streams], column, codes)

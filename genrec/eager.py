@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genrec.attention import Ragged
 from genrec.decoding import Beams, search_beams
 from genrec.distilling import DistillingDecoder
-from genrec.model import Generator, samples
+from genrec.model import Generator, packed_samples, samples
 from genrec.post_norm import PostNormEncoder
 from genrec.prorec import Preparation as PRORecPreparation
 from genrec.stages import Ingredients
@@ -153,6 +153,9 @@ class EAGER(Generator):
         Share of behaviour codes that are masked for recovery.
     max_len : int, default 20
         Longest history, in items; older ones are cut.
+    causal_encoder : bool, default False
+        Whether items of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
+        pass a user, in which every item is a target whose decoders see the items before it (ours, not the paper's).
     """
 
     behaviour: Tensor
@@ -179,6 +182,7 @@ class EAGER(Generator):
         recognition_weight: float = 1.0,
         mask_ratio: float = 0.5,
         max_len: int = 20,
+        causal_encoder: bool = False,
     ) -> None:
         super().__init__(locals())
         check_arguments(
@@ -200,7 +204,7 @@ class EAGER(Generator):
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.source_position = nn.Embedding(max_len, dim)
         self.source_norm = nn.LayerNorm(dim, eps=1e-12)
-        self.encoder = PostNormEncoder(dim, encoder_layers, heads, ffn, dropout, dropout)
+        self.encoder = PostNormEncoder(dim, encoder_layers, heads, ffn, dropout, dropout, causal_encoder)
         self.decoders = nn.ModuleList(
             DistillingDecoder(
                 part, items, dim, decoder_layers, heads, ffn, dropout,
@@ -268,6 +272,8 @@ class EAGER(Generator):
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step."""
         rows, steps, targets = samples(batch)
+        if one_pass := len(targets) != len(batch.items):
+            rows, steps, targets = packed_samples(batch, self.encoder.causal)
         memory = self.encode_histories(batch.items, batch.lengths)
         codes = self.code_table[targets].long()
         total = torch.zeros((), device=codes.device)
@@ -276,7 +282,7 @@ class EAGER(Generator):
         own = (codes[:, : self.split], codes[:, self.split :])
         vectors = (self.behaviour, self.semantic)
         for name, stream, right, known, weight in zip(names, self.streams, own, vectors, self.weights, strict=True):
-            states = stream(right, memory)
+            states = stream.prefixes(right, memory, batch.lengths, 1) if one_pass else stream(right, memory)
             parts[name] = level_loss(stream.all_logits(states), stream.vocabulary.targets(right)) / batch.target_count
             total = total + parts[name]
             if weight:

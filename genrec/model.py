@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genrec.attention import Ragged
 from genrec.decoding import Beams, Logits, score_items, search_beams
 from genrec.trie import CodeTrie
 from genrec.vocabulary import NO_CODE
 from recbase.sequences import SequenceBatch
 from seqrec.model import Pretrained, check_arguments
 
-__all__ = ["Generator", "samples"]
+__all__ = ["Generator", "packed_samples", "samples"]
 
 
 class Generator(Pretrained, nn.Module):
@@ -167,3 +168,27 @@ def samples(batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, positions and items of all targets of a batch, each int64 [S]; PREFIX form has one a row."""
     rows, steps = batch.targets.nonzero(as_tuple=True)
     return rows, steps, batch.targets[rows, steps]
+
+
+def packed_samples(batch: SequenceBatch, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`samples` for one pass a user: every item of a history is followed by a target, in the order in which
+    ``Ragged.of(batch.lengths, T)`` packs the items.
+
+    Parameters
+    ----------
+    batch : SequenceBatch
+    causal : bool
+        Whether the model's encoder is causal, as it must be.
+
+    Raises
+    ------
+    ValueError
+        If the encoder is not causal, or a position of a history has no target.
+    """
+    if not causal:
+        raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
+    if not bool(((batch.targets > 0) == batch.valid).all()):
+        raise ValueError("sample form all expects a target at every position of a history")
+    width = batch.items.shape[1]
+    index = Ragged.of(batch.lengths, width).index
+    return index // width, index % width, batch.targets.flatten()[index]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genrec.attention import Ragged
 from genrec.decoding import Logits
 from genrec.distilling import DistillingDecoder
-from genrec.model import Generator, samples
+from genrec.model import Generator, packed_samples, samples
 from genrec.post_norm import PostNormEncoder
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
@@ -352,15 +352,13 @@ class PRORec(Generator):
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step."""
         _, _, targets = samples(batch)
-        memory = self.encode_histories(batch.items, batch.lengths)
         if len(targets) == len(batch.items):  # PREFIX form: one target a row
+            memory = self.encode_histories(batch.items, batch.lengths)
             states = self.decoder(self.code_table[targets].long(), memory)
         else:
-            if not self.encoder.causal:
-                raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
-            targets = batch.targets.flatten()[Ragged.of(batch.lengths, batch.items.shape[1]).index]
-            codes = self.code_table[targets].long()
-            states = self.decoder.prefixes(codes, memory, batch.lengths, self.group)
+            _, _, targets = packed_samples(batch, self.encoder.causal)
+            memory = self.encode_histories(batch.items, batch.lengths)
+            states = self.decoder.prefixes(self.code_table[targets].long(), memory, batch.lengths, self.group)
         right = self.decoder.vocabulary.targets(self.code_table[targets].long())
         generation = level_loss(self.decoder.all_logits(states), right) / batch.target_count
         parts = {"ce": generation.detach()}

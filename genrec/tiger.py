@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec.attention import Ragged
 from genrec.decoding import Logits
-from genrec.model import Generator, samples
+from genrec.model import Generator, packed_samples, samples
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import T5, DecoderState, Memory
 from genrec.vocabulary import CodeVocabulary
@@ -135,20 +134,13 @@ class TIGER(Generator):
             codes = self.code_table[targets].long()
             states = self.t5.decode(memory, self.vocabulary.tokens(codes)[:, :-1])
         else:
-            self._check_one_pass(batch)
+            _, _, targets = packed_samples(batch, self.t5.encoder.causal)
             memory = self.encode_histories(batch.items, batch.lengths, batch.users)
-            packed = batch.targets.flatten()[Ragged.of(batch.lengths, batch.items.shape[1]).index]
-            codes = self.code_table[packed].long()
+            codes = self.code_table[targets].long()
             states = self.t5.decode_prefixes(memory, self.vocabulary.tokens(codes)[:, :-1], batch.lengths)
         logits = [self.t5.level_logits(states[:, level], level) for level in range(len(self.sizes))]
         loss = level_loss(logits, self.vocabulary.targets(codes), self.scale) / batch.target_count
         return LossOutput(loss, {"ce": loss.detach()})
-
-    def _check_one_pass(self, batch: SequenceBatch) -> None:
-        if not self.t5.encoder.causal:
-            raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
-        if not bool(((batch.targets > 0) == batch.valid).all()):
-            raise ValueError("sample form all expects a target at every position of a history")
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
         """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""

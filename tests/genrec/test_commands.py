@@ -207,7 +207,6 @@ def test_list_names_every_model() -> None:
     ("words", "message", "code"),
     [
         (["train", "word2vec"], "unknown model 'word2vec'", 2),
-        (["train", "bbqrec", "--form", "all", "--data", "synthetic"], "--form all is not for bbqrec", 1),
         (["train", "tiger", "--levels", "0", "--data", "synthetic"], "--levels must be at least 1, got 0", 1),
         (["train", "tiger", "--codes", "nowhere", "--data", "synthetic"], "nowhere", 1),
         (["train", "tiger", "--search-batch", "0", "--data", "synthetic"], "--search-batch must be at least 1", 1),

@@ -36,8 +36,8 @@ SMALL: dict[str, dict[str, Any]] = {
 
 EPOCHS: dict[str, dict[str, int]] = {
     "prorec": {"prefix": 24, "all": 80},
-    "bbqrec": {"prefix": 26},
-    "eager": {"prefix": 26},
+    "bbqrec": {"prefix": 26, "all": 120},
+    "eager": {"prefix": 26, "all": 120},
 }
 """What a model needs to learn the circle, where it is not the usual."""
 
@@ -121,6 +121,31 @@ def test_learns_the_circle_in_one_pass_a_user(name: str) -> None:
     lists = generate(model, asked, beams=5, n_best=1)
     expected = [(start + 5) % ITEMS + 1 for start in range(ITEMS)]
     assert np.mean(lists.items[:, 0] == expected) > 0.9
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_one_pass_a_user_is_all_prefixes_in_loss_and_gradient(name: str) -> None:
+    drawn = {"recovery_weight": 0.0, "recognition_weight": 0.0}  # their draws depend on the row
+    model = build(name, causal_encoder=True, **(drawn if name == "eager" else {}))
+    losses, gradients = [], []
+    for form in ("all", "prefix"):
+        model.zero_grad()
+        (batch,) = batch_of(form)
+        output = model(batch)
+        output.loss.backward()
+        losses.append(output.loss.item())
+        gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert set(gradients[0]) == set(gradients[1])
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_an_encoder_that_looks_ahead_is_refused(name: str) -> None:
+    (batch,) = batch_of("all")
+    with pytest.raises(ValueError, match="needs causal_encoder=True"):
+        build(name)(batch)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -43,12 +43,6 @@ def test_the_loss_is_that_of_all_prefixes(histories: Histories, user_buckets: in
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_an_encoder_that_looks_ahead_is_refused(histories: Histories) -> None:
-    (batch,) = next(iter(SequenceBatches(histories, "all", batch_size=100, max_len=20)))
-    with pytest.raises(ValueError, match="needs causal_encoder=True"):
-        tiger()(batch)
-
-
 def test_encoded_tokens_do_not_change_with_what_follows() -> None:
     model = tiger(causal_encoder=True).eval()
     items, lengths = torch.tensor([[3, 7, 1, 4]]), torch.tensor([4])

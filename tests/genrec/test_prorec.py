@@ -58,10 +58,6 @@ def test_one_pass_is_all_prefixes(histories: Histories, encoder_tokens: str) -> 
         (batch,) = next(iter(SequenceBatches(histories, form, batch_size=100, max_len=20, seed=3)))
         losses.append(model(batch).parts["ce"].item())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    (batch,) = next(iter(SequenceBatches(histories, "all", batch_size=100, max_len=20)))
-    ahead = prorec(encoder_tokens=encoder_tokens)
-    with pytest.raises(ValueError, match="needs causal_encoder=True"):
-        ahead(batch)
 
 
 def test_every_item_has_one_path_and_a_wide_search_is_exhaustive() -> None:
