@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import metrics_of
+from benchmarks.rows import finished, metrics_of
 from seqrec import REGISTRY
 
 # Recall@10 as published, data set by data set, by our names.
@@ -197,7 +197,7 @@ def main() -> None:
     for name in names:
         for seed in range(1 if REGISTRY[name].kind == "counted" else known.seeds):
             folder = known.out / f"{name}-{seed}"
-            if metrics_of(folder) is None:
+            if not finished(folder):
                 words = command(name, seed, known, folder)
                 print(f"$ seqrec {' '.join(words)}", flush=True)
                 start = time.perf_counter()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.beauty import flat
-from benchmarks.rows import Row, folder_of, metrics_of
+from benchmarks.rows import Row, finished, folder_of, metrics_of
 
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -190,7 +190,7 @@ def main() -> None:
         if row is not None and known(row.model):
             run = folder_of(row, given.seed, folder)
             words = command(row, given, run)
-            if metrics_of(run) is None:
+            if not finished(run):
                 print(f"$ {' '.join(words)}", flush=True)
                 if given.data is not None:
                     subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=True)

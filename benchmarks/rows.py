@@ -15,7 +15,7 @@ import numpy as np
 
 from recbase.checkpoints import open_folder
 
-__all__ = ["Row", "folder_of", "mean_and_spread", "metrics_of", "run_row"]
+__all__ = ["Row", "finished", "folder_of", "mean_and_spread", "metrics_of", "run_row"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ def metrics_of(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def finished(folder: Path) -> bool:
+    """Whether a run has its metrics and its training was not interrupted."""
+    found = metrics_of(folder)
+    return found is not None and found.get("stopped") != "signal"
+
+
 def run_row(row: Row, out: Path, command: Callable[[Row, int, Path], list[str]]) -> list[Path]:
     """Run a row's command for every seed whose run folder is not complete yet; the run folders.
 
@@ -64,7 +70,7 @@ def run_row(row: Row, out: Path, command: Callable[[Row, int, Path], list[str]])
     """
     folders = [folder_of(row, seed, out) for seed in row.seeds]
     for seed, folder in zip(row.seeds, folders, strict=True):
-        if metrics_of(folder) is None:
+        if not finished(folder):
             words = command(row, seed, folder)
             print(f"$ {' '.join(words)}", flush=True)
             start = time.perf_counter()
