@@ -207,10 +207,16 @@ class DIN(Pretrained, nn.Module):
 
     def vectors(self, items: Tensor) -> Tensor:
         """What the network reads of items: [...] -> [..., D]; zeros for padding."""
-        found: Tensor = self.item_embedding(items)
-        if self.integrate == "mean":
-            found = (found + self.adapted(items)) / 2 * (items > 0)[..., None]
-        return found
+        if self.integrate == "aligned":
+            found: Tensor = self.item_embedding(items)
+            return found
+        if items.numel() > self.items:  # text is adapted once an item
+            return F.embedding(items, self._means(torch.arange(self.items + 1, device=items.device)))
+        return self._means(items)
+
+    def _means(self, items: Tensor) -> Tensor:
+        means: Tensor = (self.item_embedding(items) + self.adapted(items)) / 2 * (items > 0)[..., None]
+        return means
 
     def adapted(self, items: Tensor) -> Tensor:
         """Adapted text vectors of items: [...] -> [..., D]."""
@@ -323,13 +329,15 @@ class DIN(Pretrained, nn.Module):
         """Scores of some items for every history: items [B, T], lengths [B], candidates [B, C] to [B, C]."""
         device, training = self.text.device, self.training
         self.eval()
-        latest = self.latest(items.to(device), lengths.to(device))
-        history = self.vectors(latest)
+        latest, candidates = self.latest(items.to(device), lengths.to(device)), candidates.to(device)
         if torch.compiler.is_exporting():  # the number of rows is not known
-            return self.score(history, self.vectors(candidates.to(device))).float()
+            return self.score(self.vectors(latest), self.vectors(candidates)).float()
+        known, numbers = torch.cat([latest.flatten(), candidates.flatten()]).unique(return_inverse=True)
+        table, (own, others) = self.vectors(known), numbers.split([latest.numel(), candidates.numel()])
+        own, others = own.view(latest.shape), others.view(candidates.shape)
         step = max(1, _BLOCK // max(1, self.max_len * candidates.shape[1]))
         parts = [
-            self.score(history[part], self.vectors(candidates[part].to(device)), latest[part] > 0)
+            self.score(table[own[part]], table[others[part]], latest[part] > 0)
             for part in (slice(lo, lo + step) for lo in range(0, len(items), step))
         ]
         self.train(training)
