@@ -67,7 +67,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "mv-rnn": {"epochs": 20, "lr": 1e-2},
     "mfn4rec": {"epochs": 20, "lr": 1e-2},
     "nova": {"epochs": 40, "lr": 1e-2},
-    "din": {"epochs": 15, "lr": 1e-2},
+    "din": {"epochs": 30, "lr": 1e-2},
     "fmlp": {"epochs": 5, "lr": 5e-3},
     "unisrec": {"epochs": 25, "lr": 6e-3},
     "cl4srec": {"epochs": 20, "lr": 1e-2},
