@@ -10,6 +10,7 @@ quality only where validation was flat. Example::
 
 Tables: ``main`` (generators, popularity, transitions, SASRec-CE), ``one-pass`` (one pass a user against one sample a
 prefix, at equal time), ``ladder`` (PRORec's table 6 and its controls), ``bbqrec`` (its tables 3 and 4, and figure 4),
+``images`` (BBQRec with and without its image stream, for data that have images, such as ``--data synthetic``),
 ``layers``, ``quantizers``, ``sizes`` (PRORec's figures). ``--track shuffled|product`` runs a table on the same events
 in another order (:mod:`benchmarks.tracks`); tables of different orders are never one table.
 """
@@ -28,7 +29,7 @@ import numpy as np
 from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
 from benchmarks.tracks import TRACKS, track_folder
 
-TABLES = ("main", "one-pass", "ladder", "bbqrec", "layers", "quantizers", "sizes")
+TABLES = ("main", "one-pass", "ladder", "bbqrec", "images", "layers", "quantizers", "sizes")
 COUNTED = ("popularity", "transitions")
 
 
@@ -70,6 +71,10 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
         yield Row("w/o id", "genrec", "bbqrec", [*passed, "--streams", "text,image"])
         yield Row("w/o text", "genrec", "bbqrec", [*passed, "--streams", "id,image"])
         yield Row("w/o image", "genrec", "bbqrec", [*passed, "--streams", "id,text"])
+    elif table == "images":
+        yield Row("BBQRec", "genrec", "bbqrec", passed, several)
+        yield Row("w/o MIM", "genrec", "bbqrec", [*passed, "--no-mim"], several)
+        yield Row("w/o image", "genrec", "bbqrec", [*passed, "--streams", "id,text"], several)
     elif table == "layers":
         for layers in (2, 4, 8, 16):
             yield Row(f"{layers} decoder layers", "genrec", "prorec", [*passed, "--decoder-layers", str(layers)])
@@ -86,7 +91,7 @@ def command(given: argparse.Namespace, row: Row, seed: int, out: Path) -> list[s
     words = [row.program, "train", row.model, "--data", str(given.data), "--out", str(out), "--quiet"]
     if row.model not in COUNTED:
         words += ["--seed", str(seed), "--max-seconds", str(given.budget_seconds), "--epochs", "1000"]
-    if row.program == "genrec":
+    if row.program == "genrec" and given.embeddings is not None:
         words += ["--embeddings", str(given.embeddings)]
     return [*words, *row.options, *(given.options if row.program == "genrec" else [])]
 
@@ -124,12 +129,12 @@ def main() -> None:
     """Run the tables that were asked for and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", choices=TABLES)
-    parser.add_argument("--data", type=Path, required=True, help="data set folder")
-    parser.add_argument("--embeddings", type=Path, required=True, help="embeddings folder of that data set")
+    parser.add_argument("--data", type=Path, required=True, help="data set folder, or the name of a data set")
+    parser.add_argument("--embeddings", type=Path, help="embeddings folder of that data set; made if not given")
     parser.add_argument("--published-codes", type=Path, help="folder of imported codes (semtok import) for LETTER")
     parser.add_argument("--budget-seconds", type=float, default=1500, help="training and validation of a row")
     parser.add_argument("--form", choices=["prefix", "all"], default="all", help="samples of models that have both")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of the headline pair of the ladder")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the headline pair of the ladder, and of images")
     parser.add_argument("--track", choices=TRACKS, default="canonical", help="order of the events")
     parser.add_argument("--out", type=Path, default=Path("runs/beauty-table"), help="folder of the runs and the tables")
     parser.add_argument("--only", help="names of rows, as a;b")
