@@ -36,8 +36,8 @@ SMALL: dict[str, dict[str, Any]] = {
 
 EPOCHS: dict[str, dict[str, int]] = {
     "prorec": {"prefix": 24, "all": 80},
-    "bbqrec": {"prefix": 26, "all": 120},
-    "eager": {"prefix": 26, "all": 120},
+    "bbqrec": {"prefix": 26, "all": 100},
+    "eager": {"prefix": 26},
 }
 """What a model needs to learn the circle, where it is not the usual."""
 
