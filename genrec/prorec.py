@@ -188,6 +188,7 @@ class Preparation(ItemCodePreparation):
                 monitor="ndcg@20",
                 patience=5,
                 max_seconds=self.stage1_seconds,
+                precision="auto",
                 seed=seed,
                 quiet=quiet,
             )
