@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -154,11 +155,15 @@ def some_targets(targets: Targets, count: int, seed: int = 0) -> Targets:
 def validator(
     targets: Targets, search: Search, accelerator: Accelerator | None = None
 ) -> Callable[[Any], dict[str, float]]:
-    """Make the function that a training loop calls to validate a generator, on a fixed part of the users."""
+    """Make the function that a training loop calls to validate a generator, on a fixed part of the users.
+
+    It searches in the precision of the training; figures of a finished run are searched for in float32.
+    """
     some = some_targets(targets, search.valid_users)
 
     def validate(model: Any) -> dict[str, float]:
-        ranks, _ = rank_generated(model, some, search.valid_beams, search.search_batch, accelerator)
+        with nullcontext() if accelerator is None else accelerator.autocast():
+            ranks, _ = rank_generated(model, some, search.valid_beams, search.search_batch, accelerator)
         return {name: float(value) for name, value in summarize(ranks).items() if name != "users"}
 
     return validate
