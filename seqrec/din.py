@@ -116,8 +116,8 @@ class DIN(Pretrained, nn.Module):
         Align text to behaviour as well.
     integrate : {"aligned", "mean"}, default "mean"
         What is read and handed on as an item's vector: the collaborative table, which the alignment shapes (A), or the
-        mean of it and the adapted text (B). The paper's text fits both; B validates far better (README). Without text it
-        is the table.
+        mean of it and the adapted text (B). The paper's text fits both; B validates far better (README). Without text
+        it is the table.
     dropout : float, default 0.1
         In both MLPs.
     max_len : int, default 19
