@@ -55,7 +55,10 @@ def spaces(given: argparse.Namespace) -> str:
         shares = f"{100 * told['share_semantic']:.2f} / {100 * told['share_collaborative']:.2f}"
         distances = f"{told['kl_semantic']:.3f} | {told['kl_collaborative']:.3f}"
         lines.append(f"| {name} | {distances} | {shares} | {PUBLISHED.get(name, '')} |")
-    draw({name: found[name] for name in DRAWN}, given.out / "spaces.png", given.seed)
+    try:
+        draw({name: found[name] for name in DRAWN}, given.out / "spaces.png", given.seed)
+    except ImportError:
+        print("no figure: matplotlib is not installed (extra [plots])")
     return "\n".join(lines)
 
 

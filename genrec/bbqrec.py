@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genrec.attention import Ragged
 from genrec.decoding import Logits
-from genrec.model import Generator, packed_samples, samples
+from genrec.model import Generator, samples
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory, T5Decoder, T5Encoder
@@ -314,15 +314,13 @@ class BBQRec(Generator):
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets: the mean over levels of the sum over streams."""
-        _, _, targets = samples(batch)
-        if one_pass := len(targets) != len(batch.items):
-            _, _, targets = packed_samples(batch, self.encoder.causal)
+        found = samples(batch, self.encoder.causal)
         memory = self.encode_histories(batch.items, batch.lengths)
-        codes = self.code_table[targets].long()
+        codes = self.code_table[found.items].long()
         tokens = self._tokens(codes)[:, :-1]
-        start = self.start_vector.expand(len(targets), 1, -1).to(tokens.dtype)
+        start = self.start_vector.expand(len(codes), 1, -1).to(tokens.dtype)
         given = torch.cat([start, tokens], 1)
-        if one_pass:
+        if found.one_pass:
             counts = batch.lengths * self.group
             states = self.decoder.prefixes(given, memory, Ragged.of(counts, int(counts.max())))
         else:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genrec.attention import Ragged
 from genrec.decoding import Beams, search_beams
 from genrec.distilling import DistillingDecoder
-from genrec.model import Generator, packed_samples, samples
+from genrec.model import Generator, samples
 from genrec.post_norm import PostNormEncoder
 from genrec.prorec import Preparation as PRORecPreparation
 from genrec.stages import Ingredients
@@ -271,9 +271,8 @@ class EAGER(Generator):
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step."""
-        rows, steps, targets = samples(batch)
-        if one_pass := len(targets) != len(batch.items):
-            rows, steps, targets = packed_samples(batch, self.encoder.causal)
+        sampled = samples(batch, self.encoder.causal)
+        targets = sampled.items
         memory = self.encode_histories(batch.items, batch.lengths)
         codes = self.code_table[targets].long()
         total = torch.zeros((), device=codes.device)
@@ -282,14 +281,14 @@ class EAGER(Generator):
         own = (codes[:, : self.split], codes[:, self.split :])
         vectors = (self.behaviour, self.semantic)
         for name, stream, right, known, weight in zip(names, self.streams, own, vectors, self.weights, strict=True):
-            states = stream.prefixes(right, memory, batch.lengths, 1) if one_pass else stream(right, memory)
+            states = stream.prefixes(right, memory, batch.lengths, 1) if sampled.one_pass else stream(right, memory)
             parts[name] = level_loss(stream.all_logits(states), stream.vocabulary.targets(right)) / batch.target_count
             total = total + parts[name]
             if weight:
                 found = stream.distill(states[:, -1], targets, known, batch.seed) / batch.target_count
                 parts[f"distill {name}"] = found
                 total = total + weight * found
-        places = (batch.positions[rows], steps)
+        places = (batch.positions[sampled.rows], sampled.steps)
         if self.recovery_weight:
             parts["recovery"] = self._recover(codes, batch.seed, places) / batch.target_count
             total = total + self.recovery_weight * parts["recovery"]

@@ -7,6 +7,7 @@ architecture: a model says how histories are encoded and gives the logits of the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from genrec.vocabulary import NO_CODE
 from recbase.sequences import SequenceBatch
 from seqrec.model import Pretrained, check_arguments
 
-__all__ = ["Generator", "packed_samples", "samples"]
+__all__ = ["Generator", "Samples", "samples"]
 
 
 class Generator(Pretrained, nn.Module):
@@ -164,31 +165,46 @@ class Generator(Pretrained, nn.Module):
         return scores
 
 
-def samples(batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, positions and items of all targets of a batch, each int64 [S]; PREFIX form has one a row."""
-    rows, steps = batch.targets.nonzero(as_tuple=True)
-    return rows, steps, batch.targets[rows, steps]
+@dataclass(frozen=True)
+class Samples:
+    """The targets of a batch.
+
+    Attributes
+    ----------
+    rows, steps, items : int64 Tensor [S]
+        Row, position and item number of each.
+    one_pass : bool
+        Whether every item of a history is followed by a target; else there is one target a row.
+    """
+
+    rows: Tensor
+    steps: Tensor
+    items: Tensor
+    one_pass: bool
 
 
-def packed_samples(batch: SequenceBatch, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`samples` for one pass a user: every item of a history is followed by a target, in the order in which
-    ``Ragged.of(batch.lengths, T)`` packs the items.
+def samples(batch: SequenceBatch, causal: bool) -> Samples:
+    """The targets of a batch: one a row, or all of a history as ``Ragged.of(batch.lengths, T)`` packs its items.
 
     Parameters
     ----------
     batch : SequenceBatch
     causal : bool
-        Whether the model's encoder is causal, as it must be.
+        Whether the model's encoder is causal, as it must be where a row has several targets.
 
     Raises
     ------
     ValueError
-        If the encoder is not causal, or a position of a history has no target.
+        If rows have several targets and the encoder is not causal, or a position of a history has none.
     """
-    if not causal:
-        raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
-    if not bool(((batch.targets > 0) == batch.valid).all()):
-        raise ValueError("sample form all expects a target at every position of a history")
-    width = batch.items.shape[1]
-    index = Ragged.of(batch.lengths, width).index
-    return index // width, index % width, batch.targets.flatten()[index]
+    there = batch.targets > 0
+    rows, steps = there.nonzero(as_tuple=True)
+    if one_pass := len(rows) != len(batch.items):
+        if not causal:
+            raise ValueError("sample form all needs causal_encoder=True: targets would be seen by the encoder")
+        if not bool((there == batch.valid).all()):
+            raise ValueError("sample form all expects a target at every position of a history")
+        width = batch.items.shape[1]
+        index = Ragged.of(batch.lengths, width).index
+        rows, steps = index // width, index % width
+    return Samples(rows, steps, batch.targets[rows, steps], one_pass)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genrec.attention import Ragged
 from genrec.decoding import Logits
 from genrec.distilling import DistillingDecoder
-from genrec.model import Generator, packed_samples, samples
+from genrec.model import Generator, samples
 from genrec.post_norm import PostNormEncoder
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
@@ -352,15 +352,14 @@ class PRORec(Generator):
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step."""
-        _, _, targets = samples(batch)
-        if len(targets) == len(batch.items):  # PREFIX form: one target a row
-            memory = self.encode_histories(batch.items, batch.lengths)
-            states = self.decoder(self.code_table[targets].long(), memory)
+        found = samples(batch, self.encoder.causal)
+        targets = found.items
+        memory, codes = self.encode_histories(batch.items, batch.lengths), self.code_table[targets].long()
+        if found.one_pass:
+            states = self.decoder.prefixes(codes, memory, batch.lengths, self.group)
         else:
-            _, _, targets = packed_samples(batch, self.encoder.causal)
-            memory = self.encode_histories(batch.items, batch.lengths)
-            states = self.decoder.prefixes(self.code_table[targets].long(), memory, batch.lengths, self.group)
-        right = self.decoder.vocabulary.targets(self.code_table[targets].long())
+            states = self.decoder(codes, memory)
+        right = self.decoder.vocabulary.targets(codes)
         generation = level_loss(self.decoder.all_logits(states), right) / batch.target_count
         parts = {"ce": generation.detach()}
         if not self.distill_weight:

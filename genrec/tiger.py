@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec.decoding import Logits
-from genrec.model import Generator, packed_samples, samples
+from genrec.model import Generator, samples
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import T5, DecoderState, Memory
 from genrec.vocabulary import CodeVocabulary
@@ -128,16 +128,14 @@ class TIGER(Generator):
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step; of a target, the mean over its levels."""
-        rows, _, targets = samples(batch)
-        if len(targets) == len(batch.items):  # PREFIX form: one target a row
-            memory = self.encode_histories(batch.items[rows], batch.lengths[rows], batch.users[rows])
-            codes = self.code_table[targets].long()
-            states = self.t5.decode(memory, self.vocabulary.tokens(codes)[:, :-1])
+        found = samples(batch, self.t5.encoder.causal)
+        memory = self.encode_histories(batch.items, batch.lengths, batch.users)
+        codes = self.code_table[found.items].long()
+        given = self.vocabulary.tokens(codes)[:, :-1]
+        if found.one_pass:
+            states = self.t5.decode_prefixes(memory, given, batch.lengths)
         else:
-            _, _, targets = packed_samples(batch, self.t5.encoder.causal)
-            memory = self.encode_histories(batch.items, batch.lengths, batch.users)
-            codes = self.code_table[targets].long()
-            states = self.t5.decode_prefixes(memory, self.vocabulary.tokens(codes)[:, :-1], batch.lengths)
+            states = self.t5.decode(memory, given)
         logits = [self.t5.level_logits(states[:, level], level) for level in range(len(self.sizes))]
         loss = level_loss(logits, self.vocabulary.targets(codes), self.scale) / batch.target_count
         return LossOutput(loss, {"ce": loss.detach()})
