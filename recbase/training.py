@@ -723,8 +723,9 @@ class _Losses:
         if not self.pending:
             return None
         rows = torch.stack(self.pending).double().cpu().numpy()  # [S, 1 + parts]
-        norms = [0.0 if norm is None else norm for norm in self.norms]
-        table = np.concatenate([rows, torch.tensor(norms).double().cpu().numpy()[:, None]], axis=1)
+        none = self.pending[0].new_zeros(())
+        norms = torch.stack([none if norm is None else norm for norm in self.norms]).double().cpu().numpy()
+        table = np.concatenate([rows, norms[:, None]], axis=1)
         for row in rows:
             self.totals += row
         self.steps, self.last = self.steps + len(rows), rows[-1]

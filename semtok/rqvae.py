@@ -778,12 +778,12 @@ def _column_rows(rows: Rows, part: slice) -> Any:
 
 
 def _validation_rows(rows: Any, seed: int) -> Tensor:
-    """All rows, or so many drawn by ``seed``: float32 [M, D]."""
+    """All rows, or so many drawn by ``seed``, where the network starts: float32 [M, D] on the CPU."""
     if len(rows) > _VALIDATION_ROWS:
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), _VALIDATION_ROWS, replace=False))
         rows = rows[torch.from_numpy(chosen)] if isinstance(rows, Tensor) else rows[chosen]
     whole = rows[: len(rows)]
-    return whole.float() if isinstance(whole, Tensor) else torch.from_numpy(np.array(whole, dtype=np.float32))
+    return whole.cpu().float() if isinstance(whole, Tensor) else torch.from_numpy(np.array(whole, dtype=np.float32))
 
 
 def _shift_and_scale(rows: Any, scaling: str) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """Settings of the whole suite."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +19,35 @@ def _own_generator():
     torch.manual_seed(0)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--pretend-device", action="store_true", help="run tests marked gpu on a device that is pretended")
+
+
+def pytest_configure(config):
+    if config.getoption("--pretend-device"):
+        sys.path.insert(0, str(Path(__file__).parent / "devices"))
+        import pretended_device  # noqa: F401  (before the first backward pass, which counts the devices)
+
+
+@pytest.fixture
+def device(request, monkeypatch):
+    """The device of tests marked gpu, which accelerate trains on too."""
+    if not request.config.getoption("--pretend-device"):
+        yield torch.device("cuda", 0)
+        return
+    from accelerate.state import AcceleratorState
+    from pretended_device import pretended
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pretended() as found:
+        monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", str(found))
+        yield found
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(autouse=True)
 def _skip_gpu(request):
-    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
+    if not request.node.get_closest_marker("gpu") or request.config.getoption("--pretend-device"):
+        return
+    if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -101,6 +101,32 @@ def trained(name: str, form: str, epochs: int, histories: Histories | None = Non
     return model.eval()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["prefix", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_gpu_it_is_as_on_the_cpu(name: str, form: str, device: torch.device) -> None:
+    causal = {"causal_encoder": form == "all"}
+    batch, asked = batch_of(form)[0], walks(9)
+    loss = float(build(name, **causal)(batch).loss.detach())
+    model = build(name, **causal).to(device)
+    assert float(model(batch.to(device)).loss.detach()) == pytest.approx(loss, rel=1e-3)
+    with torch.autocast(device.type, torch.bfloat16):
+        low = model(batch.to(device)).loss
+    low.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    reader = SequenceBatches(walks(), form, 64, 20, 0)  # type: ignore[arg-type]
+    fit(model, reader, None, TrainConfig(epochs=1, patience=0, quiet=True))
+    assert {p.device for p in model.parameters()} == {device}
+    model.eval()
+    there = [generate(model, asked, beams=ITEMS, exact=exact) for exact in (False, True)]
+    assert model.trie.device == device
+    model.to("cpu")
+    for exact, lists in zip((False, True), there, strict=True):
+        here = generate(model, asked, beams=ITEMS, exact=exact)
+        assert np.mean(here.items == lists.items) > 0.99  # of nearly equal scores either may be first
+        np.testing.assert_allclose(here.scores, lists.scores, atol=1e-3, rtol=1e-3)
+
+
 def test_every_model_has_a_small_size() -> None:
     assert set(SMALL) == set(REGISTRY)
 

@@ -366,10 +366,10 @@ def test_scikit_learn_accepts_it(form: dict) -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_tensors_are_split_where_they_are() -> None:
-    vectors = some_vectors(4000)
+def test_tensors_on_a_gpu_are_split_where_they_are(device: torch.device) -> None:
+    vectors = some_vectors(4000 if device.type == "cuda" else 500)
     errors = []
-    for place in ("cpu", "cuda"):
+    for place in ("cpu", device):
         for form in FORMS:
             fitted = HierarchicalKMeans(codebook_size=16, **form).fit(torch.from_numpy(vectors).to(place))
             check_tree(vectors, fitted)

@@ -162,8 +162,8 @@ def test_two_faiss_distributions_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gpu
-def test_cuda_reaches_the_error_of_the_cpu() -> None:
+def test_a_gpu_reaches_the_error_of_the_cpu(device: torch.device) -> None:
     points = some_points(20_000, 32)
-    found = cluster(points.cuda(), 64)
-    assert found.centers.is_cuda
+    found = cluster(points.to(device), 64)
+    assert found.centers.device == device
     assert float(found.error) <= 1.01 * cluster(points, 64).error

@@ -578,9 +578,12 @@ def test_an_interruption_is_none_of_a_result(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gpu
-def test_cuda_trains_and_encodes() -> None:
+@pytest.mark.parametrize("given", ["array", "tensor there"])
+def test_a_gpu_trains_and_encodes(given: str, device: torch.device) -> None:
     vectors = some_vectors(2000)
-    tokenizer = made(precision="auto", sinkhorn=0.003, steps=200).fit(vectors)
+    on_device = torch.from_numpy(vectors).to(device)
+    rows = vectors if given == "array" else on_device
+    tokenizer = made(precision="auto", sinkhorn=0.003, steps=200).fit(rows)
     assert tokenizer.history_[-1]["error"] < 0.6
-    there = tokenizer.encode(torch.from_numpy(vectors).cuda())
+    there = tokenizer.encode(on_device)
     assert (there == tokenizer.encode(vectors)).mean() > 0.999

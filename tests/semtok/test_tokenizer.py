@@ -249,8 +249,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_tensors_are_encoded_where_they_are() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_on_a_gpu_are_encoded_where_they_are(method: str, device: torch.device) -> None:
     vectors = some_vectors(2000)
-    tokenizer = made("rq").fit(torch.from_numpy(vectors).cuda())
-    here, there = tokenizer.encode(vectors), tokenizer.encode(torch.from_numpy(vectors).cuda())
-    assert (here == there).mean() > 0.999
+    there = torch.from_numpy(vectors).to(device)
+    tokenizer = made(method).fit(there)
+    assert (tokenizer.encode(vectors) == tokenizer.encode(there)).mean() > 0.999
+    left, right = (vectors - fitted.decode(fitted.encode(vectors)) for fitted in (tokenizer, made(method).fit(vectors)))
+    assert np.square(left).sum() < 1.05 * np.square(right).sum()

@@ -13,6 +13,7 @@ from recbase.evaluation import rank_targets, summarize, topk
 from recbase.options import options_from
 from recbase.runs import load_run, resolve, save_run
 from recbase.sequences import Histories
+from recbase.training import TrainConfig, fit
 from recbase.transformer import Packing
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
@@ -175,19 +176,27 @@ def test_bfloat16_step_runs(name):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_step_on_a_gpu_is_that_on_the_cpu(name):
-    model = build(name)
-    batch = next(iter(batches(model, REGISTRY[name].forms[0])))[0]
+def test_on_a_gpu_it_is_as_on_the_cpu(name, device):
+    model, form = build(name), REGISTRY[name].forms[0]
+    batch = next(iter(batches(model, form)))[0]
     loss, found = model(batch).loss, scores(model, WALKS)
-    on_gpu = build(name).to("cuda")
-    again = on_gpu(batch.to("cuda")).loss
+    on_gpu = build(name).to(device)
+    again = on_gpu(batch.to(device)).loss
     assert float(again.detach()) == pytest.approx(float(loss.detach()), rel=1e-3)
     torch.testing.assert_close(scores(on_gpu, WALKS).cpu(), found, rtol=1e-2, atol=1e-3)
-    with torch.autocast("cuda", torch.bfloat16):
-        low = on_gpu(batch.to("cuda")).loss
+    with torch.autocast(device.type, torch.bfloat16):
+        low = on_gpu(batch.to(device)).loss
     low.backward()
     assert torch.isfinite(low)
     assert all(torch.isfinite(p.grad).all() for p in on_gpu.parameters() if p.grad is not None)
+    fit(on_gpu, batches(model, form), None, TrainConfig(epochs=1, patience=0, quiet=True))
+    assert {p.device for p in on_gpu.parameters()} == {device}
+    there = rank_targets(on_gpu.scorer(), targets()), topk(on_gpu.scorer(), cycle(9), 5)
+    trained = on_gpu.to("cpu")
+    assert (
+        np.mean(there[0].rank == rank_targets(trained.scorer(), targets()).rank) > 0.99
+    )  # but for nearly equal scores
+    np.testing.assert_allclose(there[1].scores, topk(trained.scorer(), cycle(9), 5).scores, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", TRAINED)
