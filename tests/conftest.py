@@ -45,6 +45,14 @@ def device(request, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture
+def cuda(device):
+    """A device with kernels of its own: what is asked of precision or speed says nothing on one that is pretended."""
+    if device.type != "cuda":
+        pytest.skip("needs a CUDA device")
+    return device
+
+
 @pytest.fixture(autouse=True)
 def _skip_gpu(request):
     if not request.node.get_closest_marker("gpu") or request.config.getoption("--pretend-device"):

@@ -29,14 +29,13 @@ def models():
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_bfloat16_training_lowers_the_loss(which, device):
+def test_bfloat16_training_lowers_the_loss(which, cuda):
     model, split = models()[which], leave_last_out(histories())
     batches = SequenceBatches(split.train, "all", batch_size=64, max_len=20)
     config = TrainConfig(epochs=4, batch_size=64, precision="bf16", quiet=True, patience=0)
     result = fit(model, batches, lambda network: {"ndcg@10": 0.0}, config)
-    assert next(model.parameters()).device == device
-    losses = [entry["train"]["loss"] if "train" in entry else entry["loss"] for entry in result.history]
-    assert losses[-1] < losses[0]
+    assert next(model.parameters()).device == cuda
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -51,7 +50,7 @@ def test_same_ranks_on_both_devices(which, device):
 def test_k_means_on_the_device_reaches_the_error_of_the_cpu(device):
     from semtok.product import ProductQuantizer
 
-    vectors = torch.randn(4000, 32)
+    vectors = torch.randn(4000 if device.type == "cuda" else 1000, 32)
     errors = []
     for place in ("cpu", device):
         quantizer = ProductQuantizer(levels=4, codebook_size=64, seed=0).fit(vectors.to(place))
@@ -73,12 +72,12 @@ def generators():
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_bfloat16_training_of_generators_lowers_the_loss(which, device):
+def test_bfloat16_training_of_generators_lowers_the_loss(which, cuda):
     model, split = generators()[which], leave_last_out(histories())
     batches = SequenceBatches(split.train, "prefix", batch_size=256, max_len=20)
     config = TrainConfig(epochs=4, batch_size=256, lr=3e-3, precision="bf16", quiet=True, patience=0)
     result = fit(model, batches, lambda network: {"ndcg@10": 0.0}, config)
-    assert next(model.parameters()).device == device
+    assert next(model.parameters()).device == cuda
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 

@@ -136,9 +136,9 @@ def _gru_cell_backward(grad: Tensor, kept: Tensor, has_bias: bool) -> tuple[Tens
 
 
 def _sparse_addmm(start: Tensor, left: Tensor, right: Tensor, **factors: float) -> Tensor:
-    """``torch.sparse.mm`` of a wrapper, which does not show that it is sparse: of the transposed operands."""
-    assert (factors, right.is_sparse) == ({"beta": 0}, True)
-    return torch.mm(right.t(), left.t()).t()
+    """``torch.sparse.mm``; of a wrapper, which does not show that it is sparse, with the transposed operands."""
+    assert factors == {"beta": 0}
+    return torch.mm(left, right) if left.is_sparse else torch.mm(right.t(), left.t()).t()
 
 
 _KERNELS = {

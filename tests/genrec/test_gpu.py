@@ -81,15 +81,15 @@ def test_beams_with_masks_are_those_of_the_cpu(device):
     assert (lists[0].items == lists[1].items.cpu()).float().mean() > 0.95  # equal but for nearly equal scores
 
 
-def test_bfloat16_training_lowers_the_loss(device):
+def test_bfloat16_training_lowers_the_loss(cuda):
     model, tokens, lengths = models()
-    model.to(device).train()
-    codes = torch.randint(0, 32, (16, 3), device=device)
+    model.to(cuda).train()
+    codes = torch.randint(0, 32, (16, 3), device=cuda)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
     for _ in range(40):
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = model(tokens.to(device), lengths.to(device), model.vocabulary.tokens(codes))
+        with torch.autocast(cuda.type, torch.bfloat16):
+            logits = model(tokens.to(cuda), lengths.to(cuda), model.vocabulary.tokens(codes))
             loss = sum(F.cross_entropy(scores.float(), codes[:, level]) for level, scores in enumerate(logits))
         loss.backward()
         optimizer.step()

@@ -580,10 +580,11 @@ def test_an_interruption_is_none_of_a_result(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.gpu
 @pytest.mark.parametrize("given", ["array", "tensor there"])
 def test_a_gpu_trains_and_encodes(given: str, device: torch.device) -> None:
+    steps, error = (200, 0.6) if device.type == "cuda" else (80, 0.9)
     vectors = some_vectors(2000)
     on_device = torch.from_numpy(vectors).to(device)
     rows = vectors if given == "array" else on_device
-    tokenizer = made(precision="auto", sinkhorn=0.003, steps=200).fit(rows)
-    assert tokenizer.history_[-1]["error"] < 0.6
+    tokenizer = made(precision="auto", sinkhorn=0.003, steps=steps).fit(rows)
+    assert tokenizer.history_[-1]["error"] < error
     there = tokenizer.encode(on_device)
     assert (there == tokenizer.encode(vectors)).mean() > 0.999
