@@ -101,6 +101,8 @@ class Ragged:
         Position of each packed token in its row.
     width : int
         T of the batch as it was given.
+    host : Ragged, optional
+        The same on the CPU, if this is elsewhere.
     """
 
     order: Tensor
@@ -109,26 +111,42 @@ class Ragged:
     index: Tensor
     steps: Tensor
     width: int
+    host: Ragged | None = field(default=None, repr=False)
     _plans: dict[Any, list[fused.Part]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, lengths: Tensor, width: int) -> Ragged:
-        """From the lengths [B] of rows that are right padded to ``width``.
+    def of(cls, lengths: Tensor, width: int | None = None) -> Ragged:
+        """From the lengths [B] of rows that are right padded to ``width``, that of the longest if not given.
+
+        It is laid out on the CPU and copied where the lengths are, which are waited for once.
 
         Raises
         ------
         ValueError
             If a row is empty or longer than the width.
         """
-        if len(lengths) and (int(lengths.min()) < 1 or int(lengths.max()) > width):
-            raise ValueError(f"lengths lie in {int(lengths.min())}..{int(lengths.max())}; expected 1..{width}")
+        device, lengths = lengths.device, lengths.cpu()
+        least, most = (int(lengths.min()), int(lengths.max())) if len(lengths) else (1, 1)
+        width = most if width is None else width
+        if least < 1 or most > width:
+            raise ValueError(f"lengths lie in {least}..{most}; expected 1..{width}")
         order = lengths.argsort(descending=True, stable=True)
         inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
+        inverse[order] = torch.arange(len(order))
         ordered = lengths[order]
-        place = (torch.arange(width, device=lengths.device) < ordered[:, None]).flatten().nonzero()[:, 0]
+        place = (torch.arange(width) < ordered[:, None]).flatten().nonzero()[:, 0]
         row, steps = place // width, place % width
-        return cls(order, inverse, ordered, order[row] * width + steps, steps, width)
+        found = (order, inverse, ordered, order[row] * width + steps, steps)
+        here = cls(*found, width)
+        if device.type == "cpu":
+            return here
+        order, inverse, ordered, index, steps = (tensor.to(device) for tensor in found)
+        return cls(order, inverse, ordered, index, steps, width, here)
+
+    @property
+    def on_cpu(self) -> Ragged:
+        """The same on the CPU, where reading a length waits for nothing."""
+        return self if self.host is None else self.host
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -145,7 +163,7 @@ class Ragged:
     @cached_property
     def longest(self) -> int:
         """Longest row."""
-        return int(self.lengths[0]) if len(self) else 0
+        return int(self.on_cpu.lengths[0]) if len(self) else 0
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -154,7 +172,7 @@ class Ragged:
 
     def _runs(self, cells: int, tokens: int) -> list[Run]:
         """Runs of at most so many tokens and tokens times keys (but of one row at least)."""
-        lengths = self.lengths.tolist()
+        lengths = self.on_cpu.lengths.tolist()
         runs, first, token = [], 0, 0
         while first < len(lengths):
             most = max(1, min(cells // lengths[first] ** 2, tokens // lengths[first]))
@@ -181,11 +199,13 @@ class Ragged:
         """Neighbouring rows, of which the longest has ``width`` and all together ``count`` tokens."""
         if count == width * (rows.stop - rows.start):
             return Run(rows, tokens, width)
-        lengths, steps = self.lengths[rows], torch.arange(width, device=self.lengths.device)
+        lengths, steps = self.on_cpu.lengths[rows], torch.arange(width)
         valid = steps < lengths[:, None]
         starts = tokens.start + lengths.cumsum(0) - lengths
         padded = starts[:, None] + steps.minimum(lengths[:, None] - 1)
-        return Run(rows, tokens, width, valid.flatten().nonzero()[:, 0], valid[:, None, None], padded.flatten())
+        found = valid.flatten().nonzero()[:, 0], valid[:, None, None], padded.flatten()
+        index, keys, places = (tensor.to(self.lengths.device) for tensor in found)
+        return Run(rows, tokens, width, index, keys, places)
 
 
 def attend(
@@ -475,20 +495,21 @@ def attend_shared(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | 
 
 def _prefix_parts(queries: Ragged, keys: Ragged, group: int, key_group: int) -> list[fused.Part]:
     """Runs of both, with what comes after each query's item hidden."""
-    if not torch.equal(queries.order, keys.order):
+    if not torch.equal(queries.on_cpu.order, keys.on_cpu.order):
         raise ValueError("queries and keys are not of the same rows")
-    front = int(keys.lengths[0] - queries.lengths[0] // group * key_group)
-    cells = _CELLS if keys.lengths.device.type == "cpu" else len(keys) * keys.longest**2
+    front = keys.longest - queries.longest // group * key_group
+    device = keys.lengths.device
+    cells = _CELLS if device.type == "cpu" else len(keys) * keys.longest**2
     parts, first = [], 0
     for run in keys._runs(cells, len(keys) * keys.longest):
-        lengths = queries.lengths[run.rows]
+        lengths = queries.on_cpu.lengths[run.rows]
         count, width = int(lengths.sum()), int(lengths[0])
         mine = queries.run(run.rows, slice(first, first + count), width, count)
         first += count
-        places = torch.arange(width, device=lengths.device)
+        places = torch.arange(width, device=device)
         seen = front + (places // group + 1) * key_group  # an item's queries see the tokens of items up to it
-        later = torch.arange(run.width, device=lengths.device) >= seen[:, None]
-        hidden = torch.zeros(later.shape, device=lengths.device).masked_fill(later, -torch.inf)
+        later = torch.arange(run.width, device=device) >= seen[:, None]
+        hidden = torch.zeros(later.shape, device=device).masked_fill(later, -torch.inf)
         parts.append(fused.Part(len(lengths), mine.side, run.side, hidden))
     return parts
 

@@ -321,8 +321,7 @@ class BBQRec(Generator):
         start = self.start_vector.expand(len(codes), 1, -1).to(tokens.dtype)
         given = torch.cat([start, tokens], 1)
         if found.one_pass:
-            counts = batch.lengths * self.group
-            states = self.decoder.prefixes(given, memory, Ragged.of(counts, int(counts.max())))
+            states = self.decoder.prefixes(given, memory, Ragged.of(batch.lengths * self.group))
         else:
             states = self.decoder(given, memory)  # [S, group, D]
         total = torch.zeros((), device=states.device)

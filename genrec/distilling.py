@@ -87,8 +87,7 @@ class DistillingDecoder(nn.Module):
         Codes [S, L] are one row an item, packed as ``Ragged.of(lengths, T)`` packs them.
         """
         embedded = self.inputs(codes)
-        count = embedded.shape[1] * lengths
-        return self.blocks.prefixes(embedded, memory, Ragged.of(count, int(count.max())), group)
+        return self.blocks.prefixes(embedded, memory, Ragged.of(embedded.shape[1] * lengths), group)
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Logits of one level: states [..., D] to [..., V_l]; heads are the level's token embeddings."""

@@ -619,8 +619,7 @@ class T5(nn.Module):
         """
         start = tokens.new_full((len(tokens), 1), self.start_token)
         embedded = self.embedding(torch.cat([start, tokens], 1))
-        count = embedded.shape[1] * lengths
-        states: Tensor = self.decoder.prefixes(embedded, memory, Ragged.of(count, int(count.max())))
+        states: Tensor = self.decoder.prefixes(embedded, memory, Ragged.of(embedded.shape[1] * lengths))
         return states
 
     def logits(self, states: Tensor) -> Tensor | list[Tensor]:
