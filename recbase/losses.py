@@ -77,9 +77,10 @@ def _cross_entropy_blocks(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     h, w = states.float() * scale, table.float()
     rows = _block_rows(h, w)
-    # A bound of each row's largest logit (Cauchy-Schwarz), so that the shift is fused into the matrix product.
+    # A bound of each row's largest logit (Cauchy-Schwarz), so that the shift is fused into the matrix product; not on a
+    # GPU, where looking at it would wait for all that is under way.
     bound = h.norm(dim=1) * w.norm(dim=1).max()
-    fused = bool(bound.max() < _SAFE_SHIFT) if len(h) else True
+    fused = h.device.type == "cpu" and len(h) > 0 and bool(bound.max() < _SAFE_SHIFT)
     total = torch.zeros((), dtype=torch.float64, device=h.device)
     grad_h = torch.empty_like(h) if wants_states else None
     grad_w = torch.zeros_like(w) if wants_table else None

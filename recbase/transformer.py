@@ -115,10 +115,12 @@ class Packing:
     @cached_property
     def row(self) -> Tensor:
         """Row of the batch that each token belongs to, int64 [S]."""
-        rows = torch.arange(self.rows, device=self.lengths.device)
-        if self.dense:
-            return rows[:, None].expand(self.rows, self.width).flatten()
-        return rows.repeat_interleave(self.lengths)
+        return self.index // max(1, self.width)
+
+    @cached_property
+    def going_on(self) -> Tensor:
+        """Rows that are as long as each step or longer, int64 [T] on the CPU."""
+        return self.steps.bincount().cpu()
 
     @cached_property
     def full(self) -> bool:

@@ -50,9 +50,8 @@ def recurrent_states(network: nn.GRU | nn.RNN, x: Tensor, packing: Packing) -> T
         return x.new_zeros(0, network.hidden_size) + x.sum() * 0 + sum(p.sum() * 0 for p in network.parameters())
     place = (-packing.lengths).argsort(stable=True).argsort()  # rank of each row by length
     order = (packing.steps * packing.rows + place[packing.row]).argsort()
-    sizes = packing.steps.bincount().cpu()
     with torch.autocast(x.device.type, enabled=False):
-        outputs = network(PackedSequence(x[order].float(), sizes))[0].data
+        outputs = network(PackedSequence(x[order].float(), packing.going_on))[0].data
     return torch.empty_like(outputs).index_copy(0, order, outputs)
 
 

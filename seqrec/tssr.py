@@ -134,8 +134,7 @@ class TwoStreams(nn.Module):
 
 def pooled(states: Tensor, packing: Packing) -> Tensor:
     """Mean over the real tokens of each history: packed [S, D] -> float32 [B, D]."""
-    rows = torch.arange(packing.rows, device=states.device).repeat_interleave(packing.lengths)
-    sums = torch.zeros(packing.rows, states.shape[1], device=states.device).index_add(0, rows, states.float())
+    sums = torch.zeros(packing.rows, states.shape[1], device=states.device).index_add(0, packing.row, states.float())
     return sums / packing.lengths[:, None]
 
 

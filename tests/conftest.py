@@ -46,6 +46,17 @@ def device(request, monkeypatch):
 
 
 @pytest.fixture
+def waits(device):
+    """What the program has waited for the device for, a line each; only the pretended device notes it."""
+    if device.type == "cuda":
+        pytest.skip("of the pretended device")
+    from pretended_device import WAITS
+
+    WAITS.clear()
+    return WAITS
+
+
+@pytest.fixture
 def cuda(device):
     """A device with kernels of its own: what is asked of precision or speed says nothing on one that is pretended."""
     if device.type != "cuda":

@@ -10,8 +10,10 @@ The device takes PyTorch's slot for backends from outside and stays registered f
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,11 @@ _MOVES = {"aten::_to_copy", "aten::copy_", "aten::_local_scalar_dense", "aten::s
 _INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
 
 
+WAITS: list[str] = []
+"""What the program had to wait for the device for, by the line that did."""
+_READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::masked_select", "aten::bincount"}
+
+
 class Pretended(Tensor):
     """A tensor that says that it is on `OTHER`; its numbers are those of ``held``."""
 
@@ -55,6 +62,7 @@ class Pretended(Tensor):
         return f"Pretended({self.held!r})"
 
     def tolist(self) -> Any:
+        _wait("tolist")
         return self.held.tolist()
 
     @classmethod
@@ -99,6 +107,8 @@ def _run(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
     there = any(isinstance(tensor, Pretended) for tensor in tensors)
     if there and name not in _MOVES:
         _check(name, args, tensors)
+    if there and _reads(name, args, asked):
+        _wait(name)
     if asked is not None:
         made_there = torch.device(asked).type == OTHER.type
     else:
@@ -147,6 +157,23 @@ _KERNELS = {
     "aten::_sparse_addmm": _sparse_addmm,
 }
 """What PyTorch asks of devices and a CPU does not have or does otherwise."""
+
+
+def _reads(name: str, args: tuple[Any, ...], asked: Any) -> bool:
+    """Whether an operation on tensors there needs their values or a count of them before it returns."""
+    if name == "aten::_to_copy":
+        return asked is not None and torch.device(asked).type == "cpu"
+    if name in _INDEXED:
+        return any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in args[1])
+    if name == "aten::repeat_interleave":
+        return args[-1] is None or isinstance(args[-1], Tensor)
+    return name in _READS
+
+
+def _wait(name: str) -> None:
+    stack = [frame for frame in traceback.extract_stack() if "site-packages" not in frame.filename]
+    frames = [f"{Path(one.filename).name}:{one.lineno}: {one.line}" for one in stack if one.filename != __file__]
+    WAITS.append(f"{name} in {frames[-1] if frames else 'the backward pass'}")
 
 
 def _held(leaf: Any) -> Any:

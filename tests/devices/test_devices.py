@@ -55,6 +55,17 @@ def test_mixed_devices_are_refused(what: str, other: torch.device) -> None:
 
 
 @pytest.mark.gpu
+def test_what_waits_for_the_device_is_noted(other: torch.device, waits: list[str]) -> None:
+    there = torch.arange(6.0, device=other)
+    waits.clear()
+    _ = (there * 2).sum(), there[torch.tensor([1, 2])], there.repeat_interleave(2), there.to(torch.float64)
+    assert waits == []
+    _ = float(there.sum()), there[there > 2], there.nonzero(), there.cpu(), there.tolist(), bool((there > 7).any())
+    assert len(waits) == 6
+    assert all("test_devices.py" in line for line in waits)
+
+
+@pytest.mark.gpu
 def test_what_cuda_allows_is_allowed_and_as_on_the_cpu(other: torch.device) -> None:
     table = torch.arange(12.0).reshape(4, 3)
     there = table.to(other)

@@ -127,6 +127,17 @@ def test_on_a_gpu_it_is_as_on_the_cpu(name: str, form: str, device: torch.device
         np.testing.assert_allclose(here.scores, lists.scores, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["prefix", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_hardly_waits_for_the_device(name: str, form: str, device: torch.device, waits: list[str]) -> None:
+    model = build(name, causal_encoder=form == "all").to(device)
+    batch = batch_of(form)[0].to(device)
+    waits.clear()
+    model(batch).loss.backward()
+    assert len(waits) <= (10 if name == "eager" else 6), waits
+
+
 def test_every_model_has_a_small_size() -> None:
     assert set(SMALL) == set(REGISTRY)
 

@@ -199,6 +199,19 @@ def test_on_a_gpu_it_is_as_on_the_cpu(name, device):
     np.testing.assert_allclose(there[1].scores, topk(trained.scorer(), cycle(9), 5).scores, atol=1e-3, rtol=1e-3)
 
 
+WAITS = {"maerec": 12, "mmsr": 20, "tssr": 10, "ccfrec": 8}  # graphs, contrasts and masks of a size of their own
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_hardly_waits_for_the_device(name, device, waits):
+    model = build(name).to(device)
+    batch = next(iter(batches(model, REGISTRY[name].forms[0])))[0].to(device)
+    waits.clear()
+    model(batch).loss.backward()
+    assert len(waits) <= WAITS.get(name, 6), "\n".join(waits)
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_is_trained(name):
     """Processes wait for the gradient of every parameter, of a batch without rows too."""
