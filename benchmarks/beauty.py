@@ -9,10 +9,11 @@ quality only where validation was flat. Example::
     python -m benchmarks.beauty main --data runs/beauty --embeddings runs/beauty-minilm --budget-seconds 1500
 
 Tables: ``main`` (generators, popularity, transitions, SASRec-CE), ``one-pass`` (one pass a user against one sample a
-prefix, at equal time), ``ladder`` (PRORec's table 6 and its controls), ``bbqrec`` (its tables 3 and 4, and figure 4),
-``images`` (BBQRec with and without its image stream, for data that have images, such as ``--data synthetic``),
-``layers``, ``quantizers``, ``sizes`` (PRORec's figures). ``--track shuffled|product`` runs a table on the same events
-in another order (:mod:`benchmarks.tracks`); tables of different orders are never one table.
+prefix, at equal time), ``children`` (probabilities among codes that exist against those among all, at equal time),
+``ladder`` (PRORec's table 6 and its controls), ``bbqrec`` (its tables 3 and 4, and figure 4), ``images`` (BBQRec with
+and without its image stream, for data that have images, such as ``--data synthetic``), ``layers``, ``quantizers``,
+``sizes`` (PRORec's figures). ``--track shuffled|product`` runs a table on the same events in another order
+(:mod:`benchmarks.tracks`); tables of different orders are never one table.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
 from benchmarks.tracks import TRACKS, track_folder
 
-TABLES = ("main", "one-pass", "ladder", "bbqrec", "images", "layers", "quantizers", "sizes")
+TABLES = ("main", "one-pass", "children", "ladder", "bbqrec", "images", "layers", "quantizers", "sizes")
 COUNTED = ("popularity", "transitions")
 
 
@@ -52,6 +53,10 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
         for model in ("tiger", "prorec"):
             yield Row(f"{model}, one sample a prefix", "genrec", model, ["--form", "prefix"])
             yield Row(f"{model}, one pass a user", "genrec", model, ["--form", "all"])
+    elif table == "children":
+        for model in ("tiger", "letter", "prorec", "bbqrec"):
+            for normalize in ("vocabulary", "children"):
+                yield Row(f"{model}, {normalize}", "genrec", model, [*passed, "--normalize", normalize])
     elif table == "ladder":
         none = ["--source", "concat", "--distill-weight", "0"]
         yield Row("semantic only", "genrec", "prorec", [*passed, "--source", "semantic", "--distill-weight", "0"])

@@ -195,6 +195,8 @@ class BBQRec(Generator):
     causal_encoder : bool, default False
         Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
         pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
+    normalize : {"vocabulary", "children"}, default "vocabulary"
+        See TIGER.
     """
 
     vectors: Tensor
@@ -220,6 +222,7 @@ class BBQRec(Generator):
         inherit: bool = False,
         max_len: int = 20,
         causal_encoder: bool = False,
+        normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, width=streams if layout == "product" else 1)
@@ -324,11 +327,12 @@ class BBQRec(Generator):
             states = self.decoder.prefixes(given, memory, Ragged.of(batch.lengths * self.group))
         else:
             states = self.decoder(given, memory)  # [S, group, D]
-        total = torch.zeros((), device=states.device)
-        for column in range(len(self.sizes)):
-            logits = self._logits(states[:, column // self.token_streams], column, codes)
-            total = total + F.cross_entropy(logits.float(), codes[:, column], reduction="sum")
-        loss = total * self.streams / len(self.sizes) / batch.target_count
+        logits = [
+            self._logits(states[:, column // self.token_streams], column, codes) for column in range(len(self.sizes))
+        ]
+        steps = len(self.sizes) if self.normalize == "vocabulary" else self.trie.steps  # that the mean is over
+        mean = self.code_loss(logits, codes, codes) / batch.target_count
+        loss = mean * steps * self.streams / len(self.sizes)
         return LossOutput(loss, {"ce": loss.detach()})
 
     def _logits(self, states: Tensor, column: int, codes: Tensor | None = None) -> Tensor:

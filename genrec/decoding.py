@@ -119,8 +119,8 @@ def beam_search(
     exclude : int [B, E] or list of lists, optional
         Item numbers that must not be returned, such as what was seen.
     normalize : {"vocabulary", "children", "none"}, default "vocabulary"
-        What a log-probability is relative to: all logits of the step; the allowed children of the node alone; nothing
-        (logits are added as they are).
+        What a log-probability is relative to: all logits of the step; those of the node's children alone, allowed or
+        not, so that no score depends on a mask; nothing (logits are added as they are).
     exact : bool, default False
         Score every item, computing each prefix once, instead of searching; ``beams`` is not used.
     require_items : bool, default False
@@ -176,9 +176,8 @@ def score_items(decoder: CodeDecoder, memory: Any, trie: CodeTrie, normalize: No
     Column j is item number j + 1, as a :class:`recbase.recommender.Scorer` returns it; -inf where the trie has no such
     item, and where an item shares its code with one that stands for both.
     """
-    if normalize not in ("vocabulary", "none"):
-        raise ValueError(f"normalize is {normalize!r}; scores of all items need 'vocabulary' or 'none'")
-    scores = _leaf_scores(decoder, memory, trie, normalize, None)
+    _check(1, 1, normalize, True)
+    scores = _leaf_scores(decoder, memory, trie, normalize)
     result = scores.new_full((len(scores), trie.largest_item), -torch.inf)
     items = trie.items if trie.unique else trie.items[trie.ranges[-1][:-1].long()]
     result[:, items.long() - 1] = scores
@@ -228,9 +227,9 @@ def _search(
         children, there = trie.expand(step, nodes)  # [B, W, M]
         if not children.shape[2]:
             return _none(rows, n_best, device)
+        gained = child_scores(logits, trie, step, nodes, children, there, normalize)
         if allowed is not None:
             there = there & (allowed.count(step + 1, children) > 0)
-        gained = _child_scores(logits, trie, step, nodes, children, there, normalize)
         total = (scores[..., None] + gained).masked_fill(~there, -torch.inf).flatten(1)  # [B, W * M]
         flat = children.flatten(1)
         if last:
@@ -264,7 +263,7 @@ def _check_width(logits: Logits, trie: CodeTrie, step: int) -> None:
         raise ValueError(f"the decoder returned logits of widths {found} at step {step}, but the trie has {wanted}")
 
 
-def _child_scores(
+def child_scores(
     logits: Logits,
     trie: CodeTrie,
     step: int,
@@ -273,7 +272,18 @@ def _child_scores(
     there: Tensor,
     normalize: Normalization,
 ) -> Tensor:
-    """Log-probability of each child, float32 [B, W, M]."""
+    """Log-probability of each child, float32 [B, W, M].
+
+    Parameters
+    ----------
+    logits : Tensor [B, W, V], or a tuple of them
+        Of the step.
+    nodes : int64 Tensor [B, W]
+        Prefixes; -1 where there is none.
+    children : int64 Tensor [B, W, M]
+    there : bool Tensor [B, W, M]
+        Both as :meth:`genrec.trie.CodeTrie.expand` gives them.
+    """
     heads = (logits,) if isinstance(logits, Tensor) else logits
     tokens = trie.tokens[step]
     gained: Tensor | None = None
@@ -336,7 +346,7 @@ def _exhaustive(
     allowed: AllowedItems | None,
     normalize: Normalization,
 ) -> Beams:
-    scores = _leaf_scores(decoder, memory, trie, normalize, allowed)
+    scores = _leaf_scores(decoder, memory, trie, normalize)
     leaves = torch.arange(scores.shape[1], device=trie.device).expand(len(scores), -1)
     if not scores.shape[1]:
         return _none(len(scores), n_best, trie.device)
@@ -348,13 +358,10 @@ def _exhaustive(
     return _padded(found, n_best)
 
 
-def _leaf_scores(
-    decoder: CodeDecoder, memory: Any, trie: CodeTrie, normalize: Normalization, allowed: AllowedItems | None
-) -> Tensor:
+def _leaf_scores(decoder: CodeDecoder, memory: Any, trie: CodeTrie, normalize: Normalization) -> Tensor:
     """Scores of all leaves, float32 [B, leaves], depth first, a bounded number of prefixes at a time."""
     logits, state = decoder.step(decoder.start(memory), None, None)
     rows = _rows(logits)
-    _check_rows(allowed, rows)
     result = torch.full((rows, len(trie.tokens[-1])), -torch.inf, device=trie.device)
     block = max(1, _EXACT_PREFIXES // max(1, rows))
 
@@ -366,7 +373,7 @@ def _leaf_scores(
         if low == high:
             return
         parents = torch.arange(stop - first, device=trie.device).repeat_interleave(offsets.diff())
-        total = scores[:, parents] + _flat_scores(logits, trie, step, parents, first, normalize, allowed)
+        total = scores[:, parents] + _flat_scores(logits, trie, step, parents, first, normalize)
         if step == trie.steps - 1:
             result[:, low:high] = total
             return
@@ -389,7 +396,6 @@ def _flat_scores(
     parents: Tensor,
     first: int,
     normalize: Normalization,
-    allowed: AllowedItems | None,
 ) -> Tensor:
     """Log-probability of all children of nodes ``first`` and on, whose prefix is ``parents`` [M]: float32 [B, M]."""
     low = int(trie.children[step][first])
@@ -406,9 +412,6 @@ def _flat_scores(
     if step and trie.ragged:
         gained = gained.masked_fill(trie.closed(step, parents + first), 0.0)
     if normalize == "children":
-        children = torch.arange(low, high, device=trie.device).expand(len(gained), -1)
-        if allowed is not None:
-            gained = gained.masked_fill(allowed.count(step + 1, children) == 0, -torch.inf)
         wide = parents.expand(len(gained), -1)
         width = heads[0].shape[1]
         most = gained.new_full((len(gained), width), -torch.inf).scatter_reduce(1, wide, gained, "amax")

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from genrec.attention import Ragged
 from genrec.decoding import Beams, search_beams
 from genrec.distilling import DistillingDecoder
+from genrec.losses import level_loss
 from genrec.model import Generator, samples
 from genrec.post_norm import PostNormEncoder
 from genrec.prorec import Preparation as PRORecPreparation
 from genrec.stages import Ingredients
 from genrec.t5 import Memory
-from genrec.tiger import level_loss
 from genrec.trie import CodeTrie
 from recbase.draws import draw_integers, draw_uniform
 from recbase.recommender import NO_ITEM

@@ -81,6 +81,8 @@ class LETTER(TIGER):
         Divides the logits in training.
     causal_encoder : bool, default False
         See TIGER.
+    normalize : {"vocabulary", "children"}, default "vocabulary"
+        See TIGER.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class LETTER(TIGER):
         max_len: int = 20,
         temperature: float = 0.7,
         causal_encoder: bool = False,
+        normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(**given)

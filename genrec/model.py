@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec.attention import Ragged
-from genrec.decoding import Beams, Logits, score_items, search_beams
+from genrec.decoding import Beams, Logits, Normalization, score_items, search_beams
+from genrec.losses import children_loss, level_loss
 from genrec.trie import CodeTrie
 from genrec.vocabulary import NO_CODE
 from recbase.sequences import SequenceBatch
@@ -57,12 +58,14 @@ class Generator(Pretrained, nn.Module):
     def __init__(self, arguments: Mapping[str, Any], width: int = 1) -> None:
         super().__init__()
         self._config = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
-        check_arguments(self._config, counts=("items", "max_len"))
+        known = {"normalize": ("vocabulary", "children")} if "normalize" in self._config else {}
+        check_arguments(self._config, counts=("items", "max_len"), choices=known)
         self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
         self.sizes = tuple(int(size) for size in self._config["sizes"])
         self.width = width
         self.register_buffer("code_table", torch.full((self.items + 1, len(self.sizes)), NO_CODE, dtype=torch.int32))
         self.register_buffer("priority", torch.zeros(self.items, dtype=torch.int32))
+        self.normalize: Normalization = self._config.get("normalize", "vocabulary")
         self._trie: CodeTrie | None = None
 
     def config(self) -> dict[str, Any]:
@@ -117,6 +120,25 @@ class Generator(Pretrained, nn.Module):
         """Logits of the next code; see :class:`genrec.decoding.CodeDecoder`."""
         raise NotImplementedError
 
+    # ------------------------------------------------------------------------------------------------ training
+
+    def code_loss(self, logits: Sequence[Tensor], codes: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
+        """Sum over rows of the mean -log p of their codes over the levels, normalized as in the search.
+
+        Parameters
+        ----------
+        logits : list of Tensor [S, V_l]
+        codes : int64 Tensor [S, L]
+            Of the target items.
+        targets : int64 Tensor [S, L]
+            Outputs that are right; -100 where a code has ended.
+        scale : float, default 1.0
+            Multiplies the logits.
+        """
+        if self.normalize == "children":
+            return children_loss(logits, codes, self.trie, scale)
+        return level_loss(logits, targets, scale)
+
     # --------------------------------------------------------------------------------------------- items out
 
     @torch.no_grad()
@@ -148,7 +170,7 @@ class Generator(Pretrained, nn.Module):
         memory = self.encode_histories(
             items.to(device), lengths.to(device), None if users is None else users.to(device)
         )
-        found = search_beams(self, memory, self.trie, beams, n_best, mask, exclude, exact=exact)
+        found = search_beams(self, memory, self.trie, beams, n_best, mask, exclude, self.normalize, exact)
         self.train(training)
         return found
 
@@ -160,7 +182,7 @@ class Generator(Pretrained, nn.Module):
         memory = self.encode_histories(
             items.to(device), lengths.to(device), None if users is None else users.to(device)
         )
-        scores = score_items(self, memory, self.trie)
+        scores = score_items(self, memory, self.trie, self.normalize)
         self.train(training)
         return scores
 

@@ -25,7 +25,6 @@ from genrec.post_norm import PostNormEncoder
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory
-from genrec.tiger import level_loss
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from seqrec.model import check_arguments, initialise
@@ -301,6 +300,8 @@ class PRORec(Generator):
     causal_encoder : bool, default False
         Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
         pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
+    normalize : {"vocabulary", "children"}, default "vocabulary"
+        See TIGER.
     """
 
     vectors: Tensor
@@ -322,6 +323,7 @@ class PRORec(Generator):
         encoder_tokens: Literal["codes", "items"] = "codes",
         max_len: int = 20,
         causal_encoder: bool = False,
+        normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         super().__init__(locals())
         check_arguments(
@@ -360,7 +362,7 @@ class PRORec(Generator):
         else:
             states = self.decoder(codes, memory)
         right = self.decoder.vocabulary.targets(codes)
-        generation = level_loss(self.decoder.all_logits(states), right) / batch.target_count
+        generation = self.code_loss(self.decoder.all_logits(states), codes, right) / batch.target_count
         parts = {"ce": generation.detach()}
         if not self.distill_weight:
             return LossOutput(generation, parts)

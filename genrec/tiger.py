@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genrec.decoding import Logits
@@ -19,7 +17,7 @@ from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from seqrec.model import check_arguments
 
-__all__ = ["RECIPES", "TIGER", "Preparation", "level_loss"]
+__all__ = ["RECIPES", "TIGER", "Preparation"]
 
 RECIPES = {
     "default": {
@@ -99,6 +97,9 @@ class TIGER(Generator):
     causal_encoder : bool, default False
         Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
         pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
+    normalize : {"vocabulary", "children"}, default "vocabulary"
+        What the probability of a code is relative to, in training and search: all codes of its level, as in the paper,
+        or those that follow the codes before it in some item (ours: what does not exist need not be learned).
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class TIGER(Generator):
         max_len: int = 20,
         temperature: float = 1.0,
         causal_encoder: bool = False,
+        normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         super().__init__(locals())
         check_arguments(self._config, temperatures=("temperature",))
@@ -137,7 +139,7 @@ class TIGER(Generator):
         else:
             states = self.t5.decode(memory, given)
         logits = [self.t5.level_logits(states[:, level], level) for level in range(len(self.sizes))]
-        loss = level_loss(logits, self.vocabulary.targets(codes), self.scale) / batch.target_count
+        loss = self.code_loss(logits, codes, self.vocabulary.targets(codes), self.scale) / batch.target_count
         return LossOutput(loss, {"ce": loss.detach()})
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
@@ -157,22 +159,3 @@ class TIGER(Generator):
     def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
         """Logits of the next code."""
         return self.t5.step(state, parents, tokens)
-
-
-def level_loss(logits: Sequence[Tensor], targets: Tensor, scale: float = 1.0) -> Tensor:
-    """Sum over the rows of the mean cross-entropy over their levels.
-
-    Parameters
-    ----------
-    logits : list of Tensor [S, V_l]
-    targets : int64 Tensor [S, L]
-        -100 where a code has ended.
-    scale : float, default 1.0
-        Multiplies the logits (one over the temperature).
-    """
-    counts = (targets >= 0).sum(1).clamp(min=1)
-    total = torch.zeros((), device=targets.device)
-    for level, scores in enumerate(logits):
-        losses = F.cross_entropy(scores.float() * scale, targets[:, level], ignore_index=-100, reduction="none")
-        total = total + (losses / counts).sum()
-    return total

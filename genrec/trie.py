@@ -243,12 +243,23 @@ class CodeTrie:
             raise ValueError(f"codes has {width} columns, which no whole number of steps of widths {self.widths} has")
         return nodes
 
+    def path(self, codes: Tensor) -> Tensor:
+        """Node of every step on the way of whole codes: int [..., C] to int64 [..., S], NO_NODE where there is none.
+
+        -1 closes codes that are shorter than others, as in :meth:`from_codes`.
+        """
+        whole = _closed(codes, torch.tensor(self.ends, device=codes.device))
+        nodes = [torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)]
+        for step, part in enumerate(self.columns):
+            nodes.append(self.descend(step, nodes[-1], whole[..., part]))
+        return torch.stack(nodes[1:], -1)
+
     def find(self, codes: Tensor) -> Tensor:
         """Item that whole codes stand for: int [..., C] to int64 [...], -1 where no item has the code.
 
         -1 closes codes that are shorter than others, as in :meth:`from_codes`.
         """
-        leaves = self.walk(_closed(codes, torch.tensor(self.ends, device=codes.device)))
+        leaves = self.path(codes)[..., -1]
         first = self.span(self.steps, leaves.clamp(min=0))[0] if len(self) else leaves
         found = self.items[first] if len(self) else leaves
         return torch.where(leaves >= 0, found.long(), NO_ITEM)

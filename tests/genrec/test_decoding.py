@@ -56,7 +56,7 @@ class HashDecoder:
         return heads if len(heads) > 1 else heads[0], State(prefixes, steps + 1)
 
 
-def paths(trie, rows, decoder, allowed=None, children=False):
+def paths(trie, rows, decoder, children=False):
     """Score of every leaf, float64 [rows, leaves], and of every prefix, one call a prefix."""
     scores = {(): torch.zeros(rows, dtype=torch.float64)}
     level = {(): decoder.step(decoder.start(rows), None, None)}
@@ -75,14 +75,11 @@ def paths(trie, rows, decoder, allowed=None, children=False):
                     wide = head[:, 0].double()
                     gain += wide[:, token] if children else wide.log_softmax(-1)[:, token]
                 gain = gain * (not over)
-                alive = torch.ones(rows, dtype=torch.bool)
-                if allowed is not None:
-                    alive = allowed.count(step + 1, kid.expand(rows, 1))[:, 0] > 0
-                gains.append((code, gain.masked_fill(~alive, -torch.inf)))
+                gains.append((code, gain))
             total = torch.stack([gain for _, gain in gains]).logsumexp(0) if children else 0.0
             for code, gain in gains:
                 whole = (*prefix, *code)
-                scores[whole] = scores[prefix] + torch.where(gain == -torch.inf, gain, gain - total)
+                scores[whole] = scores[prefix] + gain - total
                 if span.stop < len(trie.sizes):
                     given = torch.tensor(code).expand(rows, 1, -1)
                     given = given[..., 0] if trie.widths[step] == 1 else given
@@ -141,8 +138,8 @@ def test_with_as_many_beams_as_items_it_equals_scoring_everything(seed, kind, sh
     given_limits = limits(rng, trie, 3, kind)
     allowed = trie.allow(**given_limits) if kind else None
     normalize = "children" if children else "vocabulary"
-    scores = paths(trie, 3, decoder, allowed, children)
-    if not children and allowed is not None:
+    scores = paths(trie, 3, decoder, children)
+    if allowed is not None:
         scores = dead(trie, scores, allowed)
     items, values = best(trie, 3, scores, 10**6, 30, allowed)
     found = search_beams(decoder, 3, trie, 1000, 30, normalize=normalize, **given_limits)
@@ -283,5 +280,5 @@ def test_bad_requests_are_refused():
         beam_search(HashDecoder((7, 5, 3), (1, 1, 1)), 2, trie)
     with pytest.raises(ValueError, match="NaN"):
         beam_search(replace(decoder, scale=float("nan")), 2, trie)
-    with pytest.raises(ValueError, match="need 'vocabulary' or 'none'"):
-        score_items(decoder, 2, trie, normalize="children")
+    with pytest.raises(ValueError, match="normalize must be one of"):
+        score_items(decoder, 2, trie, normalize="trie")

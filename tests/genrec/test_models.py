@@ -70,10 +70,12 @@ CODES: dict[str, tuple[list[int], np.ndarray]] = {
 """Codes of models that want them in another shape than two levels."""
 
 
-def build(name: str, **arguments: Any) -> Generator:
+def build(name: str, spare: int = 0, **arguments: Any) -> Generator:
+    """A model over the catalogue, with ``spare`` codes a level that no item has."""
     torch.manual_seed(0)
     sizes, codes = CODES.get(name, ([4, 6], np.stack([np.arange(ITEMS) % 4, np.arange(ITEMS) // 4], 1)))
     shapes, arrays = ARRAYS.get(name, ({}, {}))
+    sizes = [size + spare for size in sizes]
     model: Generator = resolve(name, MODELS)(ITEMS, sizes, **shapes, **SMALL[name] | arguments)
     model.with_codes(codes, np.arange(ITEMS))
     return model.with_arrays(**arrays) if arrays else model  # type: ignore[operator]
@@ -105,7 +107,8 @@ def trained(name: str, form: str, epochs: int, histories: Histories | None = Non
 @pytest.mark.parametrize("form", ["prefix", "all"])
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_gpu_it_is_as_on_the_cpu(name: str, form: str, device: torch.device) -> None:
-    causal = {"causal_encoder": form == "all"}
+    causal: dict[str, Any] = {"causal_encoder": form == "all"}
+    causal |= {"normalize": "children"} if form == "all" and name in CHILDREN else {}
     batch, asked = batch_of(form)[0], walks(9)
     loss = float(build(name, **causal)(batch).loss.detach())
     model = build(name, **causal).to(device)
@@ -140,6 +143,42 @@ def test_a_step_hardly_waits_for_the_device(name: str, form: str, device: torch.
 
 def test_every_model_has_a_small_size() -> None:
     assert set(SMALL) == set(REGISTRY)
+
+
+CHILDREN = [name for name in NAMES if name != "eager"]
+
+
+@pytest.mark.parametrize("form", ["prefix", "all"])
+@pytest.mark.parametrize("name", CHILDREN)
+@pytest.mark.parametrize("normalize", ["vocabulary", "children"])
+def test_the_loss_is_the_score_of_the_search(normalize: str, name: str, form: str) -> None:
+    temperature = {"temperature": 1.0} if name == "letter" else {}
+    model = build(name, spare=2, normalize=normalize, causal_encoder=form == "all", **temperature).eval()
+    batch = batch_of(form)[0]
+    (found,) = [part for key, part in model(batch).parts.items() if key == "ce"]
+    steps = model.trie.steps
+    rows, places = (batch.targets > 0).nonzero(as_tuple=True)
+    losses = []
+    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+        length = torch.tensor([place + 1 if form == "all" else int(batch.lengths[row])])
+        items = batch.items[row : row + 1, : int(length)]
+        scores = model.score_all(items, length)[0]
+        losses.append(-float(scores[int(batch.targets[row, place]) - 1]) / steps)
+        if normalize == "children":
+            assert float(scores.exp().sum()) == pytest.approx(1, abs=1e-4)
+        else:
+            assert float(scores.exp().sum()) < 0.95
+    assert float(found) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_learns_the_circle_among_codes_that_exist(name: str) -> None:
+    epochs = 2 * EPOCHS.get(name, {}).get("prefix", 10)
+    model = trained(name, "prefix", epochs, spare=2, normalize="children")
+    asked = Histories.from_lists([[(start + step) % ITEMS + 1 for step in range(5)] for start in range(ITEMS)])
+    lists = generate(model, asked, beams=5, n_best=1)
+    expected = [(start + 5) % ITEMS + 1 for start in range(ITEMS)]
+    assert np.mean(lists.items[:, 0] == expected) > 0.9
 
 
 @pytest.mark.parametrize("name", NAMES)
