@@ -23,7 +23,7 @@ def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
     ``T5ForConditionalGeneration.from_pretrained(out)`` opens it; ``tokens.parquet`` has a row an item, in the order of
     the item numbers: ``item_id``, ``title`` (where there is one), ``token_0`` ... The entry ``semantic_ids`` of
     ``config.json`` says how a history becomes tokens: ``sizes`` and ``first_tokens`` of the levels, ``user_buckets``,
-    and how many items are read at most (``max_items``).
+    how many items are read at most (``max_items``), and ``normalize`` of :class:`genrec.logits.TrieLogitsProcessor`.
 
     Parameters
     ----------
@@ -59,6 +59,7 @@ def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
         "first_tokens": list(vocabulary.offsets),
         "user_buckets": vocabulary.user_buckets,
         "max_items": model.max_len,
+        "normalize": model.normalize,
     }
     tokens = vocabulary.tokens(model.code_table[1:].cpu()).numpy()
     table = run.items.hstack(pl.DataFrame(tokens, schema=[f"token_{level}" for level in range(tokens.shape[1])]))

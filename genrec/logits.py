@@ -6,6 +6,7 @@ Knows the trie and the tokens generated so far. Works with greedy search, sampli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,14 +38,17 @@ class TrieLogitsProcessor(LogitsProcessor):
     levels : sequence of int64 Tensor, optional
         The tokens of each step's own softmax, for models trained with one a level (TIGER of this package): scores are
         normalized over them before anything is forbidden. ``generate`` normalizes over all tokens.
+    normalize : {"vocabulary", "children"}, default "vocabulary"
+        ``children`` for models trained so: scores are normalized over the tokens that continue some code, whatever
+        is allowed.
 
     Raises
     ------
     ValueError
-        If a node of the trie is a tuple, or ``levels`` are not one a step; while generating, if a request has no
-        allowed item at all or the trie holds tokens that the model does not have. A row that is no prefix of an allowed
-        item's code (``generate`` makes such rows, at a score of -inf, where there are more beams than codes) can only
-        end: no step is ever unconstrained, and :meth:`CodeTrie.find` says -1 for it.
+        If a node of the trie is a tuple, ``levels`` are not one a step, or ``normalize`` is neither; while generating,
+        if a request has no allowed item at all or the trie holds tokens that the model does not have. A row that is no
+        prefix of an allowed item's code (``generate`` makes such rows, at a score of -inf, where there are more beams
+        than codes) can only end: no step is ever unconstrained, and :meth:`CodeTrie.find` says -1 for it.
     """
 
     def __init__(
@@ -56,12 +60,15 @@ class TrieLogitsProcessor(LogitsProcessor):
         mask: Tensor | np.ndarray | None = None,
         exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
         levels: Sequence[Tensor] | None = None,
+        normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         if max(trie.widths) > 1:
             raise ValueError(f"the trie has steps of {trie.widths} codes; generate() needs one token a step")
         if levels is not None and len(levels) != trie.steps:
             raise ValueError(f"levels has the tokens of {len(levels)} steps, but the trie has {trie.steps}")
-        self.levels = levels
+        if normalize not in ("vocabulary", "children"):
+            raise ValueError(f"normalize must be vocabulary or children, got {normalize!r}")
+        self.levels, self.normalize = levels, normalize
         self.trie, self.prompt_length, self.end_token = trie, prompt_length, end_token
         self.num_beams = num_beams
         self.allowed = None if mask is None and exclude is None else trie.allow(mask, exclude)
@@ -79,8 +86,11 @@ class TrieLogitsProcessor(LogitsProcessor):
                 own = self.levels[step].to(scores.device)
                 scores = scores - scores[:, own].logsumexp(1, keepdim=True)
             children, there = self.trie.expand(step, nodes)  # [rows, M]
-            there = self._allowed(step, children, there)
             tokens = self.trie.tokens[step][:, 0][children].long()
+            if self.normalize == "children":
+                total = scores.gather(1, tokens).masked_fill(~there, -torch.inf).logsumexp(1, keepdim=True)
+                scores = scores - total.masked_fill(total == -torch.inf, 0.0)
+            there = self._allowed(step, children, there)
             keep.scatter_add_(1, tokens, there.to(torch.int8))
             dead = ~there.any(1)
             if not step and bool(dead.any()):

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -140,7 +140,10 @@ def test_recommend_takes_and_gives_raw_ids(tiger: Path) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
-def test_transformers_generates_the_same_items_from_an_exported_run(tiger: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalize", ["vocabulary", "children"])
+def test_transformers_generates_the_same_items_from_an_exported_run(
+    normalize: Literal["vocabulary", "children"], tiger: Path, tmp_path: Path
+) -> None:
     from transformers import T5ForConditionalGeneration
 
     run("export", tiger, "--out", tmp_path / "t5")
@@ -148,6 +151,8 @@ def test_transformers_generates_the_same_items_from_an_exported_run(tiger: Path,
     tokens, config = pl.read_parquet(written[0]), json.loads(written[1].read_text())["semantic_ids"]
     opened, theirs = load_run(tiger, MODELS), T5ForConditionalGeneration.from_pretrained(tmp_path / "t5")
     assert tokens["item_id"].to_list() == opened.items["item_id"].to_list()
+    assert config["normalize"] == "vocabulary"
+    opened.model.normalize = normalize
     table = torch.from_numpy(tokens.select(pl.selectors.starts_with("token_")).to_numpy()).long()
 
     histories = torch.tensor([[5, 9, 2, 0], [7, 0, 0, 0], [1, 2, 3, 4]])
@@ -158,10 +163,11 @@ def test_transformers_generates_the_same_items_from_an_exported_run(tiger: Path,
     vocabulary = [theirs.config.vocab_size] * table.shape[1]
     levels = [torch.arange(size) + first for first, size in zip(config["first_tokens"], config["sizes"], strict=True)]
     trie = CodeTrie.from_codes(table, sizes=vocabulary)
+    processor = TrieLogitsProcessor(trie, 1, theirs.config.eos_token_id, 20, levels=levels, normalize=normalize)
     found = theirs.generate(
         source,
         attention_mask=real.long(),
-        logits_processor=[TrieLogitsProcessor(trie, 1, theirs.config.eos_token_id, 20, levels=levels)],
+        logits_processor=[processor],
         num_beams=20,
         num_return_sequences=20,
         max_new_tokens=len(levels),
