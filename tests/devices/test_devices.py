@@ -12,11 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TESTS = Path(__file__).parents[1]
+GPU_FILES = [file for file in sorted(TESTS.rglob("test_*.py")) if "pytest.mark.gpu" in file.read_text(encoding="utf-8")]
+PARTS = {"seqrec": ("seqrec",), "genrec": ("genrec",), "the rest": ("recbase", "semtok", "devices", "tests")}
 
 
-@pytest.mark.parametrize("where", ["recbase", "semtok", "seqrec", "genrec", "devices", "test_gpu.py"])
-def test_what_has_to_hold_on_a_gpu_holds_on_the_pretended_device(where: str) -> None:
-    words = ["-m", "pytest", str(TESTS / where), "-m", "gpu", "--pretend-device", "-q", "-p", "no:cacheprovider"]
+def test_every_test_of_a_gpu_is_in_some_part() -> None:
+    parts = [folder for folders in PARTS.values() for folder in folders]
+    assert sorted({file.parent.name for file in GPU_FILES}) == sorted(parts)
+
+
+@pytest.mark.parametrize("part", list(PARTS))
+def test_what_has_to_hold_on_a_gpu_holds_on_the_pretended_device(part: str) -> None:
+    files = [str(file) for file in GPU_FILES if file.parent.name in PARTS[part]]
+    words = ["-m", "pytest", *files, "-m", "gpu", "--pretend-device", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run([sys.executable, *words, "-W", "ignore"], cwd=TESTS.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
