@@ -233,33 +233,34 @@ class CodeTrie:
         ValueError
             If the columns are not those of a whole number of steps.
         """
-        width, depth = codes.shape[-1], 0
-        nodes = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
-        for step, part in enumerate(self.columns):
-            if part.stop > width:
-                break
-            nodes, depth = self.descend(step, nodes, codes[..., part]), part.stop
-        if depth != width:
-            raise ValueError(f"codes has {width} columns, which no whole number of steps of widths {self.widths} has")
-        return nodes
+        return self._way(codes)[-1]
 
     def path(self, codes: Tensor) -> Tensor:
         """Node of every step on the way of whole codes: int [..., C] to int64 [..., S], NO_NODE where there is none.
 
         -1 closes codes that are shorter than others, as in :meth:`from_codes`.
         """
-        whole = _closed(codes, torch.tensor(self.ends, device=codes.device))
+        return torch.stack(self._way(_closed(codes, torch.tensor(self.ends, device=codes.device)))[1:], -1)
+
+    def _way(self, codes: Tensor) -> list[Tensor]:
+        """The root and the node after each step of a prefix, int64 [...] each."""
+        width, depth = codes.shape[-1], 0
         nodes = [torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)]
         for step, part in enumerate(self.columns):
-            nodes.append(self.descend(step, nodes[-1], whole[..., part]))
-        return torch.stack(nodes[1:], -1)
+            if part.stop > width:
+                break
+            nodes.append(self.descend(step, nodes[-1], codes[..., part]))
+            depth = part.stop
+        if depth != width:
+            raise ValueError(f"codes has {width} columns, which no whole number of steps of widths {self.widths} has")
+        return nodes
 
     def find(self, codes: Tensor) -> Tensor:
         """Item that whole codes stand for: int [..., C] to int64 [...], -1 where no item has the code.
 
         -1 closes codes that are shorter than others, as in :meth:`from_codes`.
         """
-        leaves = self.path(codes)[..., -1]
+        leaves = self.walk(_closed(codes, torch.tensor(self.ends, device=codes.device)))
         first = self.span(self.steps, leaves.clamp(min=0))[0] if len(self) else leaves
         found = self.items[first] if len(self) else leaves
         return torch.where(leaves >= 0, found.long(), NO_ITEM)

@@ -77,17 +77,14 @@ def _cross_entropy_blocks(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     h, w = states.float() * scale, table.float()
     rows = _block_rows(h, w)
-    # A bound of each row's largest logit (Cauchy-Schwarz), so that the shift is fused into the matrix product; not on a
-    # GPU, where looking at it would wait for all that is under way.
-    bound = h.norm(dim=1) * w.norm(dim=1).max()
-    fused = h.device.type == "cpu" and len(h) > 0 and bool(bound.max() < _SAFE_SHIFT)
+    shifts = _safe_shifts(h, w)
     total = torch.zeros((), dtype=torch.float64, device=h.device)
     grad_h = torch.empty_like(h) if wants_states else None
     grad_w = torch.zeros_like(w) if wants_table else None
     for start in range(0, len(h), rows):
         block, target = h[start : start + rows], targets[start : start + rows]
-        if fused:
-            shift = bound[start : start + rows, None]
+        if shifts is not None:
+            shift = shifts[start : start + rows, None]
             weights = torch.addmm(-shift, block, w.T)
         else:
             weights = block @ w.T
@@ -107,6 +104,18 @@ def _cross_entropy_blocks(
         None if grad_h is None else grad_h.to(states.dtype),
         None if grad_w is None else grad_w.to(table.dtype),
     )
+
+
+def _safe_shifts(h: Tensor, w: Tensor) -> Tensor | None:
+    """A bound of each row's largest logit (Cauchy-Schwarz), [S], where all are small enough to be taken off instead.
+
+    The shift is then fused into the matrix product. None on a GPU, where looking at it would wait for all that is
+    under way.
+    """
+    if h.device.type != "cpu" or len(h) == 0:
+        return None
+    bound = h.norm(dim=1) * w.norm(dim=1).max()
+    return bound if bool(bound.max() < _SAFE_SHIFT) else None
 
 
 def _block_rows(h: Tensor, w: Tensor) -> int:

@@ -193,9 +193,8 @@ def test_on_a_gpu_it_is_as_on_the_cpu(name, device):
     assert {p.device for p in on_gpu.parameters()} == {device}
     there = rank_targets(on_gpu.scorer(), targets()), topk(on_gpu.scorer(), cycle(9), 5)
     trained = on_gpu.to("cpu")
-    assert (
-        np.mean(there[0].rank == rank_targets(trained.scorer(), targets()).rank) > 0.99
-    )  # but for nearly equal scores
+    ranks = rank_targets(trained.scorer(), targets()).rank
+    assert np.mean(there[0].rank == ranks) > 0.99  # of nearly equal scores either may be first
     np.testing.assert_allclose(there[1].scores, topk(trained.scorer(), cycle(9), 5).scores, atol=1e-3, rtol=1e-3)
 
 
