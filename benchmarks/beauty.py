@@ -27,10 +27,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
+from benchmarks.rows import Row, finished, folder_of, mean_and_spread, metrics_of, run_row
 from benchmarks.tracks import TRACKS, track_folder
 
-TABLES = ("main", "one-pass", "children", "ladder", "bbqrec", "images", "layers", "quantizers", "sizes")
+TABLES = ("main", "one-pass", "children", "ladder", "bbqrec", "images", "layers", "encoders", "quantizers", "sizes")
+TITLES = {"prorec": "PRORec", "tiger": "TIGER", "letter": "LETTER", "bbqrec": "BBQRec", "eager": "EAGER"}
+ENCODERS = {
+    "BERT": "google-bert/bert-base-uncased",
+    "Sentence-T5": "sentence-transformers/sentence-t5-base",
+    "Llama2-7b": "meta-llama/Llama-2-7b-hf",
+    "MiniLM": "minilm",
+    "tf-idf": "tfidf",
+}
 COUNTED = ("popularity", "transitions")
 
 
@@ -42,21 +50,18 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
         yield Row("popularity", "seqrec", "popularity")
         yield Row("transitions", "seqrec", "transitions")
         yield Row("SASRec-CE", "seqrec", "sasrec")
-        yield Row("PRORec", "genrec", "prorec", passed)
-        yield Row("TIGER", "genrec", "tiger", passed)
-        yield Row("LETTER", "genrec", "letter", passed)
-        if codes is not None:
-            yield Row("LETTER, published codes", "genrec", "letter", [*passed, "--codes", str(codes)])
-        yield Row("BBQRec", "genrec", "bbqrec", passed)
-        yield Row("EAGER", "genrec", "eager", passed)
+        for model, title in TITLES.items():
+            yield Row(title, "genrec", model, passed)
+            if model == "letter" and codes is not None:
+                yield Row("LETTER, published codes", "genrec", "letter", [*passed, "--codes", str(codes)])
     elif table == "one-pass":
         for model in ("tiger", "prorec"):
             yield Row(f"{model}, one sample a prefix", "genrec", model, ["--form", "prefix"])
             yield Row(f"{model}, one pass a user", "genrec", model, ["--form", "all"])
     elif table == "children":
-        for model in ("tiger", "letter", "prorec", "bbqrec"):
-            for normalize in ("vocabulary", "children"):
-                yield Row(f"{model}, {normalize}", "genrec", model, [*passed, "--normalize", normalize])
+        for model in ("tiger", "letter", "prorec", "bbqrec"):  # the first of each is main's
+            yield Row(TITLES[model], "genrec", model, passed)
+            yield Row(f"{TITLES[model]}, children", "genrec", model, [*passed, "--normalize", "children"])
     elif table == "ladder":
         none = ["--source", "concat", "--distill-weight", "0"]
         yield Row("semantic only", "genrec", "prorec", [*passed, "--source", "semantic", "--distill-weight", "0"])
@@ -83,6 +88,9 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
     elif table == "layers":
         for layers in (2, 4, 8, 16):
             yield Row(f"{layers} decoder layers", "genrec", "prorec", [*passed, "--decoder-layers", str(layers)])
+    elif table == "encoders":
+        for name, encoder in ENCODERS.items():
+            yield Row(name, "genrec", "prorec", [*passed, "--encoder", encoder])
     elif table == "quantizers":
         for name in ("hierarchical", "rqvae", "random"):
             yield Row(name, "genrec", "prorec", [*passed, "--tokenizer", name])
@@ -96,7 +104,7 @@ def command(given: argparse.Namespace, row: Row, seed: int, out: Path) -> list[s
     words = [row.program, "train", row.model, "--data", str(given.data), "--out", str(out), "--quiet"]
     if row.model not in COUNTED:
         words += ["--seed", str(seed), "--max-seconds", str(given.budget_seconds), "--epochs", "1000"]
-    if row.program == "genrec" and given.embeddings is not None:
+    if row.program == "genrec" and given.embeddings is not None and "--encoder" not in row.options:
         words += ["--embeddings", str(given.embeddings)]
     return [*words, *row.options, *(given.options if row.program == "genrec" else [])]
 
@@ -142,10 +150,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the headline pair of the ladder, and of images")
     parser.add_argument("--track", choices=TRACKS, default="canonical", help="order of the events")
     parser.add_argument("--out", type=Path, default=Path("runs/beauty-table"), help="folder of the runs and the tables")
-    parser.add_argument("--only", help="names of rows, as a;b")
+    parser.add_argument("--only", help="names of rows to run, as a;b; others are shown where they are complete")
     given, rest = parser.parse_known_args()
     given.options = [word for word in rest if word != "--"]
-    wanted = None if given.only is None else {name.strip() for name in given.only.split(";")}
+    named = {row.name for table in given.tables for row in rows(table, given.form, given.seeds, given.published_codes)}
+    wanted = named if given.only is None else {name.strip() for name in given.only.split(";")}
+    if unknown := wanted - named:
+        parser.error(f"--only {unknown.pop()!r} is no row of {' or '.join(given.tables)}: {', '.join(sorted(named))}")
     given.data = track_folder(given.data, given.track, given.out)
     given.out = given.out if given.track == "canonical" else given.out / given.track
     given.out.mkdir(parents=True, exist_ok=True)
@@ -156,9 +167,12 @@ def main() -> None:
         ]
         curves: dict[str, Path] = {}
         for row in rows(table, given.form, given.seeds, given.published_codes):
-            if wanted is not None and row.name not in wanted:
+            if row.name in wanted:
+                folders = run_row(row, given.out, partial(command, given))
+            else:
+                folders = [folder for seed in row.seeds if finished(folder := folder_of(row, seed, given.out))]
+            if not folders:
                 continue
-            folders = run_row(row, given.out, partial(command, given))
             lines.append(line(row, folders))
             curves[row.name] = folders[0]
         title = (

@@ -7,8 +7,8 @@
 
 Published numbers (``published.json``) are the papers', under their own splits, orders of ties and seen-item policies;
 ours are item-level, full ranking, seen items kept. A budget that ended before validation was flat says nothing about
-the model. PRORec's figures (layers, quantizer, size) are ``python -m benchmarks.beauty layers quantizers sizes``; its
-encoders are other embeddings.
+the model. Figures are tables too (PRORec's ``layers``, ``encoders``, ``quantizers``, ``sizes``): what the paper says of
+them in words stands below ours, for it prints no numbers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.beauty import flat
+from benchmarks.beauty import rows as rows_of
 from benchmarks.rows import Row, finished, folder_of, metrics_of
 
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -87,10 +89,28 @@ _OPTIONS: dict[tuple[str, str], dict[str, tuple[str, list[str]]]] = {
         "inherit": ("bbqrec", ["--inherit"]),
     },
 }
+# What the paper says of its figures, which have no numbers, by data set and metrics.
+_FIGURES: dict[tuple[str, str], tuple[str, list[str], str]] = {
+    ("prorec", "layers"): ("Beauty", ["recall@20", "ndcg@20"], "better with every doubling up to 16 layers (figure 6)"),
+    ("prorec", "encoders"): ("Beauty", ["recall@20", "ndcg@20"], "Llama2-7b before Sentence-T5 and BERT (figure 9)"),
+    ("prorec", "quantizers"): (
+        "Beauty",
+        ["recall@20", "ndcg@20"],
+        "hierarchical k-means before RQ-VAE, and RQ-VAE before random codes (figure 9)",
+    ),
+    ("prorec", "sizes"): (
+        "Beauty",
+        ["recall@20", "ndcg@20"],
+        "256 before 128; 512 with more ndcg@20 and less recall@20 than 256 (figure 9)",
+    ),
+}
 
 
 def row_of(paper: str, table: str, name: str) -> Row | None:
     """The command of one published row; None where there is no such model here."""
+    if (paper, table) in _FIGURES:
+        row = next(row for row in rows_of(table, "prefix", 1, None) if row.name == name)
+        return replace(row, options=[*row.options, "--recipe", "paper"])
     model, options = _OPTIONS.get((paper, table), {}).get(name, (None, []))
     if model is None:
         model = _GENREC.get(name) or _SEQREC.get(name)
@@ -117,7 +137,7 @@ def command(row: Row, given: argparse.Namespace, out: Path) -> list[str]:
         words += ["--seed", str(given.seed)]
         if given.budget_seconds:
             words += ["--max-seconds", str(given.budget_seconds)]
-    if given.embeddings and (row.program == "genrec" or reads_vectors(row.model)):
+    if given.embeddings and "--encoder" not in row.options and (row.program == "genrec" or reads_vectors(row.model)):
         words += ["--embeddings", str(given.embeddings)]
     return [*words, *row.options]
 
@@ -141,13 +161,17 @@ def shown(values: dict[str, Any] | None, names: list[str]) -> str:
     """Numbers of a row, in order."""
     if not values:
         return " / ".join("-" for _ in names)
-    return " / ".join(f"{values[name]:.4f}" if name in values else "-" for name in names)
+    return " / ".join("-" if values.get(name) is None else f"{values[name]:.4f}" for name in names)
 
 
 def main() -> None:
     """List tables, or print the commands of one, or run them."""
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     ports = published.pop("ports")
+    for (paper, table), (data, metrics, _) in _FIGURES.items():
+        published[paper][table] = {
+            row.name: {data: dict.fromkeys(metrics)} for row in rows_of(table, "prefix", 1, None)
+        }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paper", nargs="?", choices=sorted(published))
     parser.add_argument("table", nargs="?")
@@ -201,6 +225,8 @@ def main() -> None:
         lines.append(
             f"| {name} | {shown(values[given.set], names)} | {shown(port, names)} | {ours} | {even} | {seconds} |"
         )
+    if (given.paper, given.table) in _FIGURES:
+        lines += ["", f"The paper: {_FIGURES[given.paper, given.table][2]}."]
     text = "\n".join(lines)
     print(f"\n{text}\n")
     if given.data is not None:
