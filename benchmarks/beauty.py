@@ -104,7 +104,7 @@ def command(given: argparse.Namespace, row: Row, seed: int, out: Path) -> list[s
     words = [row.program, "train", row.model, "--data", str(given.data), "--out", str(out), "--quiet"]
     if row.model not in COUNTED:
         words += ["--seed", str(seed), "--max-seconds", str(given.budget_seconds), "--epochs", "1000"]
-    if row.program == "genrec" and given.embeddings is not None and "--encoder" not in row.options:
+    if row.program == "genrec" and given.embeddings is not None and not row.encodes:
         words += ["--embeddings", str(given.embeddings)]
     return [*words, *row.options, *(given.options if row.program == "genrec" else [])]
 

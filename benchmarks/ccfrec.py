@@ -23,10 +23,11 @@ from pathlib import Path
 from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
 from recbase.checkpoints import open_folder
 
+TABLES = ("main", "ablations", "views", "levels", "code-types", "weights")
 WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
-def rows(table: str, views: list[str], seeds: int) -> Iterator[Row]:
+def rows(table: str, views: list[str], seeds: int, encoder: str = "minilm") -> Iterator[Row]:
     """The rows of one table."""
     several = tuple(range(seeds))
     if table == "main":
@@ -41,7 +42,7 @@ def rows(table: str, views: list[str], seeds: int) -> Iterator[Row]:
         yield Row("w/o MSA", "seqrec", "ccfrec", ["--msa-weight", "0"])
         yield Row("w/o text", "seqrec", "ccfrec", ["--text", "codes"])
         yield Row("random code", "seqrec", "ccfrec", ["--code-type", "random"])
-        yield Row("global emb", "seqrec", "ccfrec", ["--global-text"], joined=True)
+        yield Row("global emb", "seqrec", "ccfrec", ["--global-text", "--encoder", encoder])
         yield Row("w/o cross attention", "seqrec", "ccfrec", ["--no-fusion"])
     elif table == "views":
         for count in range(1, len(views) + 1):
@@ -66,16 +67,15 @@ def command(arguments: argparse.Namespace, row: Row, seed: int, out: Path) -> li
         words += ["--seed", str(seed), "--max-seconds", str(arguments.max_seconds), *arguments.options]
     if row.model == "ccfrec":
         words += ["--epochs", "1000"]
-        # The joined view has no part in ready-made embeddings: that row encodes the text itself.
-        words += ["--encoder", arguments.encoder] if row.joined else ["--embeddings", str(arguments.embeddings)]
+        # The joined view of "global emb" has no part in ready-made embeddings.
+        words += [] if row.encodes else ["--embeddings", str(arguments.embeddings)]
     return words
 
 
 def main() -> None:
     """Run the tables that were asked for and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["main", "ablations", "views", "levels", "code-types", "weights"]
-    parser.add_argument("tables", nargs="+", choices=names)
+    parser.add_argument("tables", nargs="+", choices=TABLES)
     parser.add_argument("--data", type=Path, required=True, help="data set folder")
     parser.add_argument("--embeddings", type=Path, required=True, help="embeddings folder of that data set")
     parser.add_argument("--encoder", default="minilm", help="encoder of the row with joined text")
@@ -90,7 +90,7 @@ def main() -> None:
     for table in known.tables:
         lines = ["| row | recall@5 | recall@10 | ndcg@5 | ndcg@10 | seeds | epochs | seconds |",
                  "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
-        for row in rows(table, views, known.seeds):
+        for row in rows(table, views, known.seeds, known.encoder):
             folders = run_row(row, known.out, partial(command, known))
             found = [metrics for metrics in map(metrics_of, folders) if metrics is not None]
             values = [

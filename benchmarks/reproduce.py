@@ -64,14 +64,14 @@ _OPTIONS: dict[tuple[str, str], dict[str, tuple[str, list[str]]]] = {
         "CCFRec(RQ)": ("ccfrec", ["--code-method", "rq"]),
         "CCFRec(PQ)": ("ccfrec", []),
         "UniSRec(T)": ("unisrec", []),
-        "UniSRec(ID+T)": ("unisrec", ["--ids"]),
+        "UniSRec(ID+T)": ("unisrec", ["--item-ids"]),
     },
     ("ccfrec", "ablations"): {
         "w/o MCM": ("ccfrec", ["--mcm-weight", "0"]),
         "w/o MSA": ("ccfrec", ["--msa-weight", "0"]),
         "w/o text": ("ccfrec", ["--text", "codes"]),
         "random code": ("ccfrec", ["--code-type", "random"]),
-        "global emb": ("ccfrec", ["--global-text"]),
+        "global emb": ("ccfrec", ["--global-text", "--encoder", "minilm"]),
         "w/o CA": ("ccfrec", ["--no-fusion"]),
     },
     ("prorec", "ladder"): {
@@ -137,7 +137,7 @@ def command(row: Row, given: argparse.Namespace, out: Path) -> list[str]:
         words += ["--seed", str(given.seed)]
         if given.budget_seconds:
             words += ["--max-seconds", str(given.budget_seconds)]
-    if given.embeddings and "--encoder" not in row.options and (row.program == "genrec" or reads_vectors(row.model)):
+    if given.embeddings and not row.encodes and (row.program == "genrec" or reads_vectors(row.model)):
         words += ["--embeddings", str(given.embeddings)]
     return [*words, *row.options]
 
@@ -164,14 +164,19 @@ def shown(values: dict[str, Any] | None, names: list[str]) -> str:
     return " / ".join("-" if values.get(name) is None else f"{values[name]:.4f}" for name in names)
 
 
+def published_tables() -> dict[str, dict[str, dict[str, dict[str, dict[str, float | None]]]]]:
+    """Metrics by paper, table, row and data set; those of figures are None."""
+    found: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    del found["ports"]
+    for (paper, table), (data, metrics, _) in _FIGURES.items():
+        found[paper][table] = {row.name: {data: dict.fromkeys(metrics)} for row in rows_of(table, "prefix", 1, None)}
+    return found
+
+
 def main() -> None:
     """List tables, or print the commands of one, or run them."""
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    ports = published.pop("ports")
-    for (paper, table), (data, metrics, _) in _FIGURES.items():
-        published[paper][table] = {
-            row.name: {data: dict.fromkeys(metrics)} for row in rows_of(table, "prefix", 1, None)
-        }
+    published = published_tables()
+    ports = json.loads(PUBLISHED.read_text(encoding="utf-8"))["ports"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paper", nargs="?", choices=sorted(published))
     parser.add_argument("table", nargs="?")

@@ -27,8 +27,11 @@ class Row:
     model: str
     options: list[str] = field(default_factory=list)
     seeds: tuple[int, ...] = (0,)
-    joined: bool = False
-    """Whether it reads the text of all views as one (CCFRec's ablation "global emb")."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it encodes the text itself, and is given no ready-made embeddings."""
+        return "--encoder" in self.options
 
 
 def folder_of(row: Row, seed: int, out: Path) -> Path:
