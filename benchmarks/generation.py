@@ -11,8 +11,8 @@ items, 80 source tokens, random weights, float32 unless said.
 dictionary of prefixes), after both returned the same lists; and against the same model's steps with no search at all.
 `train`: a training step (forward, backward, AdamW) on full rows and on rows as long as Beauty's histories, float32 and
 bfloat16 autocast. transformers runs both its eager and its fused attention; the faster one counts. `memory`: peak of a
-fresh process for each of these, with what that side needs to be imported. `trie`: build time and bytes up to 10 million items. `catalogue`: what a search costs
-beside the model, as the catalogue grows.
+fresh process for each of these, with what that side needs to be imported. `trie`: build time and bytes up to 10 million
+items. `catalogue`: what a search costs beside the model, as the catalogue grows.
 
 Every round runs each side once, one after the other; medians are compared. The machine must be otherwise idle.
 """
