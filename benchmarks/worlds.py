@@ -7,23 +7,21 @@ Every parameter of :func:`recbase.builtin.synthetic` is an option. Example, wher
 
 from __future__ import annotations
 
-import argparse
-import inspect
 from pathlib import Path
+from typing import Any
+
+import click
 
 from recbase.builtin import synthetic
+from recbase.options import add_options, options_from
 
 
-def main() -> None:
-    """Make a world and say what an oracle reaches in it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, parameter in inspect.signature(synthetic).parameters.items():
-        kind, help = type(parameter.default), f"default {parameter.default}"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=parameter.default, help=help)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    given = vars(parser.parse_args())
-    out = given.pop("out")
-    made = synthetic(**given)
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@add_options(options_from("recbase.builtin:synthetic"))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+def main(out: Path, **world: Any) -> None:
+    """Make a generated data set and say what an oracle reaches on it."""
+    made = synthetic(**world)
     made.save(out)
     best = made.facts["best"]["test"]
     print(f"{out}: {made.manifest['counts']}")
