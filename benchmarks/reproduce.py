@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.beauty import flat
 from benchmarks.beauty import rows as rows_of
 from benchmarks.rows import Row, finished, folder_of, metrics_of
+from recbase.options import options_from
 
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -137,6 +138,8 @@ def command(row: Row, given: argparse.Namespace, out: Path) -> list[str]:
         words += ["--seed", str(given.seed)]
         if given.budget_seconds:
             words += ["--max-seconds", str(given.budget_seconds)]
+            if has_stage(row.model):
+                words += ["--stage1-seconds", str(given.budget_seconds)]
     if given.embeddings and not row.encodes and (row.program == "genrec" or reads_vectors(row.model)):
         words += ["--embeddings", str(given.embeddings)]
     return [*words, *row.options]
@@ -147,6 +150,15 @@ def reads_vectors(model: str) -> bool:
     from seqrec import REGISTRY
 
     return bool({"text", "views", "images", "codes"} & set(REGISTRY[model].inputs)) if model in REGISTRY else False
+
+
+def has_stage(model: str) -> bool:
+    """Whether a generator trains a network before it, which has a budget of its own."""
+    from genrec import REGISTRY
+
+    return model in REGISTRY and any(
+        option.name == "stage1_seconds" for option in options_from(REGISTRY[model].preparation)
+    )
 
 
 def known(model: str) -> bool:
@@ -183,7 +195,12 @@ def main() -> None:
     parser.add_argument("--set", help="data set of the table, such as Beauty")
     parser.add_argument("--data", type=Path, help="its folder; without it the commands are only printed")
     parser.add_argument("--embeddings", type=Path, help="embeddings folder of it")
-    parser.add_argument("--budget-seconds", type=float, default=0, help="training and validation of a row; 0: no limit")
+    parser.add_argument(
+        "--budget-seconds",
+        type=float,
+        default=0,
+        help="of a row, and of its stage I; 0: no limit",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="names of rows, as a;b")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))

@@ -70,5 +70,6 @@ def test_the_rows_of_papers_are_commands(tmp_path: Path) -> None:
                 if row is not None and reproduce.known(row.model):
                     found = understood(reproduce.command(row, given, tmp_path / "run"))
                     assert found["data"] == str(tmp_path)
+                    assert found.get("stage1_seconds", 60.0) == 60.0
                     run += 1
     assert run > 40
