@@ -26,7 +26,7 @@ RECIPES = {
         "weight_decay": 1e-6,
         "optimizer": "adam",
         "batch_size": 512,
-        "form": "all",
+        "form": "prefix",  # a batch is so many windows, not users
     },
     "recbole": {
         "dim": 64,
