@@ -6,9 +6,9 @@
         --budget-seconds 3600 --out runs/reproduce                  # run what is missing, print the table
 
 Published numbers (``published.json``) are the papers', under their own splits, orders of ties and seen-item policies;
-ours are item-level, full ranking, seen items kept. A budget that ended before validation was flat says nothing about
-the model. Figures are tables too (PRORec's ``layers``, ``encoders``, ``quantizers``, ``sizes``): what the paper says of
-them in words stands below ours, for it prints no numbers.
+ours are item-level, full ranking, with seen items kept and with seen items left out. A budget that ended before
+validation was flat says nothing about the model. Figures are tables too (PRORec's ``layers``, ``encoders``,
+``quantizers``, ``sizes``): what the paper says of them in words stands below ours, for it prints no numbers.
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ def main() -> None:
     lines = [
         f"{given.paper} {given.table}, {given.set}: {' / '.join(names)}",
         "",
-        "| row | paper | best public port | ours, test | validation flat | seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| row | paper | best public port | ours, test | seen items left out | validation flat | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     folder = given.out / f"{given.paper}-{given.table}-{given.set.lower()}"
     for name, values in rows.items():
@@ -232,7 +232,7 @@ def main() -> None:
             continue
         row = row_of(given.paper, given.table, name)
         port = ports.get(name, {}).get(given.set)
-        ours, even, seconds = "no such model here", "-", "-"
+        ours, masked, even, seconds = "no such model here", "-", "-", "-"
         if row is not None and known(row.model):
             run = folder_of(row, given.seed, folder)
             words = command(row, given, run)
@@ -243,9 +243,11 @@ def main() -> None:
             found = metrics_of(run)
             ours = "not run" if found is None else shown(found["test"], names)
             if found is not None:
+                masked = shown(found["test_masked"], names)
                 even, seconds = "yes" if flat(run, "ndcg@10") else "no", f"{found.get('train_seconds', 0):.0f}"
         lines.append(
-            f"| {name} | {shown(values[given.set], names)} | {shown(port, names)} | {ours} | {even} | {seconds} |"
+            f"| {name} | {shown(values[given.set], names)} | {shown(port, names)} "
+            f"| {ours} | {masked} | {even} | {seconds} |"
         )
     if (given.paper, given.table) in _FIGURES:
         lines += ["", f"The paper: {_FIGURES[given.paper, given.table][2]}."]
