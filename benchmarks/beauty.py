@@ -11,9 +11,10 @@ quality only where validation was flat. Example::
 Tables: ``main`` (generators, popularity, transitions, SASRec-CE), ``one-pass`` (one pass a user against one sample a
 prefix, at equal time), ``children`` (probabilities among codes that exist against those among all, at equal time),
 ``ladder`` (PRORec's table 6 and its controls), ``bbqrec`` (its tables 3 and 4, and figure 4), ``images`` (BBQRec with
-and without its image stream, for data that have images, such as ``--data synthetic``), ``layers``, ``quantizers``,
-``sizes`` (PRORec's figures). ``--track shuffled|product`` runs a table on the same events in another order
-(:mod:`benchmarks.tracks`); tables of different orders are never one table.
+and without its image stream, for data that have images, such as ``--data synthetic``), ``layers``, ``encoders``,
+``quantizers``, ``sizes`` (PRORec's figures). ``--only`` runs some rows and shows the others as far as they are there.
+``--track shuffled|product`` runs a table on the same events in another order (:mod:`benchmarks.tracks`); tables of
+different orders are never one table.
 """
 
 from __future__ import annotations

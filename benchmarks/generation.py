@@ -42,6 +42,7 @@ from genrec.trie import CodeTrie
 LEVELS, CODES, ITEMS, SOURCE = 4, 256, 12_101, 80
 FIRST = 2  # tokens before the codes: padding (which starts decoding) and the end of a sequence
 VOCABULARY = FIRST + LEVELS * CODES + 1
+DIM, LAYERS, HEADS, HEAD_DIM, FFN = 128, 4, 6, 64, 1024
 TASKS = ("beams", "train", "memory", "trie", "catalogue")
 
 # (task, case, number, "at least" or "at most", goal)
@@ -64,11 +65,11 @@ def peer(attention: str = "sdpa") -> Any:
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=VOCABULARY,
-        d_model=128,
-        d_kv=64,
-        d_ff=1024,
-        num_layers=4,
-        num_heads=6,
+        d_model=DIM,
+        d_kv=HEAD_DIM,
+        d_ff=FFN,
+        num_layers=LAYERS,
+        num_heads=HEADS,
         dropout_rate=0.1,
         pad_token_id=0,
         decoder_start_token_id=0,
@@ -82,7 +83,7 @@ def peer(attention: str = "sdpa") -> Any:
 def own() -> T5:
     """The same shapes in our T5, seeded; nothing of transformers is imported."""
     torch.manual_seed(0)
-    return T5(VOCABULARY, dim=128, encoder_layers=4, decoder_layers=4, heads=6, head_dim=64, ffn=1024, start_token=0)
+    return T5(VOCABULARY, DIM, LAYERS, LAYERS, HEADS, HEAD_DIM, FFN, start_token=0)
 
 
 def item_codes(items: int, seed: int = 0) -> np.ndarray:

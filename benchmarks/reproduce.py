@@ -90,21 +90,14 @@ _OPTIONS: dict[tuple[str, str], dict[str, tuple[str, list[str]]]] = {
         "inherit": ("bbqrec", ["--inherit"]),
     },
 }
-# What the paper says of its figures, which have no numbers, by data set and metrics.
-_FIGURES: dict[tuple[str, str], tuple[str, list[str], str]] = {
-    ("prorec", "layers"): ("Beauty", ["recall@20", "ndcg@20"], "better with every doubling up to 16 layers (figure 6)"),
-    ("prorec", "encoders"): ("Beauty", ["recall@20", "ndcg@20"], "Llama2-7b before Sentence-T5 and BERT (figure 9)"),
-    ("prorec", "quantizers"): (
-        "Beauty",
-        ["recall@20", "ndcg@20"],
-        "hierarchical k-means before RQ-VAE, and RQ-VAE before random codes (figure 9)",
-    ),
-    ("prorec", "sizes"): (
-        "Beauty",
-        ["recall@20", "ndcg@20"],
-        "256 before 128; 512 with more ndcg@20 and less recall@20 than 256 (figure 9)",
-    ),
+# What a paper says of its figures, which print no numbers; all are of one data set and show these metrics.
+_FIGURES = {
+    ("prorec", "layers"): "better with every doubling up to 16 layers (figure 6)",
+    ("prorec", "encoders"): "Llama2-7b before Sentence-T5 and BERT (figure 9)",
+    ("prorec", "quantizers"): "hierarchical k-means before RQ-VAE, and RQ-VAE before random codes (figure 9)",
+    ("prorec", "sizes"): "256 before 128; 512 with more ndcg@20 and less recall@20 than 256 (figure 9)",
 }
+_FIGURES_SET, _FIGURES_METRICS = "Beauty", ("recall@20", "ndcg@20")
 
 
 def row_of(paper: str, table: str, name: str) -> Row | None:
@@ -176,31 +169,26 @@ def shown(values: dict[str, Any] | None, names: list[str]) -> str:
     return " / ".join("-" if values.get(name) is None else f"{values[name]:.4f}" for name in names)
 
 
-def published_tables() -> dict[str, dict[str, dict[str, dict[str, dict[str, float | None]]]]]:
-    """Metrics by paper, table, row and data set; those of figures are None."""
+def published_tables() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics by paper, table, row and data set (None where a figure prints none), and the ports' by model and set."""
     found: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    del found["ports"]
-    for (paper, table), (data, metrics, _) in _FIGURES.items():
-        found[paper][table] = {row.name: {data: dict.fromkeys(metrics)} for row in rows_of(table, "prefix", 1, None)}
-    return found
+    ports = found.pop("ports")
+    unknown = {_FIGURES_SET: dict.fromkeys(_FIGURES_METRICS)}
+    for paper, table in _FIGURES:
+        found[paper][table] = {row.name: unknown for row in rows_of(table, "prefix", 1, None)}
+    return found, ports
 
 
 def main() -> None:
     """List tables, or print the commands of one, or run them."""
-    published = published_tables()
-    ports = json.loads(PUBLISHED.read_text(encoding="utf-8"))["ports"]
+    published, ports = published_tables()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paper", nargs="?", choices=sorted(published))
     parser.add_argument("table", nargs="?")
     parser.add_argument("--set", help="data set of the table, such as Beauty")
     parser.add_argument("--data", type=Path, help="its folder; without it the commands are only printed")
     parser.add_argument("--embeddings", type=Path, help="embeddings folder of it")
-    parser.add_argument(
-        "--budget-seconds",
-        type=float,
-        default=0,
-        help="of a row, and of its stage I; 0: no limit",
-    )
+    parser.add_argument("--budget-seconds", type=float, default=0, help="of a row, and of its stage I; 0: no limit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="names of rows, as a;b")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
@@ -250,7 +238,7 @@ def main() -> None:
             f"| {ours} | {masked} | {even} | {seconds} |"
         )
     if (given.paper, given.table) in _FIGURES:
-        lines += ["", f"The paper: {_FIGURES[given.paper, given.table][2]}."]
+        lines += ["", f"The paper: {_FIGURES[given.paper, given.table]}."]
     text = "\n".join(lines)
     print(f"\n{text}\n")
     if given.data is not None:

@@ -63,7 +63,7 @@ def test_rows_of_one_folder_are_one_command(tmp_path: Path) -> None:
 def test_the_rows_of_papers_are_commands(tmp_path: Path) -> None:
     given = argparse.Namespace(data=tmp_path, set="Beauty", embeddings=tmp_path, budget_seconds=60.0, seed=1)
     run = 0
-    for paper, tables in reproduce.published_tables().items():
+    for paper, tables in reproduce.published_tables()[0].items():
         for table, names in tables.items():
             for name in names:
                 row = reproduce.row_of(paper, table, name)
