@@ -67,11 +67,11 @@ def rows(table: str, form: str, seeds: int, codes: Path | None) -> Iterator[Row]
         none = ["--source", "concat", "--distill-weight", "0"]
         yield Row("semantic only", "genrec", "prorec", [*passed, "--source", "semantic", "--distill-weight", "0"])
         yield Row("collaborative only", "genrec", "prorec", [*passed, "--source", "collaborative", *none[2:]])
-        yield Row("none (concat)", "genrec", "prorec", [*passed, *none])
+        yield Row("concat", "genrec", "prorec", [*passed, *none])
         yield Row("concat, standardized", "genrec", "prorec", [*passed, "--source", "standardized-concat", *none[2:]])
-        yield Row("CKA", "genrec", "prorec", [*passed, "--distill-weight", "0"], several)
-        yield Row("CKA + IKD", "genrec", "prorec", passed, several)
-        yield Row("CKA + IKD, aligned table (A)", "genrec", "prorec", [*passed, "--integrate", "aligned"])
+        yield Row("CKA only", "genrec", "prorec", [*passed, "--distill-weight", "0"], several)
+        yield Row("CKA+IKD", "genrec", "prorec", passed, several)
+        yield Row("CKA+IKD, aligned table (A)", "genrec", "prorec", [*passed, "--integrate", "aligned"])
     elif table == "bbqrec":
         yield Row("BBQRec", "genrec", "bbqrec", passed)
         yield Row("w/o MIM", "genrec", "bbqrec", [*passed, "--no-mim"])
@@ -124,15 +124,16 @@ def flat(folder: Path, metric: str, last: int = 3) -> bool:
 
 
 def draw(runs: dict[str, Path], metric: str, path: Path) -> None:
-    """Learning curves of some runs as a PNG."""
+    """Learning curves of some runs as a PNG; no file where no run has any (counters have not)."""
     from matplotlib.figure import Figure
 
+    curves = {name: points for name, folder in runs.items() if (points := curve(folder, metric))[1]}
+    if not curves:
+        return
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for name, folder in runs.items():
-        seconds, values = curve(folder, metric)
-        if values:
-            axes.plot(seconds, values, marker=".", label=name)
+    for name, (seconds, values) in curves.items():
+        axes.plot(seconds, values, marker=".", label=name)
     axes.set(xlabel="seconds of training", ylabel=f"validation {metric}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ccfrec
 from benchmarks.beauty import flat
 from benchmarks.beauty import rows as rows_of
 from benchmarks.rows import Row, finished, folder_of, metrics_of
@@ -60,35 +61,11 @@ _SEQREC = {
     "TSSR": "tssr",
 }
 _GENREC = {"TIGER": "tiger", "LETTER": "letter", "PRORec": "prorec", "BBQRec": "bbqrec", "EAGER": "eager"}
-_OPTIONS: dict[tuple[str, str], dict[str, tuple[str, list[str]]]] = {
-    ("ccfrec", "main"): {
-        "CCFRec(RQ)": ("ccfrec", ["--code-method", "rq"]),
-        "CCFRec(PQ)": ("ccfrec", []),
-        "UniSRec(T)": ("unisrec", []),
-        "UniSRec(ID+T)": ("unisrec", ["--item-ids"]),
-    },
-    ("ccfrec", "ablations"): {
-        "w/o MCM": ("ccfrec", ["--mcm-weight", "0"]),
-        "w/o MSA": ("ccfrec", ["--msa-weight", "0"]),
-        "w/o text": ("ccfrec", ["--text", "codes"]),
-        "random code": ("ccfrec", ["--code-type", "random"]),
-        "global emb": ("ccfrec", ["--global-text", "--encoder", "minilm"]),
-        "w/o CA": ("ccfrec", ["--no-fusion"]),
-    },
-    ("prorec", "ladder"): {
-        "semantic only": ("prorec", ["--source", "semantic", "--distill-weight", "0"]),
-        "collaborative only": ("prorec", ["--source", "collaborative", "--distill-weight", "0"]),
-        "concat": ("prorec", ["--source", "concat", "--distill-weight", "0"]),
-        "CKA only": ("prorec", ["--distill-weight", "0"]),
-        "CKA+IKD": ("prorec", []),
-    },
-    ("bbqrec", "ablations"): {
-        "w/o MIM": ("bbqrec", ["--no-mim"]),
-        "w/o rec": ("bbqrec", ["--no-rec"]),
-        "w/o shared codebook": ("bbqrec", ["--no-shared-codebook"]),
-        "w/o sim": ("bbqrec", ["--no-similarity"]),
-        "inherit": ("bbqrec", ["--inherit"]),
-    },
+_OPTIONS = {
+    "CCFRec(RQ)": ("ccfrec", ["--code-method", "rq"]),
+    "CCFRec(PQ)": ("ccfrec", []),
+    "UniSRec(T)": ("unisrec", []),
+    "UniSRec(ID+T)": ("unisrec", ["--item-ids"]),
 }
 # What a paper says of its figures, which print no numbers; all are of one data set and show these metrics.
 _FIGURES = {
@@ -100,14 +77,21 @@ _FIGURES = {
 _FIGURES_SET, _FIGURES_METRICS = "Beauty", ("recall@20", "ndcg@20")
 
 
+def _shared() -> dict[tuple[str, str], list[Row]]:
+    """The tables that other benchmarks have with the same names of rows."""
+    found = {("prorec", table): list(rows_of(table, "prefix", 1, None)) for _, table in _FIGURES}
+    found["prorec", "ladder"] = list(rows_of("ladder", "prefix", 1, None))
+    found["bbqrec", "ablations"] = list(rows_of("bbqrec", "prefix", 1, None))
+    found["ccfrec", "ablations"] = list(ccfrec.rows("ablations", [], 1))
+    return found
+
+
 def row_of(paper: str, table: str, name: str) -> Row | None:
     """The command of one published row; None where there is no such model here."""
-    if (paper, table) in _FIGURES:
-        row = next(row for row in rows_of(table, "prefix", 1, None) if row.name == name)
-        return replace(row, options=[*row.options, "--recipe", "paper"])
-    model, options = _OPTIONS.get((paper, table), {}).get(name, (None, []))
-    if model is None:
-        model = _GENREC.get(name) or _SEQREC.get(name)
+    if (paper, table) in (shared := _shared()):
+        same = next((row for row in shared[paper, table] if row.name == name), None)
+        return None if same is None else replace(same, options=[*same.options, "--recipe", "paper"])
+    model, options = _OPTIONS.get(name, (_GENREC.get(name) or _SEQREC.get(name), []))
     if model is None:
         return None
     program = "genrec" if model in _GENREC.values() else "seqrec"
