@@ -168,11 +168,12 @@ def main() -> None:
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         curves: dict[str, Path] = {}
-        for row in rows(table, given.form, given.seeds, given.published_codes):
+        listed = list(rows(table, given.form, given.seeds, given.published_codes))
+        for row in listed:
             if row.name in wanted:
-                folders = run_row(row, given.out, partial(command, given))
-            else:
-                folders = [folder for seed in row.seeds if finished(folder := folder_of(row, seed, given.out))]
+                run_row(row, given.out, partial(command, given))
+        for row in listed:  # another command may have run some of them meanwhile
+            folders = [folder for seed in row.seeds if finished(folder := folder_of(row, seed, given.out))]
             if not folders:
                 continue
             lines.append(line(row, folders))
