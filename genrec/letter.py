@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genrec.stages import Preparation as ItemCodePreparation
-from genrec.tiger import TIGER
+from genrec.tiger import SMALL, TIGER
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
@@ -28,6 +28,7 @@ RECIPES = {
         "codebook_size": 256,
         "tokenizer_recipe": "paper",
     },
+    "small": SMALL,
 }
 
 
@@ -49,7 +50,8 @@ class LETTER(TIGER):
     The generator is TIGER's; its ranking-guided loss is a cross-entropy of logits divided by a temperature, which below
     1 weighs the codes that come close to the right one. Departs from the release as TIGER does: a softmax a level, only
     codes that exist, metrics of items (the release accepts any item of a colliding code). The release keeps the
-    temperature's value to itself for most sets, so the default is ours; 1.0 is plain cross-entropy.
+    temperature's value to itself for most sets, so the default is ours; 1.0 is plain cross-entropy. Recipe ``small`` is
+    TIGER's.
 
     Parameters
     ----------

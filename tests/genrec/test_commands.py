@@ -88,6 +88,18 @@ def test_a_step_has_fewer_users_where_each_has_several_targets(
     assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["batch_size"] == size
 
 
+@pytest.mark.parametrize(("typed", "form"), [([], "all"), (["--form", "prefix"], "prefix")])
+def test_a_recipe_holds_for_what_is_not_typed(typed: list[str], form: str, tiger: Path, tmp_path: Path) -> None:
+    codes = load_run(tiger, MODELS).manifest["codes_folder"]
+    common = ["--data", "synthetic", "--codes", codes, "--out", tmp_path / "run", *TINY, *T5]
+    run("train", "tiger", "--recipe", "small", *common, *typed)
+    manifest = json.loads((tmp_path / "run" / "config.json").read_text())
+    training, arguments = manifest["training"], manifest["arguments"]
+    assert (manifest["recipe"], manifest["form"], arguments["causal_encoder"]) == ("small", form, form == "all")
+    assert (arguments["dim"], arguments["normalize"]) == (16, "children")
+    assert (training["schedule"], training["batch_size"], training["epochs"]) == ("cosine", 128, 1)
+
+
 def test_resuming_is_exact(root: Path, tiger: Path) -> None:
     codes = load_run(tiger, MODELS).manifest["codes_folder"]
     common = ["--data", "synthetic", "--codes", codes, *TINY[2:], *T5]

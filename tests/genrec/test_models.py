@@ -14,7 +14,7 @@ import torch
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, generate, rank_generated, some_targets
 from genrec.model import Generator
-from recbase.options import options_from
+from recbase.options import options_from, recipes_from
 from recbase.recommender import NO_ITEM
 from recbase.runs import load_run, resolve, save_run
 from recbase.sequences import Histories, SequenceBatches
@@ -334,6 +334,20 @@ def test_options_are_documented(name: str) -> None:
     for source in (REGISTRY[name].target, REGISTRY[name].preparation):
         for option in options_from(source, skip=SHAPES):
             assert option.help, f"{source}: {option.name} has no help"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_are_options_and_build(name: str) -> None:
+    target, preparation = REGISTRY[name].target, REGISTRY[name].preparation
+    of_model = {option.name for option in options_from(target, SHAPES)}
+    others = ("recbase.training:TrainConfig", "genrec.generation:Search", preparation)
+    known = of_model | {option.name for source in others for option in options_from(source)} | {"form"}
+    recipes = recipes_from(target)
+    assert {"default", "paper"} <= set(recipes)
+    for recipe, values in recipes.items():
+        assert set(values) <= known, recipe
+        assert values.get("form", REGISTRY[name].forms[0]) in REGISTRY[name].forms, recipe
+        build(name, **{key: value for key, value in values.items() if key in of_model})
 
 
 def test_some_targets_are_fixed() -> None:
