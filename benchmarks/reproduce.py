@@ -77,19 +77,22 @@ _FIGURES = {
 _FIGURES_SET, _FIGURES_METRICS = "Beauty", ("recall@20", "ndcg@20")
 
 
-def _shared() -> dict[tuple[str, str], list[Row]]:
-    """The tables that other benchmarks have with the same names of rows."""
-    found = {("prorec", table): list(rows_of(table, "prefix", 1, None)) for _, table in _FIGURES}
-    found["prorec", "ladder"] = list(rows_of("ladder", "prefix", 1, None))
-    found["bbqrec", "ablations"] = list(rows_of("bbqrec", "prefix", 1, None))
-    found["ccfrec", "ablations"] = list(ccfrec.rows("ablations", [], 1))
-    return found
+_TABLES = {key: key[1] for key in _FIGURES} | {("prorec", "ladder"): "ladder", ("bbqrec", "ablations"): "bbqrec"}
+"""Papers' tables that `benchmarks.beauty` has with the same names of rows, and how it calls them."""
+
+
+def _listed(paper: str, table: str) -> list[Row]:
+    """The rows of a table that another benchmark has too; none where it has not."""
+    if (paper, table) == ("ccfrec", "ablations"):
+        return list(ccfrec.rows("ablations", [], 1))
+    name = _TABLES.get((paper, table))
+    return [] if name is None else list(rows_of(name, "prefix", 1, None))
 
 
 def row_of(paper: str, table: str, name: str) -> Row | None:
     """The command of one published row; None where there is no such model here."""
-    if (paper, table) in (shared := _shared()):
-        same = next((row for row in shared[paper, table] if row.name == name), None)
+    if listed := _listed(paper, table):
+        same = next((row for row in listed if row.name == name), None)
         return None if same is None else replace(same, options=[*same.options, "--recipe", "paper"])
     model, options = _OPTIONS.get(name, (_GENREC.get(name) or _SEQREC.get(name), []))
     if model is None:
@@ -159,7 +162,7 @@ def published_tables() -> tuple[dict[str, Any], dict[str, Any]]:
     ports = found.pop("ports")
     unknown = {_FIGURES_SET: dict.fromkeys(_FIGURES_METRICS)}
     for paper, table in _FIGURES:
-        found[paper][table] = {row.name: unknown for row in rows_of(table, "prefix", 1, None)}
+        found[paper][table] = {row.name: unknown for row in _listed(paper, table)}
     return found, ports
 
 
