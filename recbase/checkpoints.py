@@ -310,7 +310,12 @@ def sha256_of(*parts: np.ndarray | bytes | str) -> str:
     return digest.hexdigest()
 
 
-def check_replaceable(folder: str | os.PathLike[str], manifest_name: str, kind: str) -> None:
+def check_replaceable(
+    folder: str | os.PathLike[str],
+    manifest_name: str,
+    kind: str,
+    former: Callable[[Any], Iterable[str] | None] | None = None,
+) -> None:
     """Refuse a folder that :func:`save_folder` would refuse; for commands that work for long before they save.
 
     Raises
@@ -321,7 +326,7 @@ def check_replaceable(folder: str | os.PathLike[str], manifest_name: str, kind: 
     folder = Path(folder)
     if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a folder for a {kind}")
-    _replaced_files(folder, manifest_name, kind)
+    _replaced_files(folder, manifest_name, kind, former)
 
 
 def _replaced_files(

@@ -182,7 +182,7 @@ def why_unwritten(error: BaseException) -> str | None:
         return os.strerror(int(numbered[1]))
     worded = _WORDED.search(text)
     if worded is not None:
-        return worded[0] if worded[0][0].isupper() else text
+        return worded[0] if worded[0][0].isupper() else f"the disk took a part of it only ({text})"
     return text or type(error).__name__ if isinstance(error, OSError) else None
 
 
