@@ -38,9 +38,8 @@ _OWN = re.compile(rf"^{re.escape(TEMPORARY)}([0-9a-f]{{6}})-(\d+)-[0-9a-f]{{12}}
 _NUMBERED = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 _WORDED = re.compile(
     r"No space left on device|File too large|Disk quota exceeded|Input/output error|Read-only file system"
-    r"|\d+ requested and \d+ written|write error",
-    re.IGNORECASE,
 )
+_SHORT = re.compile(r"\d+ requested and \d+ written|write error")  # NumPy and faiss, where a write came to an early end
 
 FileContent = bytes | str | Callable[[Path], object]
 
@@ -174,15 +173,15 @@ def why_unwritten(error: BaseException) -> str | None:
 
     Libraries that write in another language raise classes of their own on a full disk; they are known by their text.
     """
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     text = " ".join(str(error).split())
-    numbered = _NUMBERED.search(text)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if numbered is not None:
+    if (numbered := _NUMBERED.search(text)) is not None:
         return os.strerror(int(numbered[1]))
-    worded = _WORDED.search(text)
-    if worded is not None:
-        return worded[0] if worded[0][0].isupper() else f"the disk took a part of it only ({text})"
+    if (worded := _WORDED.search(text)) is not None:
+        return worded[0]
+    if _SHORT.search(text) is not None:
+        return f"the disk took only a part of it ({text})"
     return text or type(error).__name__ if isinstance(error, OSError) else None
 
 
