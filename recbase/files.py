@@ -87,6 +87,7 @@ def write_file(path: str | os.PathLike[str], content: FileContent) -> None:
         kept = "; what it held before is kept" if held else ""
         raise OSError(f"cannot write {path}: {reason}{kept}") from error
     flush_folder(target.parent)
+    _sweep_once(target.parent)
 
 
 def new_path(folder: Path, suffix: str = "") -> Path:
@@ -151,6 +152,9 @@ def new_folder(path: str | os.PathLike[str], is_ours: Callable[[Path], bool] | N
                 os.replace(old, path)
             raise
         flush_folder(path.parent)
+        for left in path.parent.glob(f"{TEMPORARY}*"):
+            if left.is_dir() and not left.is_symlink() and is_abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
     except BaseException as error:
         reason = why_unwritten(error)
         if reason is None:
@@ -213,6 +217,15 @@ def fill_file(path: Path, content: FileContent) -> None:
         return
     with open(path, "wb") as out:
         out.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@cache  # once a folder: listing one of many shards for every shard would take long
+def _sweep_once(folder: Path) -> None:
+    """Remove the temporary files that writers which were killed have left in a folder."""
+    with suppress(OSError):
+        for path in folder.glob(f"{TEMPORARY}*"):
+            if path.is_file() and not path.is_symlink() and is_abandoned(path):
+                os.unlink(path)
 
 
 @cache

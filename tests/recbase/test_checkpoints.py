@@ -523,7 +523,10 @@ def test_a_disk_that_is_full_at_any_step_leaves_one_whole_version(
 def test_a_manifest_that_is_not_of_the_kind_is_not_replaced(text: str, tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(text)
     for refused in (lambda: check_replaceable(tmp_path, MANIFEST, KIND), lambda: first_version(tmp_path)):
-        with pytest.raises(ValueError, match=r"holds a .*, which a thing would replace: give another folder"):
+        with pytest.raises(
+            ValueError,
+            match=r"cannot save a thing in .*: the thing\.json there is (none of ours|of a other) and would be lost",
+        ):
             refused()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(MANIFEST, text)]
 

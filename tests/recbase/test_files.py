@@ -150,6 +150,8 @@ def test_two_writers_never_share_a_temporary_and_dead_ones_are_known(tmp_path: P
     left = "import sys, os; from recbase.files import new_path; from pathlib import Path; print(new_path(Path('.')))"
     done = subprocess.run([sys.executable, "-c", left], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert is_abandoned(tmp_path / done.stdout.strip())
+    write_file(tmp_path / "a.txt", "swept with the next file that is written")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert not is_abandoned(tmp_path / ".writing-novel.txt")
 
 
