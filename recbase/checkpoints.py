@@ -399,6 +399,7 @@ def _sweep(folder: Path, old: set[str], names: set[str]) -> None:
     A file that a killed writer had given its name already is known by it: it carries the hash of the file's content.
     """
     named = _all_named(folder)
+    names |= {f"{found[1]}{found[3] or ''}" for found in map(_HASHED.match, old) if found}
     former = {f"{TEMPORARY}{name}" for name in names}  # as earlier versions called what they were writing
     for path in folder.iterdir():
         if path.name in named or path.is_symlink() or not path.is_file():
