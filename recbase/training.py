@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from recbase.checkpoints import load_arrays, open_folder, save_folder, tensor_bytes
 from recbase.options import progress
+from recbase.processes import launched_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -223,16 +224,25 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     Raises
     ------
     ValueError
-        If fp16 is asked for without a GPU.
+        If fp16 is asked for without a GPU, or the processes of a launch do not find each other.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    if config.precision == "fp16" and PartialState().device.type == "cpu":
+    # The first PartialState of a process settles device and process group for good, so it is told what Accelerator
+    # would tell it: without this flag processes launched on CPUs would not find each other.
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if "LOCAL_RANK" in os.environ and processes.num_processes == 1 < launched_processes():
+        raise ValueError(
+            f"{launched_processes()} processes were launched but accelerate finds no GPU for them: "
+            "set ACCELERATE_USE_CPU=true to train on CPUs"
+        )
+    if config.precision == "fp16" and processes.device.type == "cpu":
         raise ValueError("--precision fp16 needs a GPU; on this CPU use bf16 or no")
     wanted = config.precision if config.precision != "no" else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted == "auto":
-        wanted = "bf16" if fast_bfloat16(PartialState().device) else "no"
+        wanted = "bf16" if fast_bfloat16(processes.device) else "no"
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()  # an earlier training of this process used another precision

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from recbase.evaluation import rank_targets, summarize
 from recbase.losses import gather_with_gradient, info_nce
+from recbase.processes import process_count
 from recbase.sequences import Histories, SequenceBatches
 from recbase.splits import Targets
 from recbase.training import LossOutput, TrainConfig, fit, make_accelerator
@@ -364,7 +365,7 @@ class BehaviorNetwork(nn.Module):
             Codes moved.
         """
         books, levels, size, dim = self.codebooks.shape
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if process_count() > 1:
             torch.distributed.all_reduce(self.used)
         dead = (self.used == 0).view(books, levels, size)
         self.used.zero_()
