@@ -43,14 +43,22 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` in the main thread where SIGTERM or Ctrl-C arrives, so that cleaning up still happens."""
+def interruptible() -> Iterator[list[int]]:
+    """Raise `Interrupted` in the main thread where SIGTERM or Ctrl-C arrives, so that cleaning up still happens.
+
+    Yields the signals that came. One whose exception was swallowed (Python drops what is raised while an object is
+    taken away) is raised at the end of the block.
+    """
+    caught: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
         raise Interrupted(number)
 
     with _handling(stop):
-        yield
+        yield caught
+    if caught:
+        raise Interrupted(caught[0])
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["alone", "is_main_process", "launched_processes", "leave_launch", "process_count"]
+__all__ = ["alone", "is_main_process", "launched_processes", "leave_at_once", "leave_launch", "process_count"]
 
 _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 _working_alone = False
@@ -61,8 +61,16 @@ def alone() -> Iterator[None]:
                 state.update(content)
 
 
-def leave_launch(code: int = 0) -> None:
-    """End a process of a launch with an exit code; return at once where there is only one process.
+def leave_at_once(code: int) -> None:
+    """End a process of a launch without waiting for the others; return at once where there is only one process."""
+    if launched_processes() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def leave_launch() -> None:
+    """End a process of a launch, successfully; return at once where there is only one process.
 
     DistributedDataParallel keeps its process group, and so gloo's threads, alive past ``destroy_process_group``; a
     regular exit then sometimes aborts while the interpreter is torn down. Everything is on disk by now: meet the
@@ -76,6 +84,4 @@ def leave_launch(code: int = 0) -> None:
     state.wait_for_everyone()
     gc.collect()
     state.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    leave_at_once(0)

@@ -20,6 +20,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from recbase.evaluation import rank_targets, summarize
+from recbase.interruption import Interrupted
 from recbase.losses import gather_with_gradient, info_nce
 from recbase.processes import process_count
 from recbase.sequences import Histories, SequenceBatches
@@ -747,7 +748,7 @@ class BehaviorTokenizer(ItemTokenizer):
 
         result = fit(network, batches, validate, config, accelerator=accelerator)
         if result.stopped == "signal":
-            raise KeyboardInterrupt
+            raise Interrupted(result.signal)
         self.history_, self.seconds_ = result.history, result.seconds
         return network.cpu().eval()
 

@@ -396,8 +396,8 @@ def other_width() -> dict[str, Any]:
     ("changed", "message"),
     [
         (dict, None),
-        (lambda: {"lr": 0.5}, "setting --lr 0.02, this run has setting --lr 0.5"),
-        (lambda: {"epochs": 9, "schedule": "linear"}, "setting --schedule constant.* --schedule linear"),
+        (lambda: {"lr": 0.5}, "--lr 0.02, this run has --lr 0.5"),
+        (lambda: {"epochs": 9, "schedule": "linear"}, "--schedule constant, this run has --schedule linear"),
         (other_width, r"shape of layers.0.weight \[8, 6\], this run has shape of layers.0.weight \[9, 6\]"),
         (lambda: {"batches": TableBatches(rows=80)}, "steps an epoch 5, this run has steps an epoch 10"),
         (lambda: {"precision": "bf16"}, "precision no"),
