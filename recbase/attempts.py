@@ -12,23 +12,26 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from recbase.files import write_file
-from recbase.interruption import Interrupted
+from recbase.interruption import Interrupted, collected_signals
 from recbase.locks import folder_lock
 from recbase.processes import is_main_process, process_count
 from recbase.runs import KIND, MANIFEST
 
-__all__ = ["Attempt", "attempt_at"]
+__all__ = ["Attempt", "attempt_at", "gone_on_with"]
+
+Result = TypeVar("Result")
 
 _BESIDE = "training"
 _NOTE = "training.json"
 _HISTORY, _CHECKPOINT, _FIRST = "history.jsonl", "checkpoint", "pretraining"
+_PARTS = (_FIRST, _CHECKPOINT, _HISTORY)
 _STATE = f"{_CHECKPOINT}/checkpoint.json"
 
 
@@ -45,11 +48,14 @@ class Attempt:
         finished run stands in ``out``.
     name : str
         A random name, recorded in the note and in the manifest of the run that comes of it.
+    late : list of int
+        Signals that came while the finished run was saved.
     """
 
     out: Path
     folder: Path
     name: str
+    late: list[int] = field(default_factory=list)
 
     @property
     def first_stage(self) -> Path:
@@ -70,15 +76,29 @@ class Attempt:
         broadcast_object_list(facts)
         return Attempt(self.out, Path(facts[0]), facts[1])
 
-    def finish(self) -> None:
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Save the run inside: history and checkpoint take the old ones' place right after it, and signals wait.
+
+        The manifest must hold the attempt's name as ``attempt``, so that one that is killed in between is moved in by
+        the next training.
+        """
+        with collected_signals() as caught:
+            yield
+            self.move_in()
+        self.late.extend(caught)
+
+    def move_in(self) -> None:
         """Put history and checkpoint beside the saved run, which has taken the old one's place, and drop the note."""
         if self.folder != self.out:
-            _move_in(self.out)
+            _replace_parts(self.out)
         (self.out / _NOTE).unlink(missing_ok=True)
 
-    def kept(self) -> str:
-        """What an interrupted training leaves, as the end of a sentence."""
-        if self.holds():
+    def kept(self, stage: str = "") -> str:
+        """What an interrupted training leaves, as the end of a sentence; ``stage`` is what one of its stages left."""
+        if stage:
+            told = stage
+        elif self.holds():
             told = f"the training and its best state so far are kept in {self.folder / _CHECKPOINT}"
         elif self.holds(self.first_stage):
             told = f"the first stage is kept as far as it came in {self.first_stage / _CHECKPOINT}"
@@ -89,7 +109,7 @@ class Attempt:
 
 @contextmanager
 def attempt_at(out: str | os.PathLike[str], purpose: str, resume: bool = False) -> Iterator[Attempt]:
-    """Train into a run folder: the only writer there, with what stands in it kept until `Attempt.finish`.
+    """Train into a run folder: the only writer there, with what stands in it kept until `Attempt.finishing`.
 
     Of several processes the main one holds the folder and prepares it; where it is refused, it ends, and the launcher
     ends the others.
@@ -121,8 +141,25 @@ def attempt_at(out: str | os.PathLike[str], purpose: str, resume: bool = False) 
         try:
             yield attempt
         except KeyboardInterrupt as stop:
-            number = stop.number if isinstance(stop, Interrupted) else Interrupted().number
-            raise Interrupted(number, attempt.kept(), resumable=True) from stop
+            told = stop if isinstance(stop, Interrupted) else Interrupted()
+            raise Interrupted(told.number, attempt.kept(told.kept), "resume") from stop
+        if attempt.late:
+            raise Interrupted(attempt.late[0], f"it was done, and the run is saved in {out}", "no")
+
+
+def gone_on_with(folder: Path, train: Callable[[bool], Result]) -> Result:
+    """Train a stage: ``train(resume)`` is told to go on where an interrupted one left a checkpoint in ``folder``.
+
+    One that another version, device or number of processes left is begun anew.
+    """
+    from recbase.training import DifferentRunError
+
+    if (folder / _STATE).is_file():
+        try:
+            return train(True)
+        except DifferentRunError:
+            pass
+    return train(False)
 
 
 def _begun(out: Path) -> Attempt:
@@ -165,17 +202,20 @@ def _workplace(out: Path) -> Path:
     for folder in (out / _BESIDE, out):
         note = _read_json(folder / _NOTE)
         if note and note.get("name") == manifest.get("attempt"):
-            Attempt(out, folder, note["name"]).finish()
+            Attempt(out, folder, note["name"]).move_in()
     return out / _BESIDE
 
 
-def _move_in(out: Path) -> None:
+def _replace_parts(out: Path) -> None:
     """Replace the parts of the old training by those of the new one; may be repeated after it was cut short."""
     beside = out / _BESIDE
-    for part in (_FIRST, _CHECKPOINT, _HISTORY):
+    note = _read_json(beside / _NOTE)
+    if "parts" not in note:  # written down first: afterwards a part that was moved looks like one that never was
+        note["parts"] = [part for part in _PARTS if (beside / part).exists()]
+        write_file(beside / _NOTE, json.dumps(note) + "\n")
+    for part in _PARTS:
         source, target = beside / part, out / part
-        if source.is_dir() and target.is_dir():
-            shutil.rmtree(beside / f"old-{part}", ignore_errors=True)
+        if target.exists() and (source.exists() or part not in note["parts"]):
             os.replace(target, beside / f"old-{part}")
         if source.exists():
             os.replace(source, target)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Interrupted", "collected_signals", "command_line", "farewell", "interruptible"]
 
@@ -28,13 +28,15 @@ class Interrupted(KeyboardInterrupt):
         The signal: 2 is Ctrl-C, 15 SIGTERM.
     kept : str
         What the user still has, as the end of a sentence.
-    resumable : bool
-        Whether the same command goes on from there with ``--resume``.
+    goes_on : {"again", "resume", "no"}
+        Whether the same command starts again, goes on from there with ``--resume``, or has nothing left to do.
     """
 
-    def __init__(self, number: int = signal.SIGINT, kept: str = "", resumable: bool = False) -> None:
+    def __init__(
+        self, number: int = signal.SIGINT, kept: str = "", goes_on: Literal["again", "resume", "no"] = "again"
+    ) -> None:
         super().__init__(kept)
-        self.number, self.kept, self.resumable = int(number), kept, resumable
+        self.number, self.kept, self.goes_on = int(number), kept, goes_on
 
     @property
     def exit_code(self) -> int:
@@ -99,8 +101,11 @@ def farewell(stop: KeyboardInterrupt) -> str:
     """Return the sentence for a command that was stopped: by what, what is kept, and the command that goes on."""
     told = stop if isinstance(stop, Interrupted) else Interrupted()
     name = "Ctrl-C" if told.number == signal.SIGINT else signal.Signals(told.number).name
-    verb = "go on" if told.resumable else "start again"
-    return f"Interrupted by {name}: {told.kept or _UNTOLD}; {verb} with: {command_line(told.resumable)}"
+    said = f"Interrupted by {name}: {told.kept or _UNTOLD}"
+    if told.goes_on == "no":
+        return said
+    verb = "go on" if told.goes_on == "resume" else "start again"
+    return f"{said}; {verb} with: {command_line(told.goes_on == 'resume')}"
 
 
 def command_line(resume: bool = False) -> str:

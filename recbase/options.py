@@ -799,8 +799,8 @@ def failures(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a command: a failure is one sentence on stderr and exit code 1; ``--debug`` shows the traceback.
 
     It adds ``--debug`` and takes it away again before the function is called. Wrong usage (exit code 2) stays click's.
-    Warnings are one line each on stderr. Ctrl-C and SIGTERM end it with one sentence (what is kept, and the command that
-    goes on) and exit code 130 or 143.
+    Warnings are one line each on stderr. Ctrl-C and SIGTERM end it with one sentence (what is kept, and the command
+    that goes on) and exit code 130 or 143.
     """
 
     @functools.wraps(function)

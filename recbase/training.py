@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from recbase.interruption import collected_signals
 from recbase.processes import launched_processes
+from recbase.recipes import Given
 from recbase.training_state import DifferentRunError, Stopped, TrainingState, learning_rate
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Batches(Protocol):
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Given):
     """Settings of one training."""
 
     epochs: int = 20

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from recbase.checkpoints import load_arrays, open_folder, save_folder, tensor_bytes
 from recbase.files import write_file
 from recbase.options import progress
+from recbase.recipes import spelled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -245,7 +246,8 @@ class TrainingState:
             "model": type(self.model).__name__,
             "model setting": described() if callable(described) else {},
             "shape of": {name: list(value.shape) for name, value in self.model.state_dict().items()},
-            "setting": {_spelled(name): config[name] for name in config if name not in free} | self.facts["options"],
+            "setting": {spelled(name): config[name] for name in config if name not in free}
+            | dict(self.facts["options"]),
             "mixed precision": self.accelerator.mixed_precision,
             "processes": self.accelerator.num_processes,
             "device": self.accelerator.device.type,
@@ -515,11 +517,6 @@ def _differences(before: Any, now: Any, name: str) -> list[tuple[str, Any, Any]]
         keys = dict.fromkeys([*before, *now])
         return [found for key in keys for found in _differences(before.get(key), now.get(key), f"{name} {key}")]
     return [] if before == now else [(name, before, now)]
-
-
-def _spelled(name: str) -> str:
-    """Name of a setting as it is typed."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _told(value: Any) -> str:
