@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recbase.checkpoints import check_replaceable
 from recbase.files import write_file
 from recbase.interruption import Interrupted, collected_signals
 from recbase.locks import folder_lock
@@ -127,6 +128,8 @@ def attempt_at(out: str | os.PathLike[str], purpose: str, resume: bool = False) 
     ------
     FolderBusyError
         If another command is writing the folder.
+    ValueError
+        If ``out`` holds something else than a run.
     FileNotFoundError
         If nothing was begun there that could be resumed.
     Interrupted
@@ -194,11 +197,10 @@ def _resumed(out: Path) -> Attempt:
 
 def _workplace(out: Path) -> Path:
     """Where a training into this folder works; first, one that was saved but not moved in is moved in."""
+    check_replaceable(out, MANIFEST, KIND)  # now, and not after hours of training
     manifest = _read_json(out / MANIFEST)
     if not manifest:
         return out
-    if manifest.get("kind") != KIND:
-        raise ValueError(f"{out} holds a {MANIFEST} that is not a run's: give another --out")
     for folder in (out / _BESIDE, out):
         note = _read_json(folder / _NOTE)
         if note and note.get("name") == manifest.get("attempt"):

@@ -295,8 +295,8 @@ class TrainingState:
         saved = open_folder(path, _MANIFEST, _KIND)
         differences = differing_settings(saved.manifest["run"], self.identity())
         if differences:
-            before = " and ".join(f"{name} {_told(earlier)}" for name, earlier, _ in differences)
-            now = " and ".join(f"{name} {_told(later)}" for name, _, later in differences)
+            before = " and ".join(_told(name, earlier) for name, earlier, _ in differences)
+            now = " and ".join(_told(name, later) for name, _, later in differences)
             raise DifferentRunError(f"cannot resume {path}: it was made with {before}, this run has {now}")
         self.batches.load_state_dict(saved.manifest["batches"])
         self.model.load_state_dict(_load_tensors(saved.file("model.safetensors", verify=True)))
@@ -519,9 +519,11 @@ def _differences(before: Any, now: Any, name: str) -> list[tuple[str, Any, Any]]
     return [] if before == now else [(name, before, now)]
 
 
-def _told(value: Any) -> str:
-    text = "none" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _told(name: str, value: Any) -> str:
+    """A setting and its value: an option as it is typed."""
+    typed = name.startswith("--") and isinstance(value, list)
+    text = "none" if value is None else ",".join(map(str, value)) if typed else str(value)
+    return f"{name} {text if len(text) <= 60 else f'{text[:57]}...'}"
 
 
 def _random_state(device: torch.device) -> dict[str, np.ndarray]:

@@ -489,3 +489,11 @@ def test_resuming_is_exact_on_a_gpu(precision: str, tmp_path: Path, device: torc
 def test_a_loss_that_is_not_finite_is_named_on_a_gpu(device: torch.device) -> None:
     with pytest.raises(ValueError, match="loss part 'penalty' is not finite at step 7"):
         train(at=lambda call: math.nan if call == 7 else None)
+
+
+def test_launched_processes_that_did_not_find_each_other_say_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_accelerator(TrainConfig())  # of one process
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched .* set ACCELERATE_USE_CPU=true"):
+        make_accelerator(TrainConfig(precision="auto"))
