@@ -165,9 +165,14 @@ def test_a_second_training_is_refused_at_once_and_told_who_holds_the_folder(tmp_
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_training_says_what_is_kept(number: int, code: int, tmp_path: Path) -> None:
     trained(tmp_path, "one")
-    with pytest.raises(Interrupted) as caught, attempt_at(tmp_path, "training") as attempt:
-        train(attempt, "two")
-        raise Interrupted(number)
+
+    def interrupted() -> None:
+        with attempt_at(tmp_path, "training") as attempt:
+            train(attempt, "two")
+            raise Interrupted(number)
+
+    with pytest.raises(Interrupted) as caught:
+        interrupted()
     assert caught.value.exit_code == code
     assert caught.value.goes_on == "resume"
     assert f"kept in {tmp_path / 'training' / 'checkpoint'}" in caught.value.kept
@@ -176,11 +181,16 @@ def test_an_interrupted_training_says_what_is_kept(number: int, code: int, tmp_p
 
 
 def test_a_signal_waits_until_the_run_is_saved(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="the run is saved") as caught, attempt_at(tmp_path, "training") as attempt:
-        train(attempt, "one")
-        with attempt.finishing():
-            signal.raise_signal(signal.SIGTERM)
-            save_folder(tmp_path, "config.json", "run", {"model": "one", "attempt": attempt.name}, {})
+
+    def interrupted() -> None:
+        with attempt_at(tmp_path, "training") as attempt:
+            train(attempt, "one")
+            with attempt.finishing():
+                signal.raise_signal(signal.SIGTERM)
+                save_folder(tmp_path, "config.json", "run", {"model": "one", "attempt": attempt.name}, {})
+
+    with pytest.raises(Interrupted, match="the run is saved") as caught:
+        interrupted()
     assert caught.value.goes_on == "no"
     assert state(tmp_path) == ("one", "one", "one")
 

@@ -86,10 +86,17 @@ def test_a_signal_that_a_library_or_a_finalizer_swallows_still_ends_the_command(
 
 
 def test_signals_are_collected_once_and_ignored_ones_stay_ignored() -> None:
-    with interruptible(), pytest.raises(Interrupted), collected_signals() as caught:
-        signal.raise_signal(signal.SIGTERM)
-        assert caught == [15]
-        signal.raise_signal(signal.SIGTERM)  # a second one acts as it would have outside
+    caught: list[int] = []
+
+    def twice() -> None:
+        nonlocal caught
+        with collected_signals() as caught:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # a second one acts as it would have outside
+
+    with pytest.raises(Interrupted), interruptible():
+        twice()
+    assert caught == [15]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible() as heard:
