@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recbase.checkpoints import check_replaceable
 from recbase.files import write_file
 from recbase.interruption import Interrupted, collected_signals
 from recbase.locks import folder_lock
 from recbase.processes import is_main_process, process_count
-from recbase.runs import KIND, MANIFEST
+from recbase.runs import MANIFEST, check_run_folder
 
 __all__ = ["Attempt", "attempt_at", "gone_on_with"]
 
@@ -211,7 +210,7 @@ def _resumed(out: Path) -> Attempt:
 
 def _workplace(out: Path) -> Path:
     """Where a training into this folder works; first, one that was saved but not moved in is moved in."""
-    check_replaceable(out, MANIFEST, KIND)  # now, and not after hours of training
+    check_run_folder(out)  # now, and not after hours of training
     manifest = _read_json(out / MANIFEST)
     if not manifest:
         return out
