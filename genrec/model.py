@@ -6,6 +6,7 @@ architecture: a model says how histories are encoded and gives the logits of the
 
 from __future__ import annotations
 
+from recbase.arguments import check_arguments
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from genrec.losses import children_loss, level_loss
 from genrec.trie import CodeTrie
 from genrec.vocabulary import NO_CODE
 from recbase.sequences import SequenceBatch
-from seqrec.model import Pretrained, check_arguments
+from seqrec.model import Pretrained
 
 __all__ = ["Generator", "Samples", "samples"]
 
@@ -58,8 +59,7 @@ class Generator(Pretrained, nn.Module):
     def __init__(self, arguments: Mapping[str, Any], width: int = 1) -> None:
         super().__init__()
         self._config = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
-        known = {"normalize": ("vocabulary", "children")} if "normalize" in self._config else {}
-        check_arguments(self._config, counts=("items", "max_len"), choices=known)
+        check_arguments(type(self), self._config)
         self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
         self.sizes = tuple(int(size) for size in self._config["sizes"])
         self.width = width

@@ -28,6 +28,7 @@ import numpy as np
 
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
+from recbase.arguments import CodebookSize, EncoderName, Large, Levels, check_arguments
 from recbase.checkpoints import FileContent, tensor_bytes
 from recbase.runs import resolve, save_run
 from recbase.sequences import SampleForm, SequenceBatches
@@ -71,24 +72,21 @@ class Preparation:
     method: ClassVar[str] = "rqvae"
     unique: str = "matching"
     """How codes are made unique: none, suffix, sinkhorn, nearest-free, matching, balanced."""
-    encoder: str = "tfidf"
+    encoder: EncoderName = "tfidf"
     """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
     views: tuple[str, ...] | None = None
     """Text columns, as a,b; those of the data set if not given."""
-    levels: int | None = None
+    levels: Levels | None = None
     """Codes an item, before any level that makes them unique; the tokenizer's own number if not given."""
-    codebook_size: int | None = None
+    codebook_size: CodebookSize | None = None
     """Codes of each level; if not given 256, or fewer where the catalogue has less than four items a code."""
-    tokenizer_steps: int | None = None
+    tokenizer_steps: Large | None = None
     """Training steps of a learned tokenizer; its own number if not given."""
     tokenizer_recipe: str = "default"
     """Recipe of the tokenizer: default or paper."""
 
     def __post_init__(self) -> None:
-        for name in ("levels", "codebook_size", "tokenizer_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        check_arguments(type(self), vars(self))
 
     def prepare(
         self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
+from recbase.arguments import DatasetName, Large, LargeOrOff, Seed
 from recbase.checkpoints import load_arrays, open_folder
 from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
 from recbase.interactions import Order, Ties
@@ -69,7 +70,7 @@ def load_dataset(name_or_folder: str | os.PathLike[str], **options: Any) -> Data
 
 def prepare_dataset(
     source: str | os.PathLike[str] | pl.DataFrame,
-    name: str | None = None,
+    name: DatasetName | None = None,
     *,
     items: str | os.PathLike[str] | pl.DataFrame | None = None,
     format: str | None = None,
@@ -78,12 +79,12 @@ def prepare_dataset(
     category: str | None = None,
     from_file: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
-    min_user: int | None = None,
-    min_item: int | None = None,
+    min_user: LargeOrOff | None = None,
+    min_item: LargeOrOff | None = None,
     ties: Ties = "file",
     order: Order | None = None,
-    seed: int = 0,
-    limit: int | None = None,
+    seed: Seed = 0,
+    limit: Large | None = None,
     repeats: bool = False,
     views: Sequence[str] | None = None,
     quiet: bool = True,

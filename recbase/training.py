@@ -30,6 +30,22 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    CountOrOff,
+    Decay,
+    Large,
+    LargeOrOff,
+    LearningRate,
+    NonNegative,
+    Samples,
+    Seconds,
+    SecondsOrOff,
+    Seed,
+    Share,
+    Weight,
+    check_arguments,
+)
 from recbase.checkpoints import load_arrays, open_folder, save_folder, tensor_bytes
 from recbase.options import progress
 
@@ -98,27 +114,27 @@ class Batches(Protocol):
 class TrainConfig:
     """Settings of one training."""
 
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the training samples at most."""
-    batch_size: int = 256
+    batch_size: Samples = 256
     """Samples of one optimizer step, over all processes and micro-batches."""
-    train_share: float = 1.0
+    train_share: Share = 1.0
     """Share of the users that are trained on, drawn by the seed; all are evaluated (TSSR, figure 6)."""
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
     """Highest learning rate."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """Weight decay of matrices and embeddings; biases and norms (one dimension) have none. 0 turns it off."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """adamw decays weights apart from the gradient, adam adds the decay to it."""
-    beta2: float = 0.999
+    beta2: Decay = 0.999
     """Decay of the optimizer's second moment."""
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
     """Learning rate after warm-up: kept, or brought to 0 at the last epoch by a line or a cosine, or ~ 1/sqrt(step)."""
-    warmup_steps: int = 0
+    warmup_steps: LargeOrOff = 0
     """Optimizer steps over which the learning rate rises from 0."""
-    clip: float = 0.0
+    clip: NonNegative = 0.0
     """Largest norm of the gradient, which is scaled down to it; 0 turns it off."""
-    micro_batches: int = 1
+    micro_batches: Samples = 1
     """Parts in which a step is computed one after the other, to save memory; the result is the same."""
     precision: Literal["no", "auto", "bf16", "fp16"] = "no"
     """Mixed precision; auto is bf16 where the hardware is fast at it, fp16 needs a GPU, no leaves it to accelerate."""
@@ -126,15 +142,15 @@ class TrainConfig:
     """Validation metric that chooses the best epoch."""
     minimize: bool = False
     """Whether a smaller value of the monitored metric is better."""
-    patience: int = 5
+    patience: CountOrOff = 5
     """Validations without improvement after which training stops; 0 turns it off."""
-    validate_every: int = 1
+    validate_every: Large = 1
     """Epochs between validations; the last epoch always has one."""
-    max_seconds: float | None = None
+    max_seconds: Seconds | None = None
     """Seconds after which training stops and keeps the best; earlier parts of a resumed run count. none: no limit."""
-    save_every_seconds: float = 120.0
+    save_every_seconds: SecondsOrOff = 120.0
     """Seconds between checkpoints; one is also written at every validation and at the end."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
     compile: bool = False
     """Compile the model with torch.compile: about a minute at the start (needs a C++ compiler), faster steps after."""
@@ -144,29 +160,9 @@ class TrainConfig:
     """No progress bar."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batches", "validate_every"):
-            self._require(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("weight_decay", "warmup_steps", "clip", "patience", "save_every_seconds"):
-            self._require(name, getattr(self, name) >= 0, "must be >= 0")
-        self._require("lr", 0 < self.lr < math.inf, "must be > 0")
-        self._require("train_share", 0 < self.train_share <= 1, "must be > 0 and at most 1")
-        self._require("beta2", 0 < self.beta2 < 1, "must lie between 0 and 1")
-        self._require("max_seconds", self.max_seconds is None or self.max_seconds > 0, "must be > 0 (or none)")
-        self._require("seed", 0 <= self.seed < 2**32, "must lie in 0..2^32-1")
-        self._require("monitor", bool(self.monitor), "must name a validation metric")
-        for name, choices in _CHOICES.items():
-            self._require(name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')} {expected}, got {getattr(self, name)}")
-
-
-_CHOICES = {
-    "optimizer": ("adamw", "adam"),
-    "schedule": ("constant", "linear", "cosine", "inverse_sqrt"),
-    "precision": ("no", "auto", "bf16", "fp16"),
-}
+        check_arguments(type(self), vars(self))
+        if not self.monitor:
+            raise ValueError("--monitor must name a validation metric, got ''")
 
 
 @dataclass

@@ -18,6 +18,18 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from recbase.arguments import (
+    Device,
+    DeviceMap,
+    EncoderName,
+    FolderName,
+    Length,
+    ModelName,
+    Revision,
+    Samples,
+    Seed,
+    Width,
+)
 from recbase.checkpoints import load_arrays, open_folder, save_folder, sha256_of, tensor_bytes
 from recbase.options import progress
 from semtok.encoders import Encoder, ImageEncoder, Pca, TextEncoder, Tfidf, check_encoder_name, text_encoder
@@ -337,20 +349,20 @@ def _list(names: Iterable[str]) -> str:
 
 def embed_dataset(
     dataset: Any,
-    encoder: str = "tfidf",
+    encoder: EncoderName = "tfidf",
     views: Sequence[str] | None = None,
-    pca: int | None = 128,
+    pca: Width | None = 128,
     whiten: bool = True,
     joined: bool = False,
-    image_encoder: str | None = None,
-    image_root: str | None = None,
-    max_tokens: int = 512,
-    batch_size: int = 64,
+    image_encoder: ModelName | None = None,
+    image_root: FolderName | None = None,
+    max_tokens: Length = 512,
+    batch_size: Samples = 64,
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
-    device: str | None = None,
-    device_map: str | None = None,
-    revision: str | None = None,
-    seed: int = 0,
+    device: Device | None = None,
+    device_map: DeviceMap | None = None,
+    revision: Revision | None = None,
+    seed: Seed = 0,
     out: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> Embeddings:
