@@ -6,7 +6,6 @@ architecture: a model says how histories are encoded and gives the logits of the
 
 from __future__ import annotations
 
-from recbase.arguments import check_arguments
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ from genrec.decoding import Beams, Logits, Normalization, score_items, search_be
 from genrec.losses import children_loss, level_loss
 from genrec.trie import CodeTrie
 from genrec.vocabulary import NO_CODE
+from recbase.arguments import check_arguments
 from recbase.sequences import SequenceBatch
 from seqrec.model import Pretrained
 

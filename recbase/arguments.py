@@ -174,6 +174,18 @@ MetricName = Annotated[
         _matches(r"(recall|ndcg|mrr)@[1-9][0-9]{0,2}|(recall|ndcg|mrr)@1000"),
     ),
 ]
+# The beginnings of the descriptions that faiss reads; it says the rest itself.
+IndexName = Annotated[
+    str,
+    Word(
+        "an index of faiss, such as Flat, IVF256,Flat or HNSW32",
+        _matches(
+            r"((IDMap2?|L2norm|PCA(R|W|WR)?[0-9]+|OPQ[0-9]+(_[0-9]+)?|RR[0-9]+|ITQ[0-9]*),)*"
+            r"(Flat|IVF[0-9]+(_HNSW[0-9]*)?|IMI[0-9]+x[0-9]+|HNSW[0-9]*|NSG[0-9]*|PQ[0-9]+|SQ(4|6|8|fp16|bf16)|LSH|RaBitQ)"
+            r"[\w(),x+-]*"
+        ),
+    ),
+]
 DatasetName = Annotated[str, Word("a name without path steps", lambda text: ".." not in re.split(r"[/\\]", text))]
 
 
@@ -209,6 +221,8 @@ def rules_of(owner: type | Callable[..., Any]) -> dict[str, Any]:
     for function in reversed(list(_signatures(owner))):
         scope = getattr(function, "__globals__", None) or vars(__import__("sys").modules[function.__module__])
         for name, annotation in vars(function).get("__annotations__", function.__annotations__).items():
+            if str(annotation).startswith("ClassVar"):
+                continue
             hint = _evaluated(annotation, scope)
             if hint is not None and any(True for _ in _rules(hint)):
                 found[name] = hint

@@ -44,7 +44,7 @@ from recbase.arguments import (
     flaw_of,
     rule_of,
 )
-from recbase.console import failures, print_json, progress, short
+from recbase.console import clipped, failures, print_json, progress, short
 from recbase.signatures import (
     Option,
     attribute_of,
@@ -160,7 +160,7 @@ class _Word(click.ParamType):
             return _NONE
         if text == "" and option.default == ():  # how the default itself is written
             return ()
-        flaw = flaw_of(text, option.kind in {"path", "str"})
+        flaw = flaw_of(text, not option.repeats)
         if flaw is not None:
             raise click.UsageError(f"{_label(option, param)} {flaw}: {short(value)}", ctx)
         if option.choices and option.kind == "choice":
@@ -168,7 +168,7 @@ class _Word(click.ParamType):
         parsed = self._parsed(text)
         problem = parsed.expected if isinstance(parsed, _Refused) else option.refusal(parsed)
         if problem is not None:
-            raise click.UsageError(f"{_label(option, param)} must {problem}, got {short(text)}", ctx)
+            raise click.UsageError(f"{_label(option, param)} must {problem}, got {_quoted(text)}", ctx)
         return _as_python(parsed, option.kind)
 
     def _choice(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -187,7 +187,7 @@ class _Word(click.ParamType):
         if option.kind == "mixed":
             words = [choice for choice in option.choices if text == str(choice)]
             number = _number(text, "float")
-            if words or not option.choices and isinstance(number, _Refused):
+            if words or (not option.choices and isinstance(number, _Refused)):
                 return words[0] if words else text
             if isinstance(number, _Refused):
                 return _Refused(f"be a finite number or one of {', '.join(map(str, option.choices))}")
@@ -196,13 +196,15 @@ class _Word(click.ParamType):
 
     def _list(self, parts: list[str]) -> Any:
         option = self.option
-        if "" in parts or len(parts) > MOST_PARTS:
-            return _Refused(f"be 1 to {MOST_PARTS:,} parts with a comma between two")
+        if "" in parts or (len(parts) > MOST_PARTS and not option.repeats):
+            return _Refused(
+                "be parts with a comma between two" + ("" if option.repeats else f", {MOST_PARTS:,} at most")
+            )
         values: list[Any] = parts if option.kind == "strs" else [_number(part, option.kind[:-1]) for part in parts]
         refused = [value for value in values if isinstance(value, _Refused)]
         if refused:
             return _Refused(f"be comma-separated numbers, each of which must {refused[0].expected}")
-        if option.kind == "strs" and len(set(parts)) < len(parts):
+        if option.kind == "strs" and not option.repeats and len(set(parts)) < len(parts):
             return _Refused("name each once")
         return values[0] if option.scalar and len(values) == 1 else tuple(values)
 
@@ -231,10 +233,17 @@ class _None:
 _NONE = _None()
 
 
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,6})?")
+
+
+def _quoted(text: str) -> str:
+    return clipped(text, 60) if _NUMBER.fullmatch(text) else short(text)
+
+
 def _number(text: str, kind: str) -> Decimal | float | _Refused:
     """The number that a text is; 1e6 is how people write a million, so a whole number may be one."""
     text = text.replace("_", "")
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,6})?", text):
+    if not _NUMBER.fullmatch(text):
         return _Refused("be a whole number" if kind == "int" else "be a finite number")
     if kind == "float":
         number = float(text)
@@ -345,7 +354,7 @@ def argument(name: str, kind: str = "path", many: bool = False, metavar: str | N
         Its name in the help.
     """
     return click.argument(name, type=_Word(Option(name, kind, None)), nargs=-1 if many else 1, required=True,
-                          metavar=metavar)  # fmt: skip
+                          metavar=metavar or name.upper() + ("..." if many else ""))  # fmt: skip
 
 
 SHARED: dict[str, Option] = {

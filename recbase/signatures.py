@@ -63,6 +63,8 @@ class Option:
         Whether it must be given.
     multiple : bool, default False
         Whether it may be given several times.
+    repeats : bool, default False
+        Whether a list may name one thing twice (a history), and be of any length.
     short : str or None, default None
         A second, one-letter flag, such as ``-k``.
     rule : Range, Word or None, default None
@@ -80,6 +82,7 @@ class Option:
     shown: str | None = None
     required: bool = False
     multiple: bool = False
+    repeats: bool = False
     short: str | None = None
     rule: Range | Word | None = None
 

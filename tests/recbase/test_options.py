@@ -300,7 +300,7 @@ def test_failures_are_one_line_and_traceback_is_on_demand():
 
     assert run(fail, "value").stderr == "Error: levels is 0 expected 1 or more\n"
     assert run(fail, "file").stderr == "Error: No such file or directory: /no/such/file\n"
-    assert run(fail, "key").stderr.startswith("Error: KeyError: 'x'")
+    assert run(fail, "key").stderr.startswith("Error: unexpected data or a fault of this program: 'x' is missing (")
     assert run(fail, "value").exit_code == 1
     assert isinstance(run(fail, "value", "--debug").exception, ValueError)
 

@@ -115,7 +115,7 @@ def test_an_interrupted_first_stage_ends_the_command_and_is_gone_on_with(world, 
         return forward(self, batch)
 
     monkeypatch.setattr(S3Tasks, "forward", interrupted)
-    run(*words, "--out", tmp_path / "one", code=1)
+    run(*words, "--out", tmp_path / "one", code=130)
     assert len(steps) == 2
     assert not (tmp_path / "one" / "config.json").exists()
     monkeypatch.undo()
@@ -266,11 +266,11 @@ def test_recipe_paper_is_recorded_and_changes_the_model(tmp_path):
         (["train", "fmlp", "--data", "synthetic", "--form", "all"], 1, "--form all is not for fmlp: it would show it"),
         (["train", "bert4rec", "--data", "synthetic", "--form", "prefix"], 1, "is not what it learns from; use cloze"),
         (["train", "sasrec", "--data", "nowhere"], 1, "nowhere"),
-        (["train", "sasrec", "--data", "synthetic", "--lr", "-1"], 1, "--lr"),
-        (["train", "sasrec", "--data", "synthetic", "--dim", "0"], 1, "--dim must be at least 1, got 0"),
+        (["train", "sasrec", "--data", "synthetic", "--lr", "-1"], 2, "--lr must be above 0, got -1"),
+        (["train", "sasrec", "--data", "synthetic", "--dim", "0"], 2, "--dim must be at least 1, got 0"),
         (["train", "sasrec", "--data", "synthetic", "--recipe", "best"], 1, "recipe 'best' is unknown for SASRec"),
         (["train", "sasrec", "--data", "synthetic", "--loss", "hinge"], 2, "'hinge' is not one of ce, bce, gbce"),
-        (["train", "sasrec", "--epochs", "many"], 2, "'many' is not a number"),
+        (["train", "sasrec", "--epochs", "many"], 2, "--epochs must be a whole number, got 'many'"),
         (["train", "ccfrec", "--data", "synthetic", "--stage", "item-id"], 2, "--stage item-id needs --base RUN"),
         (["evaluate", "no-such-run"], 1, "no-such-run is not a folder"),
         (["recommend", "no-such-run", "--history", "1"], 1, "no-such-run is not a folder"),
