@@ -51,7 +51,7 @@ class Preparation(ItemCodePreparation):
     """Behaviour-bound codes of text, image and the item itself, and their quantized vectors."""
 
     method: ClassVar[str] = "behavior"
-    streams: tuple[str, ...] = ("id", "text", "image")
+    streams: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
     """Streams that are quantized, of those the data have (figure 4 leaves one out)."""
     mim: bool = True
     """Keep specific and aligned parts of a modality apart (table 3: w/o MIM)."""

@@ -18,17 +18,17 @@ from recbase.options import (
     add_options,
     argument,
     chosen,
+    need_paths,
     options_from,
     recipe_of,
     recipes_from,
     shared,
     summary_of,
 )
-from seqrec.commands import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics
+from seqrec.commands import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 
 __all__ = ["main"]
 
-_TRAINING = "recbase.training:TrainConfig"
 _SEARCH = "genrec.generation:Search"
 _FORMS = {
     "prefix": "prefix = one a target, with all that came before",
@@ -65,10 +65,11 @@ def train() -> None:
 def _training_command(name: str) -> click.Command:
     entry = REGISTRY[name]
     usual = recipe_of(entry.target, "default")
-    model, preparation, search, training = (
+    model, preparation, search = (
         [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
-        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,), (_TRAINING,))
+        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,))
     )
+    training = training_options(usual)
     recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
 
     @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
@@ -89,6 +90,7 @@ def _training_command(name: str) -> click.Command:
         from recbase.runs import resolve
         from recbase.training import TrainConfig
 
+        need_paths("embeddings", "codes", "stage1")
         target = out or Path("runs/genrec") / name
         overrides = recipe_of(entry.target, recipe)
         source = click.get_current_context().get_parameter_source("form")

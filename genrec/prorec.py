@@ -22,7 +22,7 @@ from genrec.decoding import Logits
 from genrec.distilling import DistillingDecoder
 from genrec.model import Generator, samples
 from genrec.post_norm import PostNormEncoder
-from genrec.stages import Ingredients
+from genrec.stages import Ingredients, UniquePolicy
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory
 from recbase.arguments import (
@@ -76,7 +76,7 @@ class Preparation(ItemCodePreparation):
     """PRORec's stages before the generator: joined item vectors, then their hierarchical codes."""
 
     method: ClassVar[str] = "hierarchical"
-    unique: str = "none"
+    unique: UniquePolicy = "none"
     """How codes are made unique; hierarchical ones are by construction: none, or another policy."""
     tokenizer: Literal["hierarchical", "rqvae", "random", "rq"] = "hierarchical"
     """What makes codes of the vectors (figure of the quantizers): those that are not unique get a suffix."""

@@ -22,7 +22,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
 from recbase.arguments import CodebookSize, EncoderName, Large, Levels, check_arguments
 from recbase.checkpoints import FileContent, tensor_bytes
+from recbase.evaluation import check_monitor
 from recbase.runs import resolve, save_run
 from recbase.sequences import SampleForm, SequenceBatches
 from seqrec.stages import stage
@@ -65,12 +66,15 @@ class Ingredients:
     record: dict[str, Any] = field(default_factory=dict)
 
 
+UniquePolicy = Literal["none", "suffix", "sinkhorn", "nearest-free", "matching", "balanced"]
+
+
 @dataclass(frozen=True)
 class Preparation:
     """From item content to item codes: the options of the stages before a generator's training."""
 
     method: ClassVar[str] = "rqvae"
-    unique: str = "matching"
+    unique: UniquePolicy = "matching"
     """How codes are made unique: none, suffix, sinkhorn, nearest-free, matching, balanced."""
     encoder: EncoderName = "tfidf"
     """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
@@ -86,7 +90,11 @@ class Preparation:
     """Recipe of the tokenizer: default or paper."""
 
     def __post_init__(self) -> None:
+        from recbase.signatures import recipe_of
+        from semtok.loading import methods
+
         check_arguments(type(self), vars(self))
+        recipe_of(methods()[getattr(self, "tokenizer", self.method)], self.tokenizer_recipe)
 
     def prepare(
         self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
@@ -122,7 +130,7 @@ class Preparation:
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""
-        from recbase.options import recipe_of
+        from recbase.signatures import recipe_of
         from semtok.loading import methods, tokenizer_class
 
         method = method or self.method
@@ -223,6 +231,7 @@ def train_generator(
 
     if form not in REGISTRY[name].forms:
         raise ValueError(f"--form {form} is not for {name}; use {' or '.join(REGISTRY[name].forms)}")
+    check_monitor(config.monitor, search.valid_beams)
     set_seed(config.seed)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # the others find the stages done

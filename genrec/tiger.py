@@ -11,6 +11,7 @@ from torch import Tensor
 from genrec.decoding import Logits
 from genrec.model import Generator, samples
 from genrec.stages import Preparation as ItemCodePreparation
+from genrec.stages import UniquePolicy
 from genrec.t5 import T5, DecoderState, Memory
 from genrec.vocabulary import CodeVocabulary
 from recbase.arguments import CountOrOff, Depth, Dropout, Heads, Large, Length, Temperature, Width
@@ -70,7 +71,7 @@ class Preparation(ItemCodePreparation):
     """RQ-VAE codes of the item text, told apart by one more level."""
 
     method: ClassVar[str] = "rqvae"
-    unique: str = "suffix"
+    unique: UniquePolicy = "suffix"
     """How codes are made unique: suffix (TIGER's extra level), none, sinkhorn, nearest-free, matching, balanced."""
 
 

@@ -112,11 +112,11 @@ def _is_model(text: str) -> bool:
 
 
 # The upper bounds are far above what the field uses and below what would only end as "not enough memory" after hours.
-Width = Annotated[int, Range(1, 16_384)]
+Width = Annotated[int, Range(1, 8_192)]
 """Numbers of a vector."""
 Depth = Annotated[int, Range(1, 256)]
 """Layers, or steps, one after another."""
-Heads = Annotated[int, Range(1, 1_024)]
+Heads = Annotated[int, Range(1, 256)]
 Length = Annotated[int, Range(1, 16_384)]
 """Items of a history, or events of a window."""
 Levels = Annotated[int, Range(1, 1_024)]
@@ -166,6 +166,13 @@ DeviceMap = Annotated[
         _matches(r"auto|balanced|balanced_low_0|sequential|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?"),
     ),
 ]
+TrackerName = Annotated[
+    str, Word("the name of a tracker in accelerate, such as tensorboard or wandb", _matches(r"[a-z][a-z_]*"))
+]
+MonitorName = Annotated[
+    str, Word("recall, ndcg or mrr at 5, 10 or 20, such as ndcg@10", _matches(r"(recall|ndcg|mrr)@(5|10|20)"))
+]
+"""What the validation of a recommender measures."""
 FolderName = Annotated[str, Word("a folder that exists", lambda text: Path(text).is_dir())]
 MetricName = Annotated[
     str,

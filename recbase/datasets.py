@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
-from recbase.arguments import DatasetName, Large, LargeOrOff, Seed
+from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, spelled
 from recbase.checkpoints import load_arrays, open_folder
+from recbase.console import short
 from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
 from recbase.interactions import Order, Ties
 from recbase.verification import Verification, verify
@@ -142,6 +143,7 @@ def prepare_dataset(
     """
     from recbase import downloads, readers
 
+    _check_source(source, category=category, from_file=from_file, format=format, columns=columns, items=items)
     if isinstance(source, str) and source in BUILT_IN:
         if (min_user, min_item, limit, order) != (None, None, None, None):
             raise ValueError(
@@ -182,6 +184,18 @@ def prepare_dataset(
         manifest["views"] = list(views or raw.views)
     catalogue = _catalogue(table, raw.items_of(table["item_id"].unique()), manifest)
     return Dataset.from_tables(name or raw.name, table, catalogue, manifest)
+
+
+def _check_source(source: Any, **given: Any) -> None:
+    """Refuse what means nothing for a source: a category of a file, the format of a public set."""
+    from recbase.downloads import PUBLISHED
+
+    public = isinstance(source, str) and source in PUBLISHED
+    named = public or (isinstance(source, str) and source in BUILT_IN)
+    kept = {"category", "from_file", "items"} if public else set() if named else {"format", "columns", "items"}
+    for name in (name for name, value in given.items() if value is not None and name not in kept):
+        kind = "a public set" if public else "a built-in set" if named else "a file, a folder or a table"
+        raise ValueError(f"{spelled(name)} means nothing for {kind}, and {short(str(source))} is one; leave it out")
 
 
 def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[str, Any]) -> pl.DataFrame:

@@ -43,6 +43,7 @@ from recbase.arguments import (
     Seed,
     flaw_of,
     rule_of,
+    spelled,
 )
 from recbase.console import clipped, failures, print_json, progress, short
 from recbase.signatures import (
@@ -66,6 +67,7 @@ __all__ = [
     "attribute_of",
     "chosen",
     "given",
+    "need_paths",
     "failures",
     "options_from",
     "print_json",
@@ -204,6 +206,9 @@ class _Word(click.ParamType):
         refused = [value for value in values if isinstance(value, _Refused)]
         if refused:
             return _Refused(f"be comma-separated numbers, each of which must {refused[0].expected}")
+        strange = [part for part in parts if option.choices and part not in option.choices]
+        if strange:
+            return _Refused(f"be of {', '.join(map(str, option.choices))}")
         if option.kind == "strs" and not option.repeats and len(set(parts)) < len(parts):
             return _Refused("name each once")
         return values[0] if option.scalar and len(values) == 1 else tuple(values)
@@ -324,6 +329,28 @@ def add_options(options: Iterable[Option], section: str | None = None) -> Callab
         return function
 
     return decorate
+
+
+def need_paths(*names: str, context: click.Context | None = None) -> None:
+    """Refuse typed paths that lead nowhere, before long work comes to them.
+
+    Parameters
+    ----------
+    *names : str
+        Parameters of the running command; those it does not have are passed over.
+    context : click.Context or None, default None
+        The running command.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    """
+    context = context or click.get_current_context()
+    for name in names:
+        path = context.params.get(name)
+        if path is not None and not Path(path).exists():
+            raise FileNotFoundError(f"{spelled(name)} {path} does not exist")
 
 
 def _click_option(option: Option, section: str | None) -> click.Option:

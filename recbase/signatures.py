@@ -227,6 +227,8 @@ def _kind(node: ast.AST | None, module: str) -> _Kind | None:
             inner = _kind(parts[0], module)
             if inner is not None and inner.kind in {"int", "float", "str"}:
                 return _Kind(inner.kind + "s", rule=inner.rule)
+            if inner is not None and inner.kind == "choice":
+                return _Kind("strs", inner.choices)
         if outer == "Annotated":
             inner, rule = _kind(parts[0], module), _range(parts[1], module)
             return inner if inner is None or rule is None else dataclasses.replace(inner, rule=rule)

@@ -43,6 +43,7 @@ from recbase.arguments import (
     SecondsOrOff,
     Seed,
     Share,
+    TrackerName,
     Weight,
     check_arguments,
 )
@@ -154,7 +155,7 @@ class TrainConfig:
     """Seed of everything random."""
     compile: bool = False
     """Compile the model with torch.compile: about a minute at the start (needs a C++ compiler), faster steps after."""
-    tracker: str | None = None
+    tracker: TrackerName | None = None
     """Experiment tracker by its name in accelerate, such as tensorboard or wandb."""
     quiet: bool = False
     """No progress bar."""
@@ -163,6 +164,8 @@ class TrainConfig:
         check_arguments(type(self), vars(self))
         if not self.monitor:
             raise ValueError("--monitor must name a validation metric, got ''")
+        if self.tracker is not None:
+            _check_tracker(self.tracker)
 
 
 @dataclass
@@ -810,17 +813,24 @@ def _signals() -> Iterator[list[int]]:
         restore()
 
 
+def _check_tracker(name: str) -> None:
+    """Refuse a tracker that accelerate does not know or that is not installed, before anything is trained."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"--tracker must be one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got {name}")
+    if name not in [str(name) for name in get_available_trackers()]:
+        extra = "semtok[track]" if name == "tensorboard" else name
+        raise ImportError(f"--tracker {name} is not installed: pip install '{extra}'")
+
+
 def _start_trackers(accelerator: Accelerator, config: TrainConfig, folder: Path | None) -> list[Any]:
     """The started tracker, in a list; on the main process it has written the settings."""
     if config.tracker is None:
         return []
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    if config.tracker not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"--tracker must be one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got {config.tracker}")
-    if config.tracker not in [str(name) for name in get_available_trackers()]:
-        extra = "semtok[track]" if config.tracker == "tensorboard" else config.tracker
-        raise ImportError(f"--tracker {config.tracker} is not installed: pip install '{extra}'")
+    _check_tracker(config.tracker)
     if not accelerator.is_main_process:
         return []
     kind = LOGGER_TYPE_TO_CLASS[config.tracker]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,8 @@ from semtok.tokenizer import ItemTokenizer, Self
 
 __all__ = ["RECIPES", "STREAMS", "BehaviorNetwork", "BehaviorScorer", "BehaviorTokenizer", "ItemBatch", "ItemBatches"]
 
-STREAMS = ("id", "text", "image")
+Stream = Literal["id", "text", "image"]
+STREAMS: tuple[Stream, ...] = ("id", "text", "image")
 RECIPES = {
     "default": {"steps": 1500, "max_seconds": 150.0, "precision": "auto"},
     "paper": {
@@ -588,7 +589,7 @@ class BehaviorTokenizer(ItemTokenizer):
         codebook_size: CodebookSize = 256,
         latent_dim: Width = 128,
         hidden: tuple[Width, ...] = (512, 256),
-        streams: tuple[str, ...] = STREAMS,
+        streams: tuple[Stream, ...] = STREAMS,
         codes_budget: Levels | None = None,
         shared_codebook: bool = True,
         mim: bool = True,

@@ -19,6 +19,7 @@ from recbase.options import (
     attribute_of,
     chosen,
     given,
+    need_paths,
     options_from,
     recipe_of,
     section_of,
@@ -101,9 +102,11 @@ def prepare(
     from recbase.datasets import verify as compare
 
     pairs = dict(_column(text) for text in columns) if columns else None
+    need_paths("items", "from_file")
+    other = None if verify is None else load_dataset(verify)
     dataset = prepare_dataset(source, columns=pairs, quiet=quiet or as_json, **chosen(_PREPARE_OPTIONS))
     out = dataset.save(out or Path("runs/data") / Path(dataset.name).name)
-    found = None if verify is None else compare(dataset, load_dataset(verify))
+    found = None if other is None else compare(dataset, other)
     result = {"folder": str(out), "name": dataset.name, **dataset.manifest["counts"], "views": dataset.views}
     hashes = {"sequences_hash": dataset.sequences_hash, "pattern_hash": dataset.pattern_hash}
     result |= {"hash": dataset.hash} | hashes

@@ -208,7 +208,7 @@ class Condition:
             bound = float(found.group(3)) if found else math.nan
         except ValueError:
             bound = math.nan
-        if found is None or math.isnan(bound):
+        if found is None or not math.isfinite(bound):
             raise ValueError(
                 f"{text!r} is not a condition; expected a name, one of {' '.join(_OPERATORS)} and a number, such as "
                 "collision_rate>0.01"

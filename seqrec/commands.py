@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from recbase.arguments import Count, IndexName, MetricName, Range, rule_of
+from recbase.arguments import Count, IndexName, MetricName, MonitorName, Range, rule_of
 from recbase.console import failures, print_json, print_table, say, short, warn
 from recbase.options import (
     Command,
@@ -18,6 +18,7 @@ from recbase.options import (
     add_options,
     argument,
     chosen,
+    need_paths,
     options_from,
     recipe_of,
     recipes_from,
@@ -27,7 +28,7 @@ from recbase.options import (
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 
-__all__ = ["ASKED", "RUN_DATA", "form_option", "main", "print_answers", "print_metrics"]
+__all__ = ["ASKED", "RUN_DATA", "form_option", "main", "print_answers", "print_metrics", "training_options"]
 
 RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
 ASKED = [
@@ -102,11 +103,18 @@ def _counted_command(name: str) -> click.Command:
     return command
 
 
+def training_options(defaults: Mapping[str, Any]) -> list[Option]:
+    """Options of a training that is validated by ranking, with the defaults of a model's recipe."""
+    options = [replace(option, default=defaults.get(option.name, option.default)) for option in options_from(_TRAINING)]
+    rule = rule_of(MonitorName)
+    return [replace(option, rule=rule) if option.name == "monitor" else option for option in options]
+
+
 def _training_command(name: str) -> click.Command:
     entry = REGISTRY[name]
     model = options_from(MODELS[name], skip=SHAPES)
     usual = recipe_of(MODELS[name], "default")
-    training = [replace(option, default=usual.get(option.name, option.default)) for option in options_from(_TRAINING)]
+    training = training_options(usual)
     wanted = {option for source in entry.inputs for option in _CONTENT_OPTIONS.get(source, ())}
     content = [option for option in options_from(_CONTENT) if option.name in wanted]
     content = [replace(option, default=usual.get(option.name, option.default)) for option in content]
@@ -130,6 +138,7 @@ def _training_command(name: str) -> click.Command:
         from recbase.training import TrainConfig
         from seqrec.stages import Content, train_item_ids, train_network
 
+        need_paths("embeddings", "codes", "vectors", "base")
         target = out or Path("runs/seqrec") / (name if given.get("base") is None else f"{name}-item-id")
         overrides = recipe_of(MODELS[name], recipe)
         config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})

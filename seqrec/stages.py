@@ -463,7 +463,10 @@ def train_network(
     """
     from accelerate.utils import set_seed
 
+    from recbase.evaluation import check_monitor
+
     check_form(name, form)
+    check_monitor(config.monitor)
     set_seed(config.seed)
     files: dict[str, FileContent] = {}
     inputs = _inputs(name, arguments)
