@@ -11,7 +11,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace, UnionType
@@ -33,12 +33,15 @@ class Range:
         The bounds, finite.
     above, below : bool, default False
         Leave out the lower bound, the upper one.
+    zero : str, default ""
+        What 0 means, where it turns something off.
     """
 
     least: float
     most: float
     above: bool = False
     below: bool = False
+    zero: str = field(default="", compare=False)
 
     def refusal(self, value: Any) -> str | None:
         """What the number ``value`` must be, or None where it is."""
@@ -55,9 +58,8 @@ class Range:
     @property
     def words(self) -> str:
         """The range as the help says it, such as ``0 to below 1``."""
-        return (
-            f"{'above ' if self.above else ''}{shown(self.least)} to {'below ' if self.below else ''}{shown(self.most)}"
-        )
+        low, high = ("above " if self.above else ""), ("below " if self.below else "")
+        return f"{low}{shown(self.least)} to {high}{shown(self.most)}"
 
     def __str__(self) -> str:
         """The range as mathematics writes it, such as ``[0, 1)``."""
@@ -124,10 +126,9 @@ Levels = Annotated[int, Range(1, 1_024)]
 CodebookSize = Annotated[int, Range(1, 2**24)]
 """Codes of a level."""
 Count = Annotated[int, Range(1, 1_000_000)]
-CountOrOff = Annotated[int, Range(0, 1_000_000)]
-"""Of which 0 turns something off (or leaves nothing out), as the help of the argument says."""
+CountOrOff = Annotated[int, Range(0, 1_000_000, zero="off")]
 Large = Annotated[int, Range(1, 10**9)]
-LargeOrOff = Annotated[int, Range(0, 10**9)]
+LargeOrOff = Annotated[int, Range(0, 10**9, zero="off")]
 Samples = Annotated[int, Range(1, 2**20)]
 """Rows that are in memory together."""
 Beams = Annotated[int, Range(1, 10_000)]
@@ -136,20 +137,20 @@ Cells = Annotated[int, Range(2, 65_536)]
 """Parts that an axis is cut into."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
-Dropout = Annotated[float, Range(0, 1, below=True)]
-Chance = Annotated[float, Range(0, 1, below=True)]
+Dropout = Annotated[float, Range(0, 1, below=True, zero="none")]
+Chance = Annotated[float, Range(0, 1, below=True, zero="never")]
 Share = Annotated[float, Range(0, 1, above=True)]
-ShareOrOff = Annotated[float, Range(0, 1)]
+ShareOrOff = Annotated[float, Range(0, 1, zero="none")]
 Decay = Annotated[float, Range(0, 1, above=True, below=True)]
-Weight = Annotated[float, Range(0, 1e6)]
+Weight = Annotated[float, Range(0, 1e6, zero="left out")]
 """Factor of a part of a loss; 0 leaves that part out."""
-NonNegative = Annotated[float, Range(0, 1e6)]
+NonNegative = Annotated[float, Range(0, 1e6, zero="off")]
 Factor = Annotated[float, Range(0, 1e6, above=True)]
 Temperature = Annotated[float, Range(0, 1_000, above=True)]
 LearningRate = Annotated[float, Range(0, 1e6, above=True)]
 Deviation = Annotated[float, Range(0, 100, above=True)]
 Seconds = Annotated[float, Range(0, 1e9, above=True)]
-SecondsOrOff = Annotated[float, Range(0, 1e9)]
+SecondsOrOff = Annotated[float, Range(0, 1e9, zero="after every step")]
 
 EncoderName = Annotated[
     str, Word("tfidf, minilm, owner/name on the hub, a folder, or a file .npy or .safetensors", _is_encoder)

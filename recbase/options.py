@@ -276,7 +276,8 @@ class _SectionedOption(click.Option):
             extra["default"] = self.shown
         rule = self.type.option.rule if isinstance(self.type, _Word) else None
         if isinstance(rule, Range):
-            extra["range"] = rule.words
+            told = rule.zero and not re.search(r"(?<![\d.,])0(?![\d.,]*\d)", self.help or "")
+            extra["range"] = rule.words + (f", 0 = {rule.zero}" if told else "")
         return extra
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:

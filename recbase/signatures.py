@@ -282,7 +282,7 @@ def _wider(left: _Kind, right: _Kind) -> Range | Word | None:
         return None
     low = min((one.least, one.above), (other.least, other.above))
     high = max((one.most, not one.below), (other.most, not other.below))
-    return Range(low[0], high[0], low[1], not high[1])
+    return Range(low[0], high[0], low[1], not high[1], one.zero or other.zero)
 
 
 def _kind_of_value(value: Any) -> _Kind | None:
