@@ -16,6 +16,7 @@ import torch
 
 from recbase.arguments import Beams, LargeOrOff, Samples, check_arguments
 from recbase.evaluation import Ranks, rank_lists, summarize
+from recbase.recipes import Given
 from recbase.recommender import NO_ITEM, Recommendations
 from recbase.sequences import Histories
 from recbase.splits import Targets
@@ -27,7 +28,7 @@ __all__ = ["Search", "generate", "rank_generated", "some_targets", "validator"]
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Given):
     """How items are searched when a model is evaluated."""
 
     beams: Beams = 50

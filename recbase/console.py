@@ -14,9 +14,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from recbase.interruption import Interrupted, farewell, interruptible
+from recbase.processes import is_main_process, leave_at_once
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,9 +153,9 @@ def _lines(part: Any) -> Text:
 def failures(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a command: a failure is one sentence on stderr and exit code 1; ``--debug`` shows the traceback.
 
-    It adds ``--debug`` and takes it away again before the function is called. Wrong usage (exit code 2) stays click's;
-    an interruption has the exit code that a shell expects of the signal (130 for Ctrl-C). Warnings are one line each
-    on stderr.
+    It adds ``--debug`` and takes it away again before the function is called. Wrong usage (exit code 2) stays click's.
+    Warnings are one line each on stderr. Ctrl-C and SIGTERM end it with one sentence (what is kept, and the command
+    that goes on) and exit code 130 or 143.
     """
 
     @functools.wraps(function)
@@ -161,13 +164,15 @@ def failures(function: Callable[..., Any]) -> Callable[..., Any]:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:
-                return function(*positional, **keywords)
+                with interruptible() as caught:
+                    return function(*positional, **keywords)
             except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
                 raise
-            except KeyboardInterrupt as interruption:
-                say(f"Error: {' '.join(str(interruption).split()) or 'interrupted'}", err=True)
-                raise click.exceptions.Exit(INTERRUPTED) from interruption
+            except KeyboardInterrupt as stop:
+                _leave(stop)
             except Exception as error:
+                if caught:  # a library turned the signal into an error of its own
+                    _leave(Interrupted(caught[0]))
                 if debug:
                     raise
                 say(f"Error: {sentence_of(error)}", err=True)
@@ -176,7 +181,13 @@ def failures(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--debug", is_flag=True, help="Show the traceback of a failure.")(guarded)
 
 
-INTERRUPTED = 130
+def _leave(stop: KeyboardInterrupt) -> NoReturn:
+    """End a command that a signal stopped: one sentence, and the exit code that a shell gives such a program."""
+    if is_main_process():
+        say(farewell(stop), err=True)
+    code = stop.exit_code if isinstance(stop, Interrupted) else Interrupted().exit_code
+    leave_at_once(code)
+    raise click.exceptions.Exit(code) from stop
 
 
 def sentence_of(error: BaseException) -> str:

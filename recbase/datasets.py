@@ -18,7 +18,7 @@ import polars as pl
 
 from recbase import interactions as events
 from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, spelled
-from recbase.checkpoints import load_arrays, open_folder
+from recbase.checkpoints import consistent, load_arrays, open_folder
 from recbase.console import short
 from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
 from recbase.interactions import Order, Ties
@@ -220,6 +220,7 @@ def _raw_folder(path: Path) -> Any:
     return RawData(loaded.name, loaded.interactions(), loaded.items, source, views=loaded.views)
 
 
+@consistent
 def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, order: Order | None = None) -> Dataset:
     """Open a dataset folder, or any folder that has the two Parquet files."""
     manifest: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recbase.checkpoints import FileContent, Folder, load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import FileContent, Folder, consistent, load_arrays, open_folder, save_folder, tensor_bytes
 
 __all__ = ["KIND", "MANIFEST", "Run", "load_run", "resolve", "save_run"]
 
@@ -106,6 +106,7 @@ def save_run(
     return save_folder(folder, MANIFEST, KIND, body, content | dict(files or {}))
 
 
+@consistent
 def load_run(folder: str | os.PathLike[str], registry: Mapping[str, str]) -> Run:
     """Rebuild the model of a run folder.
 

@@ -68,7 +68,12 @@ def write_faiss(model: Any, factory: str = "Flat") -> Callable[[Path], None]:
         index.add(vectors)
     except RuntimeError as error:
         raise ValueError(f"faiss cannot make an index {factory!r}: {str(error).splitlines()[-1]}") from error
-    return lambda path: faiss.write_index(index, str(path))
+    content = faiss.serialize_index(index).tobytes()
+
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
 
 
 class FaissItems:

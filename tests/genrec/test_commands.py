@@ -227,7 +227,11 @@ def test_list_names_every_model() -> None:
         (["train", "word2vec"], "unknown model 'word2vec'", 2),
         (["train", "tiger", "--levels", "0", "--data", "synthetic"], "--levels must be at least 1, got 0", 2),
         (["train", "tiger", "--codes", "nowhere", "--data", "synthetic"], "nowhere", 1),
-        (["train", "tiger", "--search-batch", "0", "--data", "synthetic"], "--search-batch must be at least 1, got 0", 2),
+        (
+            ["train", "tiger", "--search-batch", "0", "--data", "synthetic"],
+            "--search-batch must be at least 1, got 0",
+            2,
+        ),
         (["evaluate", "nowhere"], "nowhere", 1),
     ],
 )

@@ -258,8 +258,11 @@ def test_typed_values_win_over_recipe_over_default(module):
     ("arguments", "words"),
     [
         (["--dim", "wide"], "--dim must be a whole number, got 'wide'"),
-        (["--dim", "1.5"], "--dim must be a whole number, got '1.5'"),
-        (["--hidden", "1,x"], "--hidden must be comma-separated numbers, each of which must be a whole number, got '1,x'"),
+        (["--dim", "1.5"], "--dim must be a whole number, got 1.5"),
+        (
+            ["--hidden", "1,x"],
+            "--hidden must be comma-separated numbers, each of which must be a whole number, got '1,x'",
+        ),
         (["--loss", "mse"], "'mse' is not one of ce, bce"),
         (["--negatives", "some"], "--negatives must be a finite number or one of auto, got 'some'"),
         (["--nonsense"], "No such option"),
