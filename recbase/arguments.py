@@ -314,7 +314,7 @@ def flaw_of(text: str, path: bool = True) -> str | None:
         return "is empty"
     if not text.isprintable():
         return "holds a control character"
-    if path and any(len(part.encode("utf-8", "replace")) > PATH_PART_BYTES for part in re.split(r"[/,]", text)):
+    if path and any(len(part.encode("utf-8", "replace")) > PATH_PART_BYTES for part in text.split("/")):
         return f"has a name of more than {PATH_PART_BYTES} bytes"
     if path and len(text.encode("utf-8", "replace")) > PATH_BYTES:
         return f"has more than {PATH_BYTES:,} bytes"

@@ -33,6 +33,7 @@ import click
 from click.core import ParameterSource
 
 from recbase.arguments import (
+    PATH_PART_BYTES,
     Count,
     EncoderName,
     LearningRate,
@@ -162,7 +163,7 @@ class _Word(click.ParamType):
             return _NONE
         if text == "" and option.default == ():  # how the default itself is written
             return ()
-        flaw = flaw_of(text, not option.repeats)
+        flaw = flaw_of(text, option.kind in {"path", "str"})
         if flaw is not None:
             raise click.UsageError(f"{_label(option, param)} {flaw}: {short(value)}", ctx)
         if option.choices and option.kind == "choice":
@@ -209,6 +210,8 @@ class _Word(click.ParamType):
         strange = [part for part in parts if option.choices and part not in option.choices]
         if strange:
             return _Refused(f"be of {', '.join(map(str, option.choices))}")
+        if option.kind == "strs" and not option.repeats and any(flaw_of(part) for part in parts):
+            return _Refused(f"be names of at most {PATH_PART_BYTES} bytes")
         if option.kind == "strs" and not option.repeats and len(set(parts)) < len(parts):
             return _Refused("name each once")
         return values[0] if option.scalar and len(values) == 1 else tuple(values)

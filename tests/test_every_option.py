@@ -35,6 +35,7 @@ LOOKED_UP = {
     "method": "methods of the file",
     "paths": "folders and files",
     "recipe": "recipes of the model",
+    "time_format": "codes of strptime",
     "source": "built-in and public sets, folders, files, the hub",
     "tokenizer_recipe": "recipes of the tokenizer",
     "verify": "built-in and public sets, folders, files",
