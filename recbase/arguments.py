@@ -84,7 +84,8 @@ class Word:
 
     def refusal(self, value: Any) -> str | None:
         """What the text ``value`` must be, or None where it is."""
-        return None if self.holds(str(value)) else f"be {self.expected}"
+        text = str(value)
+        return None if text.strip() and self.holds(text) else f"be {self.expected}"
 
 
 def shown(number: float) -> str:
@@ -104,13 +105,20 @@ def _matches(pattern: str) -> Callable[[str], bool]:
 _HUB_NAME = r"(?!\.)[\w.-]+(?<!\.)/(?!\.)[\w.-]+(?<!\.)"
 
 
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except OSError:  # longer than a path can be
+        return False
+
+
 def _is_encoder(text: str) -> bool:
     known = text in {"tfidf", "minilm"} or text.endswith((".npy", ".safetensors"))
-    return known or Path(text).is_dir() or re.fullmatch(_HUB_NAME, text) is not None
+    return known or _is_folder(text) or re.fullmatch(_HUB_NAME, text) is not None
 
 
 def _is_model(text: str) -> bool:
-    return Path(text).is_dir() or re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)|" + _HUB_NAME, text) is not None
+    return _is_folder(text) or re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)|" + _HUB_NAME, text) is not None
 
 
 # The upper bounds are far above what the field uses and below what would only end as "not enough memory" after hours.
@@ -174,7 +182,7 @@ MonitorName = Annotated[
     str, Word("recall, ndcg or mrr at 5, 10 or 20, such as ndcg@10", _matches(r"(recall|ndcg|mrr)@(5|10|20)"))
 ]
 """What the validation of a recommender measures."""
-FolderName = Annotated[str, Word("a folder that exists", lambda text: Path(text).is_dir())]
+FolderName = Annotated[str, Word("a folder that exists", _is_folder)]
 MetricName = Annotated[
     str,
     Word(

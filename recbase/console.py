@@ -134,11 +134,22 @@ def print_table(
     table = Table(box=box.SIMPLE)
     for place, heading in enumerate(headings):
         numbers = bool(rows) and all(plain(row[place])[:1].isdigit() for row in rows)
-        long = {"no_wrap": True, "overflow": "ellipsis", "ratio": 1} if heading == clip else {"overflow": "fold"}
-        table.add_column(cell(heading), justify="right" if numbers else "left", **long)  # type: ignore[arg-type]
+        justify: Any = "right" if numbers else "left"
+        if heading == clip:
+            room = _room(headings, rows, place, console.width)
+            table.add_column(cell(heading), justify=justify, no_wrap=True, overflow="ellipsis", max_width=room)
+        else:
+            table.add_column(cell(heading), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_lines(part) for part in row))
     console.print(table)
+
+
+def _room(headings: Sequence[str], rows: Sequence[Sequence[Any]], place: int, width: int) -> int:
+    """Columns of the terminal that the other columns, with a blank on both sides of each, leave for one of them."""
+    others = [number for number in range(len(headings)) if number != place]
+    taken = sum(2 + max(_lines(row[number]).cell_len for row in [headings, *rows]) for number in others)
+    return max(10, width - taken - 4)
 
 
 def _lines(part: Any) -> Text:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
-from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, spelled
+from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, check_arguments, spelled
 from recbase.checkpoints import consistent, load_arrays, open_folder
 from recbase.console import short
 from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
@@ -143,6 +143,7 @@ def prepare_dataset(
     """
     from recbase import downloads, readers
 
+    check_arguments(prepare_dataset, {"min_user": min_user, "min_item": min_item, "limit": limit, "seed": seed})
     _check_source(source, category=category, from_file=from_file, format=format, columns=columns, items=items)
     if isinstance(source, str) and source in BUILT_IN:
         if (min_user, min_item, limit, order) != (None, None, None, None):

@@ -32,6 +32,7 @@ from recbase.arguments import (
     Samples,
     Seed,
     Width,
+    check_arguments,
 )
 from recbase.checkpoints import (
     check_replaceable,
@@ -464,8 +465,8 @@ def embed_dataset(
         If a model or file cannot be read, or ``out`` cannot be written.
     """
     check_encoder_name(encoder)
-    if pca is not None and pca < 1:
-        raise ValueError(f"pca is {pca}; expected 1 or more, or none")
+    given = {"pca": pca, "max_tokens": max_tokens, "batch_size": batch_size, "seed": seed, "device": device}
+    check_arguments(embed_dataset, given | {"device_map": device_map, "revision": revision})
     arrays = load_vectors(encoder, views) if encoder.endswith((".npy", ".safetensors")) else {}
     images = getattr(dataset, "images", None)
     if images is not None and (views is None or IMAGE_VIEW in views) and not arrays:
