@@ -44,7 +44,6 @@ from recbase.arguments import (
     Seed,
     flaw_of,
     rule_of,
-    spelled,
 )
 from recbase.console import clipped, failures, print_json, progress, short
 from recbase.signatures import (
@@ -351,10 +350,11 @@ def need_paths(*names: str, context: click.Context | None = None) -> None:
         If there is no such file or folder.
     """
     context = context or click.get_current_context()
+    flags = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
     for name in names:
         path = context.params.get(name)
         if path is not None and not Path(path).exists():
-            raise FileNotFoundError(f"{spelled(name)} {path} does not exist")
+            raise FileNotFoundError(f"{flags[name]} {path} does not exist")
 
 
 def _click_option(option: Option, section: str | None) -> click.Option:

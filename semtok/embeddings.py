@@ -618,11 +618,13 @@ def _text_views(
 ) -> list[str]:
     """Views to encode from columns, checked."""
     columns = dataset.items.columns
+    if image_encoder is not None and "image_path" not in columns:
+        raise ValueError(f"image_encoder reads a column image_path; data set {dataset.name!r} has {_list(columns)}")
     if encoder.endswith((".npy", ".safetensors")):
         return []
     if views is None:
         wanted = [name for name in dataset.views if name in columns]
-        if image_encoder is not None and "image_path" in columns:
+        if image_encoder is not None:
             wanted.append(IMAGE_VIEW)
         if not wanted and not arrays:
             raise ValueError(
@@ -633,8 +635,6 @@ def _text_views(
         if name == IMAGE_VIEW and name not in arrays:
             if image_encoder is None:
                 raise ValueError("view 'image' needs image_encoder, a Hugging Face vision model (owner/name or folder)")
-            if "image_path" not in columns:
-                raise ValueError(f"view 'image' needs a column image_path; there are {_list(columns)}")
         elif name not in columns and name not in arrays:
             raise ValueError(f"view {name!r} is missing; data set {dataset.name!r} has {_list(c for c in columns[1:])}")
     return [name for name in views if name not in arrays]

@@ -139,6 +139,7 @@ def _training_command(name: str) -> click.Command:
         from seqrec.stages import Content, train_item_ids, train_network
 
         need_paths("embeddings", "codes", "vectors", "base")
+        _refuse_unread(given)
         target = out or Path("runs/seqrec") / (name if given.get("base") is None else f"{name}-item-id")
         overrides = recipe_of(MODELS[name], recipe)
         config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})
@@ -170,6 +171,14 @@ def _training_command(name: str) -> click.Command:
         print_metrics(metrics, target, as_json, quiet)
 
     return command
+
+
+def _refuse_unread(given: Mapping[str, Any]) -> None:
+    """Refuse paths that nothing would read."""
+    if given.get("vectors") is not None and given.get("code_type") not in {"sasrec", "mixed"}:
+        raise click.UsageError("--vectors is read with --code-type sasrec or mixed alone")
+    if given.get("base") is not None and given.get("stage") != "item-id":
+        raise click.UsageError("--base is read with --stage item-id alone")
 
 
 def _stage_options(function: Any) -> Any:

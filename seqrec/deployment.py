@@ -67,7 +67,9 @@ def write_faiss(model: Any, factory: str = "Flat") -> Callable[[Path], None]:
         index.train(vectors)
         index.add(vectors)
     except RuntimeError as error:
-        raise ValueError(f"faiss cannot make an index {factory!r}: {str(error).splitlines()[-1]}") from error
+        # faiss says the condition, the function and the file before the reason
+        said = str(error).splitlines()[-1].rpartition("failed: ")[2]
+        raise ValueError(f"faiss cannot make an index {factory!r}: {said}") from error
     content = faiss.serialize_index(index).tobytes()
 
     def write(path: Path) -> None:
