@@ -20,6 +20,7 @@ from genrec.losses import children_loss, level_loss
 from genrec.trie import CodeTrie
 from genrec.vocabulary import NO_CODE
 from recbase.arguments import check_arguments
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from seqrec.model import Pretrained
 
@@ -60,6 +61,7 @@ class Generator(Pretrained, nn.Module):
         super().__init__()
         self._config = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
         check_arguments(type(self), self._config)
+        check_weights(self._config)
         self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
         self.sizes = tuple(int(size) for size in self._config["sizes"])
         self.width = width

@@ -30,6 +30,7 @@ from recbase.arguments import (
 )
 from recbase.draws import draw_integers, draw_uniform
 from recbase.losses import gather_with_gradient, info_nce, linear_cross_entropy, sampled_cross_entropy
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Encoder, Packing
@@ -643,5 +644,6 @@ def _initialise(model: nn.Module) -> None:
 
 def _check(config: dict[str, Any]) -> None:
     check_arguments(CCFRec, config)
+    check_weights(config)
     if not config["sizes"] or min(config["sizes"]) < 1:
         raise ValueError(f"sizes must hold a positive number for every code position, got {config['sizes']}")

@@ -24,6 +24,7 @@ from recbase.arguments import (
 )
 from recbase.draws import draw_integers
 from recbase.losses import info_nce
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from seqrec.model import Pretrained
@@ -159,6 +160,7 @@ class DIN(Pretrained, nn.Module):
         super().__init__()
         self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         check_arguments(type(self), self._config)
+        check_weights(self._config)
         if max_len < len(WINDOWS):
             raise ValueError(f"--max-len must be at least {len(WINDOWS)}, one event a window, got {max_len}")
         self.items, self.dim, self.max_len, self.negatives = items, dim, max_len, negatives

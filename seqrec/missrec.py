@@ -24,6 +24,7 @@ from recbase.arguments import (
     Width,
     check_arguments,
 )
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Encoder, Packing
@@ -186,6 +187,7 @@ class MISSRec(Pretrained, nn.Module):
         super().__init__()
         self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         check_arguments(type(self), self._config)
+        check_weights(self._config)
         self.items, self.max_len, self.dropout = items, max_len, dropout
         self.interest_ratio, self.neighbours = interest_ratio, neighbours
         self.mix_sharpness, self.orthogonality, self.temperature = mix_sharpness, orthogonality, temperature

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recbase.arguments import check_arguments
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Packing
@@ -137,6 +138,7 @@ class SequentialModel(Pretrained, nn.Module):
         hidden = ("self", "__class__")
         self._config = {name: value for name, value in arguments.items() if name not in hidden}
         check_arguments(type(self), self._config)
+        check_weights(self._config)
         self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
 
     def config(self) -> dict[str, Any]:
