@@ -534,8 +534,6 @@ class T5(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments(T5, locals())
-        if activation not in ("relu", "gated-gelu"):
-            raise ValueError(f"--activation must be relu or gated-gelu, got {activation!r}")
         self.vocabulary = vocabulary if isinstance(vocabulary, CodeVocabulary) else None
         self.dim, self.tied, self.start_token = dim, tied, start_token
         self.head_dim, self.scale = head_dim, dim**-0.5 if (tied if scale_outputs is None else scale_outputs) else 1.0
