@@ -13,17 +13,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recbase.checkpoints import check_replaceable
 from recbase.files import write_file
 from recbase.interruption import Interrupted, collected_signals
 from recbase.locks import folder_lock
 from recbase.processes import is_main_process, process_count
-from recbase.runs import KIND, MANIFEST
+from recbase.runs import MANIFEST, check_run_folder
 
 __all__ = ["Attempt", "attempt_at", "gone_on_with"]
 
@@ -95,6 +94,14 @@ class Attempt:
             _replace_parts(self.out)
         (self.out / _NOTE).unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """Leave no trace of a training that failed before it had anything to go on from."""
+        if not self.holds() and not self.holds(self.first_stage):
+            (self.folder / _NOTE).unlink(missing_ok=True)
+            for folder in dict.fromkeys([self.folder, self.out]):
+                with suppress(OSError):  # not empty: something else lies there
+                    folder.rmdir()
+
     def kept(self, stage: str = "") -> str:
         """What an interrupted training leaves, as the end of a sentence; ``stage`` is what one of its stages left."""
         if stage:
@@ -146,6 +153,9 @@ def attempt_at(out: str | os.PathLike[str], purpose: str, resume: bool = False) 
         except KeyboardInterrupt as stop:
             told = stop if isinstance(stop, Interrupted) else Interrupted()
             raise Interrupted(told.number, attempt.kept(told.kept), "resume") from stop
+        except Exception:
+            attempt.forget()
+            raise
         if attempt.late:
             raise Interrupted(attempt.late[0], f"it was done, and the run is saved in {out}", "no")
 
@@ -183,12 +193,15 @@ def _resumed(out: Path) -> Attempt:
     folder = _workplace(out)
     note = _read_json(folder / _NOTE)
     attempt = Attempt(out, folder, str(note.get("name") or secrets.token_hex(8)))
-    if note or attempt.holds() or attempt.holds(attempt.first_stage):
+    begun = attempt.holds(attempt.first_stage) and not (out / _STATE).is_file()
+    if note or attempt.holds() or begun:
         return attempt
     if not (out / _STATE).is_file():
         raise FileNotFoundError(f"{out} holds no checkpoint to resume; leave out --resume to start anew")
     # A finished run is trained further: from a copy, so that it stays whole until the longer training is done.
     shutil.rmtree(folder, ignore_errors=True)
+    if (out / _FIRST).is_dir():
+        shutil.copytree(out / _FIRST, folder / _FIRST)
     shutil.copytree(out / _CHECKPOINT, folder / f".copied-{_CHECKPOINT}")
     os.replace(folder / f".copied-{_CHECKPOINT}", folder / _CHECKPOINT)
     write_file(folder / _NOTE, json.dumps({"name": attempt.name}) + "\n")
@@ -197,7 +210,7 @@ def _resumed(out: Path) -> Attempt:
 
 def _workplace(out: Path) -> Path:
     """Where a training into this folder works; first, one that was saved but not moved in is moved in."""
-    check_replaceable(out, MANIFEST, KIND)  # now, and not after hours of training
+    check_run_folder(out)  # now, and not after hours of training
     manifest = _read_json(out / MANIFEST)
     if not manifest:
         return out

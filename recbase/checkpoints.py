@@ -346,8 +346,10 @@ def _replaced_files(
             names = former(body) if former is not None and "kind" not in body else None
             if names is not None:
                 return {name for name in names if is_plain_name(name)}
-    what = f"a {held}" if isinstance(held, str) and held != kind else f"a {manifest_name} that no {kind} of ours has"
-    raise ValueError(f"{folder} holds {what}, which a {kind} would replace: give another folder")
+    what = f"of a {held}" if isinstance(held, str) and held != kind else "none of ours"
+    raise ValueError(
+        f"cannot save a {kind} in {folder}: the {manifest_name} there is {what} and would be lost; give another folder"
+    )
 
 
 def _write_files(
@@ -397,6 +399,7 @@ def _sweep(folder: Path, old: set[str], names: set[str]) -> None:
     A file that a killed writer had given its name already is known by it: it carries the hash of the file's content.
     """
     named = _all_named(folder)
+    names |= {f"{found[1]}{found[3] or ''}" for found in map(_HASHED.match, old) if found}
     former = {f"{TEMPORARY}{name}" for name in names}  # as earlier versions called what they were writing
     for path in folder.iterdir():
         if path.name in named or path.is_symlink() or not path.is_file():

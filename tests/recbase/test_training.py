@@ -495,5 +495,5 @@ def test_launched_processes_that_did_not_find_each_other_say_what_to_set(monkeyp
     make_accelerator(TrainConfig())  # of one process
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched .* set ACCELERATE_USE_CPU=true"):
+    with pytest.raises(ValueError, match=r"2 processes were launched .* set ACCELERATE_USE_CPU=true"):
         make_accelerator(TrainConfig(precision="auto"))

@@ -13,7 +13,8 @@ from recbase.options import recipes_from
 from recbase.runs import load_run
 from seqrec import MODELS, REGISTRY
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "recbase")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
+sys.path.insert(0, str(Path(__file__).parent))
 from launches import trained_by_two
 from small_models import SMALL, TRAINED
 
