@@ -18,9 +18,9 @@ from genrec.model import Generator, samples
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory, T5Decoder, T5Encoder
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import check_arguments
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
@@ -51,7 +51,7 @@ class Preparation(ItemCodePreparation):
     """Behaviour-bound codes of text, image and the item itself, and their quantized vectors."""
 
     method: ClassVar[str] = "behavior"
-    streams: tuple[str, ...] = ("id", "text", "image")
+    streams: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
     """Streams that are quantized, of those the data have (figure 4 leaves one out)."""
     mim: bool = True
     """Keep specific and aligned parts of a modality apart (table 3: w/o MIM)."""
@@ -203,36 +203,29 @@ class BBQRec(Generator):
 
     def __init__(
         self,
-        items: int,
+        items: Large,
         sizes: list[int],
-        streams: int = 3,
-        vector_dim: int = 0,
-        codebook_dim: int = 0,
-        dim: int = 128,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        heads: int = 6,
-        head_dim: int = 64,
-        ffn: int = 1024,
-        dropout: float = 0.1,
+        streams: Heads = 3,
+        vector_dim: LargeOrOff = 0,
+        codebook_dim: LargeOrOff = 0,
+        dim: Width = 128,
+        encoder_layers: Depth = 4,
+        decoder_layers: Depth = 4,
+        heads: Heads = 6,
+        head_dim: Width = 64,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
         activation: Literal["relu", "gated-gelu"] = "relu",
         layout: Literal["product", "autoregressive", "flatten"] = "product",
         similarity: bool = True,
-        buckets: int = 100,
+        buckets: Count = 100,
         inherit: bool = False,
-        max_len: int = 20,
+        max_len: Length = 20,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, width=streams if layout == "product" else 1)
-        check_arguments(
-            self._config,
-            counts=("streams", "dim", "encoder_layers", "decoder_layers", "heads", "head_dim", "ffn", "buckets"),
-            dropouts=("dropout",),
-            weights=("vector_dim", "codebook_dim"),
-            choices={"layout": ("product", "autoregressive", "flatten"), "activation": ("relu", "gated-gelu")},
-        )
         if len(sizes) % streams:
             raise ValueError(f"there are {len(sizes)} code columns, which {streams} streams do not divide")
         if inherit and not codebook_dim:

@@ -9,24 +9,26 @@ from typing import Any
 import click
 
 from genrec import MODELS, REGISTRY, SHAPES
+from recbase.arguments import Beams, rule_of
+from recbase.console import failures, print_json, say
 from recbase.options import (
     Command,
     Group,
+    Option,
     add_options,
+    argument,
     chosen,
-    failures,
+    need_paths,
     options_from,
-    print_json,
     recipe_of,
     recipes_from,
     shared,
     summary_of,
 )
-from seqrec.commands import compare, print_answers, print_metrics
+from seqrec.commands import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 
 __all__ = ["main"]
 
-_TRAINING = "recbase.training:TrainConfig"
 _SEARCH = "genrec.generation:Search"
 _FORMS = {
     "prefix": "prefix = one a target, with all that came before",
@@ -61,16 +63,16 @@ def train() -> None:
 def _training_command(name: str) -> click.Command:
     entry = REGISTRY[name]
     usual = recipe_of(entry.target, "default")
-    model, preparation, search, training = (
+    model, preparation, search = (
         [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
-        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,), (_TRAINING,))
+        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,))
     )
+    training = training_options(usual)
     recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
 
     @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
     @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
-    @click.option("--form", type=click.Choice(["prefix", "all"]), default=entry.forms[0], show_default=True,
-                  help=f"Samples: {'; '.join(_FORMS[form] for form in entry.forms)}.")  # fmt: skip
+    @add_options([form_option(entry.forms, _FORMS)])
     @add_options(shared("embeddings", "codes"), section="Stages before")
     @add_options(preparation, section="Stages before")
     @add_options(model, section="Model")
@@ -86,6 +88,7 @@ def _training_command(name: str) -> click.Command:
         from recbase.runs import resolve
         from recbase.training import TrainConfig
 
+        need_paths("embeddings", "codes", "stage1")
         target = out or Path("runs/genrec") / name
         source = click.get_current_context().get_parameter_source("form")
         typed = source is not None and source.name != "DEFAULT"
@@ -113,11 +116,10 @@ def _training_command(name: str) -> click.Command:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@argument("run")
 @add_options(options_from(_SEARCH, skip=("valid_beams", "valid_users")))
 @add_options(shared("as_json", "quiet"))
-@click.option("--exact", is_flag=True, help="Score every item instead of searching.")
-@click.option("--data", help="Data set: a folder or a name; the one the run was trained on if not given.")
+@add_options([Option("exact", "bool", False, "Score every item instead of searching.", flag="exact"), RUN_DATA])
 @failures
 def evaluate(
     run: Path, beams: int, search_batch: int, exact: bool, data: str | None, as_json: bool, quiet: bool
@@ -143,32 +145,28 @@ def evaluate(
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--history", required=True, help="Raw item ids, the oldest first, as a,b,c.")
-@click.option("-k", "--top", "k", type=click.IntRange(1), default=10, show_default=True, help="Items to recommend.")
-@click.option("--beams", type=click.IntRange(1), default=50, show_default=True, help="Prefixes kept at every step.")
-@click.option("--keep-seen", is_flag=True, help="Items of the history may be recommended again.")
+@argument("run")
+@add_options([*ASKED, Option("beams", "int", 50, "Prefixes kept at every step.", rule=rule_of(Beams))])
 @add_options(shared("as_json"))
 @failures
-def recommend(run: Path, history: str, k: int, beams: int, keep_seen: bool, as_json: bool) -> None:
+def recommend(run: Path, history: tuple[str, ...], k: int, beams: int, keep_seen: bool, as_json: bool) -> None:
     """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
     from genrec.serving import recommend_ids
     from recbase.runs import load_run
 
-    ids = [part.strip() for part in history.split(",")]
-    print_answers(*recommend_ids(load_run(run, MODELS), ids, k, beams, keep_seen), as_json=as_json)
+    print_answers(*recommend_ids(load_run(run, MODELS), history, k, beams, keep_seen), as_json=as_json)
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@argument("run")
+@add_options([Option("out", "path", None, "A new folder.", required=True)])
 @failures
 def export(run: Path, out: Path) -> None:
     """Write a TIGER or LETTER as a T5 of transformers, with the tokens of every item."""
     from genrec.deployment import export_run
     from recbase.runs import load_run
 
-    click.echo(f"{out}: {', '.join(export_run(load_run(run, MODELS), out))}")
+    say(f"{out}: {', '.join(export_run(load_run(run, MODELS), out))}")
 
 
 main.add_command(compare)
@@ -195,9 +193,9 @@ def list_models(as_json: bool) -> None:
         return
     width = 2 + max(len(str(row["name"])) for row in rows)
     for row in rows:
-        click.echo(f"{row['name']:<{width}}{row['summary']}")
+        say(f"{row['name']:<{width}}{row['summary']}")
         facts = [f"{fact}: {row[fact]}" for fact in ("paper", "codes", "form")]
-        click.echo(f"{'':<{width}}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
+        say(f"{'':<{width}}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
 
 
 if __name__ == "__main__":

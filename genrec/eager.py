@@ -21,11 +21,12 @@ from genrec.prorec import Preparation as PRORecPreparation
 from genrec.stages import Ingredients
 from genrec.t5 import Memory
 from genrec.trie import CodeTrie
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, Length, Share, Temperature, Weight, Width
 from recbase.draws import draw_integers, draw_uniform
 from recbase.recommender import NO_ITEM
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
@@ -163,36 +164,28 @@ class EAGER(Generator):
 
     def __init__(
         self,
-        items: int,
+        items: Large,
         sizes: list[int],
         behaviour_levels: int = 2,
         behaviour_dim: int = 0,
         semantic_dim: int = 0,
-        dim: int = 128,
-        encoder_layers: int = 1,
-        decoder_layers: int = 4,
-        heads: int = 4,
-        ffn: int = 1024,
-        dropout: float = 0.1,
-        behaviour_weight: float = 1.0,
-        semantic_weight: float = 10.0,
-        distill_negatives: int = 2048,
-        distill_temperature: float = 0.3,
-        recovery_weight: float = 1.0,
-        recognition_weight: float = 1.0,
-        mask_ratio: float = 0.5,
-        max_len: int = 20,
+        dim: Width = 128,
+        encoder_layers: Depth = 1,
+        decoder_layers: Depth = 4,
+        heads: Heads = 4,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
+        behaviour_weight: Weight = 1.0,
+        semantic_weight: Weight = 10.0,
+        distill_negatives: Count = 2048,
+        distill_temperature: Temperature = 0.3,
+        recovery_weight: Weight = 1.0,
+        recognition_weight: Weight = 1.0,
+        mask_ratio: Share = 0.5,
+        max_len: Length = 20,
         causal_encoder: bool = False,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "encoder_layers", "decoder_layers", "heads", "ffn", "distill_negatives"),
-            dropouts=("dropout",),
-            rates=("mask_ratio",),
-            weights=("behaviour_weight", "semantic_weight", "recovery_weight", "recognition_weight"),
-            temperatures=("distill_temperature",),
-        )
         if not 0 < behaviour_levels < len(sizes):
             raise ValueError(f"behaviour_levels is {behaviour_levels} of {len(sizes)} levels; both streams need one")
         self.split, self.dropout, self.mask_ratio = behaviour_levels, dropout, mask_ratio

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from recbase.arguments import Beams, LargeOrOff, Samples, check_arguments
 from recbase.evaluation import Ranks, rank_lists, summarize
 from recbase.recipes import Given
 from recbase.recommender import NO_ITEM, Recommendations
@@ -30,19 +31,17 @@ __all__ = ["Search", "generate", "rank_generated", "some_targets", "validator"]
 class Search(Given):
     """How items are searched when a model is evaluated."""
 
-    beams: int = 50
+    beams: Beams = 50
     """Prefixes kept at every step of the search on test, and length of the lists."""
-    valid_beams: int = 20
+    valid_beams: Beams = 20
     """Beams in the validation during training."""
-    valid_users: int = 2000
+    valid_users: LargeOrOff = 2000
     """Users of the validation during training, drawn once; 0 takes all."""
-    search_batch: int = 64
+    search_batch: Samples = 64
     """Histories searched together."""
 
     def __post_init__(self) -> None:
-        for name, least in (("beams", 1), ("valid_beams", 1), ("valid_users", 0), ("search_batch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        check_arguments(type(self), vars(self))
 
 
 def generate(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.tiger import SMALL, TIGER
+from recbase.arguments import Depth, Dropout, Heads, Large, Length, Temperature, Width
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
@@ -89,19 +90,19 @@ class LETTER(TIGER):
 
     def __init__(
         self,
-        items: int,
+        items: Large,
         sizes: list[int],
-        dim: int = 128,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        heads: int = 6,
-        head_dim: int = 64,
-        ffn: int = 1024,
-        dropout: float = 0.1,
+        dim: Width = 128,
+        encoder_layers: Depth = 4,
+        decoder_layers: Depth = 4,
+        heads: Heads = 6,
+        head_dim: Width = 64,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
         activation: Literal["relu", "gated-gelu"] = "relu",
         tied: bool = True,
-        max_len: int = 20,
-        temperature: float = 0.7,
+        max_len: Length = 20,
+        temperature: Temperature = 0.7,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:

@@ -19,8 +19,10 @@ from genrec.decoding import Beams, Logits, Normalization, score_items, search_be
 from genrec.losses import children_loss, level_loss
 from genrec.trie import CodeTrie
 from genrec.vocabulary import NO_CODE
+from recbase.arguments import check_arguments
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
-from seqrec.model import Pretrained, check_arguments
+from seqrec.model import Pretrained
 
 __all__ = ["Generator", "Samples", "samples"]
 
@@ -58,8 +60,8 @@ class Generator(Pretrained, nn.Module):
     def __init__(self, arguments: Mapping[str, Any], width: int = 1) -> None:
         super().__init__()
         self._config = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
-        known = {"normalize": ("vocabulary", "children")} if "normalize" in self._config else {}
-        check_arguments(self._config, counts=("items", "max_len"), choices=known)
+        check_arguments(type(self), self._config)
+        check_weights(self._config)
         self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
         self.sizes = tuple(int(size) for size in self._config["sizes"])
         self.width = width

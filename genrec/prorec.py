@@ -22,12 +22,25 @@ from genrec.decoding import Logits
 from genrec.distilling import DistillingDecoder
 from genrec.model import Generator, samples
 from genrec.post_norm import PostNormEncoder
-from genrec.stages import Ingredients
+from genrec.stages import Ingredients, UniquePolicy
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Seconds,
+    Temperature,
+    Weight,
+    Width,
+)
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 from seqrec.stages import stage
 
 if TYPE_CHECKING:
@@ -63,7 +76,7 @@ class Preparation(ItemCodePreparation):
     """PRORec's stages before the generator: joined item vectors, then their hierarchical codes."""
 
     method: ClassVar[str] = "hierarchical"
-    unique: str = "none"
+    unique: UniquePolicy = "none"
     """How codes are made unique; hierarchical ones are by construction: none, or another policy."""
     tokenizer: Literal["hierarchical", "rqvae", "random", "rq"] = "hierarchical"
     """What makes codes of the vectors (figure of the quantizers): those that are not unique get a suffix."""
@@ -73,15 +86,15 @@ class Preparation(ItemCodePreparation):
     """Give every vector length 1 before it is clustered."""
     stage1: Path | None = None
     """Run folder with item vectors to use instead of training stage I."""
-    stage1_epochs: int = 60
+    stage1_epochs: Count = 60
     """Passes over the users in stage I at most."""
-    stage1_seconds: float | None = None
+    stage1_seconds: Seconds | None = None
     """Seconds after which stage I stops."""
     stage1_form: Literal["all", "prefix"] = "all"
     """Samples of stage I: one random position a user and epoch (all), or every prefix."""
-    stage1_dim: int = 128
+    stage1_dim: Width = 128
     """Width of the item vectors."""
-    align_weight: float = 1.0
+    align_weight: Weight = 1.0
     """Weight of the cross-modality alignment in stage I, alpha; 0 leaves it out."""
     integrate: Literal["aligned", "mean"] = "mean"
     """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
@@ -319,32 +332,24 @@ class PRORec(Generator):
 
     def __init__(
         self,
-        items: int,
+        items: Large,
         sizes: list[int],
-        vector_dim: int = 0,
-        dim: int = 128,
-        encoder_layers: int = 1,
-        decoder_layers: int = 4,
-        heads: int = 4,
-        ffn: int = 1024,
-        dropout: float = 0.1,
-        distill_weight: float = 1.0,
-        distill_negatives: int = 2048,
-        distill_temperature: float = 0.3,
+        vector_dim: LargeOrOff = 0,
+        dim: Width = 128,
+        encoder_layers: Depth = 1,
+        decoder_layers: Depth = 4,
+        heads: Heads = 4,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
+        distill_weight: Weight = 1.0,
+        distill_negatives: Count = 2048,
+        distill_temperature: Temperature = 0.3,
         encoder_tokens: Literal["codes", "items"] = "codes",
-        max_len: int = 20,
+        max_len: Length = 20,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "encoder_layers", "decoder_layers", "heads", "ffn", "distill_negatives"),
-            dropouts=("dropout",),
-            weights=("vector_dim", "distill_weight"),
-            temperatures=("distill_temperature",),
-            choices={"encoder_tokens": ("codes", "items")},
-        )
         self.dropout, self.by_items = dropout, encoder_tokens == "items"
         self.group = 1 if self.by_items else len(sizes)
         self.distill_weight = distill_weight if vector_dim else 0.0

@@ -22,14 +22,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
+from recbase.arguments import CodebookSize, EncoderName, Large, Levels, check_arguments
 from recbase.attempts import Attempt, attempt_at
 from recbase.checkpoints import FileContent, tensor_bytes
+from recbase.evaluation import check_monitor
 from recbase.interruption import Interrupted
 from recbase.options import recipe_of
 from recbase.recipes import Given, described, filled, spelled
@@ -71,31 +73,35 @@ class Ingredients:
     record: dict[str, Any] = field(default_factory=dict)
 
 
+UniquePolicy = Literal["none", "suffix", "sinkhorn", "nearest-free", "matching", "balanced"]
+
+
 @dataclass(frozen=True)
 class Preparation(Given):
     """From item content to item codes: the options of the stages before a generator's training."""
 
     method: ClassVar[str] = "rqvae"
-    unique: str = "matching"
+    unique: UniquePolicy = "matching"
     """How codes are made unique: none, suffix, sinkhorn, nearest-free, matching, balanced."""
-    encoder: str = "tfidf"
+    encoder: EncoderName = "tfidf"
     """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
     views: tuple[str, ...] | None = None
     """Text columns, as a,b; those of the data set if not given."""
-    levels: int | None = None
+    levels: Levels | None = None
     """Codes an item, before any level that makes them unique; the tokenizer's own number if not given."""
-    codebook_size: int | None = None
+    codebook_size: CodebookSize | None = None
     """Codes of each level; if not given 256, or fewer where the catalogue has less than four items a code."""
-    tokenizer_steps: int | None = None
+    tokenizer_steps: Large | None = None
     """Training steps of a learned tokenizer; its own number if not given."""
     tokenizer_recipe: str = "default"
     """Recipe of the tokenizer: default or paper."""
 
     def __post_init__(self) -> None:
-        for name in ("levels", "codebook_size", "tokenizer_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        from recbase.signatures import recipe_of
+        from semtok.loading import methods
+
+        check_arguments(type(self), vars(self))
+        recipe_of(methods()[getattr(self, "tokenizer", self.method)], self.tokenizer_recipe)
 
     def prepare(
         self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
@@ -131,7 +137,7 @@ class Preparation(Given):
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""
-        from recbase.options import recipe_of
+        from recbase.signatures import recipe_of
         from semtok.loading import methods, tokenizer_class
 
         method = method or self.method
@@ -264,6 +270,7 @@ def train_generator(
     arguments = {key: value for key, value in settings.items() if key in accepted} | dict(arguments)
     preparation, config = filled(preparation, settings), filled(config, settings)
     search = filled(search, settings)
+    check_monitor(config.monitor, search.valid_beams)
     named = {} if recipe is None else recipe_of(REGISTRY[name].target, recipe)
     used = {"form": settings["form"]} | arguments
     manifest = dict(record) | described(recipe, named, used, preparation, config, search)

@@ -27,6 +27,7 @@ from genrec.attention import (
     attend_shared,
 )
 from genrec.vocabulary import BOS, CodeVocabulary
+from recbase.arguments import Depth, Dropout, Heads, Width, check_arguments
 
 __all__ = ["T5", "DecoderState", "FeedForward", "Memory", "RelativeBias", "RMSNorm", "T5Decoder", "T5Encoder"]
 
@@ -514,13 +515,13 @@ class T5(nn.Module):
     def __init__(
         self,
         vocabulary: CodeVocabulary | int,
-        dim: int = 128,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        heads: int = 6,
-        head_dim: int = 64,
-        ffn: int = 1024,
-        dropout: float = 0.1,
+        dim: Width = 128,
+        encoder_layers: Depth = 4,
+        decoder_layers: Depth = 4,
+        heads: Heads = 6,
+        head_dim: Width = 64,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
         activation: Activation = "relu",
         tied: bool = True,
         scale_outputs: bool | None = None,
@@ -532,14 +533,7 @@ class T5(nn.Module):
         causal_encoder: bool = False,
     ) -> None:
         super().__init__()
-        numbers = {"dim": dim, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "heads": heads}
-        for name, value in (numbers | {"head_dim": head_dim, "ffn": ffn}).items():
-            if value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"--dropout must lie in [0, 1), got {dropout}")
-        if activation not in ("relu", "gated-gelu"):
-            raise ValueError(f"--activation must be relu or gated-gelu, got {activation!r}")
+        check_arguments(T5, locals())
         self.vocabulary = vocabulary if isinstance(vocabulary, CodeVocabulary) else None
         self.dim, self.tied, self.start_token = dim, tied, start_token
         self.head_dim, self.scale = head_dim, dim**-0.5 if (tied if scale_outputs is None else scale_outputs) else 1.0

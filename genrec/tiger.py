@@ -11,11 +11,12 @@ from torch import Tensor
 from genrec.decoding import Logits
 from genrec.model import Generator, samples
 from genrec.stages import Preparation as ItemCodePreparation
+from genrec.stages import UniquePolicy
 from genrec.t5 import T5, DecoderState, Memory
 from genrec.vocabulary import CodeVocabulary
+from recbase.arguments import CountOrOff, Depth, Dropout, Heads, Large, Length, Temperature, Width
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import check_arguments
 
 __all__ = ["RECIPES", "SMALL", "TIGER", "Preparation"]
 
@@ -70,7 +71,7 @@ class Preparation(ItemCodePreparation):
     """RQ-VAE codes of the item text, told apart by one more level."""
 
     method: ClassVar[str] = "rqvae"
-    unique: str = "suffix"
+    unique: UniquePolicy = "suffix"
     """How codes are made unique: suffix (TIGER's extra level), none, sinkhorn, nearest-free, matching, balanced."""
 
 
@@ -125,25 +126,24 @@ class TIGER(Generator):
 
     def __init__(
         self,
-        items: int,
+        items: Large,
         sizes: list[int],
-        dim: int = 128,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        heads: int = 6,
-        head_dim: int = 64,
-        ffn: int = 1024,
-        dropout: float = 0.1,
+        dim: Width = 128,
+        encoder_layers: Depth = 4,
+        decoder_layers: Depth = 4,
+        heads: Heads = 6,
+        head_dim: Width = 64,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
         activation: Literal["relu", "gated-gelu"] = "relu",
         tied: bool = True,
-        user_buckets: int = 0,
-        max_len: int = 20,
-        temperature: float = 1.0,
+        user_buckets: CountOrOff = 0,
+        max_len: Length = 20,
+        temperature: Temperature = 1.0,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
     ) -> None:
         super().__init__(locals())
-        check_arguments(self._config, temperatures=("temperature",))
         self.vocabulary = CodeVocabulary(sizes, user_buckets)
         self.scale = 1 / temperature
         shape = (dim, encoder_layers, decoder_layers, heads, head_dim, ffn, dropout, activation, tied)

@@ -65,7 +65,7 @@ class CodeVocabulary:
         if not self.sizes or min(self.sizes) < 1:
             raise ValueError(f"sizes is {self.sizes}; expected at least one level and one code a level")
         if user_buckets < 0:
-            raise ValueError(f"--user-buckets must be >= 0, got {user_buckets}")
+            raise ValueError(f"--user-buckets must be at least 0, got {user_buckets}")
         self.user_buckets, self.ragged, self.levels = user_buckets, ragged, len(self.sizes)
         self.first_code = _SPECIALS + user_buckets
         self.offsets = [self.first_code + sum(self.sizes[:level]) for level in range(self.levels)]

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from recbase.checkpoints import consistent, open_folder, write_file
+from recbase.console import cell, console_of
 from recbase.evaluation import KS, read_ranks
 from recbase.metrics import METRICS, mean_metrics, parse_metric, user_values
 from recbase.significance import Interval, PairedTest, bootstrap_interval, holm, paired_test
@@ -261,8 +262,8 @@ def comparison_table(comparison: Comparison) -> Table:
 
     level = f"{comparison.confidence:.0%}"
     table = Table(
-        title=f"{comparison.dataset}: {comparison.users:,} users, seen items {comparison.seen_items}",
-        caption=_caption(comparison),
+        title=cell(f"{comparison.dataset}: {comparison.users:,} users, seen items {comparison.seen_items}"),
+        caption=cell(_caption(comparison)),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -286,7 +287,7 @@ def comparison_table(comparison: Comparison) -> Table:
             change = run.test.difference
             cells.append(f"{change.mean:+.4f} ({change.low:+.4f}..{change.high:+.4f})")
             cells += [_p_value(run.t_p), _p_value(run.wilcoxon_p)]
-        table.add_row(run.label, *cells)
+        table.add_row(cell(run.label), *cells)
     return table
 
 
@@ -318,7 +319,7 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
     named = {f"{record['dataset']['name']}: {record['test']['users']:,} test users" for record in rows.values()}
-    table = Table(title="; ".join(sorted(named)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=cell("; ".join(sorted(named))), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run")
     table.add_column("seen\nitems")
     shown = [f"{name}@{k}" for k in KS for name in METRICS]
@@ -331,7 +332,9 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         if f"test_{other}" in record:
             blocks.append(("", other, record[f"test_{other}"]))
         for first, seen, values in blocks:
-            table.add_row(first, seen, *[f"{values[name]:.4f}" if name in values else "-" for name in shown])
+            table.add_row(
+                cell(first), cell(seen), *[f"{values[name]:.4f}" if name in values else "-" for name in shown]
+            )
     return table
 
 
@@ -363,10 +366,9 @@ def print_metrics(rows: Mapping[str, Mapping[str, Any]], console: Console | None
 
 def _print(table: Table, console: Console | None) -> None:
     """Print without cutting numbers short: a table wider than the console runs over its edge."""
-    from rich.console import Console
     from rich.measure import Measurement
 
-    out = console or Console()
+    out = console or console_of()
     width = out.width
     out.width = max(width, Measurement.get(out, out.options.update(width=10_000), table).maximum)
     try:

@@ -17,7 +17,9 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
+from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, check_arguments, spelled
 from recbase.checkpoints import consistent, load_arrays, open_folder
+from recbase.console import short
 from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
 from recbase.interactions import Order, Ties
 from recbase.verification import Verification, verify
@@ -69,7 +71,7 @@ def load_dataset(name_or_folder: str | os.PathLike[str], **options: Any) -> Data
 
 def prepare_dataset(
     source: str | os.PathLike[str] | pl.DataFrame,
-    name: str | None = None,
+    name: DatasetName | None = None,
     *,
     items: str | os.PathLike[str] | pl.DataFrame | None = None,
     format: str | None = None,
@@ -78,12 +80,12 @@ def prepare_dataset(
     category: str | None = None,
     from_file: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
-    min_user: int | None = None,
-    min_item: int | None = None,
+    min_user: LargeOrOff | None = None,
+    min_item: LargeOrOff | None = None,
     ties: Ties = "file",
     order: Order | None = None,
-    seed: int = 0,
-    limit: int | None = None,
+    seed: Seed = 0,
+    limit: Large | None = None,
     repeats: bool = False,
     views: Sequence[str] | None = None,
     quiet: bool = True,
@@ -141,6 +143,8 @@ def prepare_dataset(
     """
     from recbase import downloads, readers
 
+    check_arguments(prepare_dataset, {"min_user": min_user, "min_item": min_item, "limit": limit, "seed": seed})
+    _check_source(source, category=category, from_file=from_file, format=format, columns=columns, items=items)
     if isinstance(source, str) and source in BUILT_IN:
         if (min_user, min_item, limit, order) != (None, None, None, None):
             raise ValueError(
@@ -181,6 +185,18 @@ def prepare_dataset(
         manifest["views"] = list(views or raw.views)
     catalogue = _catalogue(table, raw.items_of(table["item_id"].unique()), manifest)
     return Dataset.from_tables(name or raw.name, table, catalogue, manifest)
+
+
+def _check_source(source: Any, **given: Any) -> None:
+    """Refuse what means nothing for a source: a category of a file, the format of a public set."""
+    from recbase.downloads import PUBLISHED
+
+    public = isinstance(source, str) and source in PUBLISHED
+    named = public or (isinstance(source, str) and source in BUILT_IN)
+    kept = {"category", "from_file", "items"} if public else set() if named else {"format", "columns", "items"}
+    for name in (name for name, value in given.items() if value is not None and name not in kept):
+        kind = "a public set" if public else "a built-in set" if named else "a file, a folder or a table"
+        raise ValueError(f"{spelled(name)} means nothing for {kind}, and {short(str(source))} is one; leave it out")
 
 
 def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[str, Any]) -> pl.DataFrame:

@@ -23,6 +23,7 @@ from typing import IO, Any
 import polars as pl
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from recbase.console import plain
 from recbase.files import write_file
 from recbase.readers import RawData, read
 
@@ -243,9 +244,9 @@ def download(
 
 def _fetch(url: str, part: Path, quiet: bool, wait: float) -> None:
     """Append to ``part`` until the file is whole."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), disable=quiet) as progress:
-        task = progress.add_task(url.rsplit("/", 1)[1], total=None)
+        task = progress.add_task(plain(url.rsplit("/", 1)[1]), total=None)
         for attempt in range(_TRIES):
             try:
                 if _fetch_once(url, part, progress, task):

@@ -23,7 +23,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recbase.metrics import coverage_at, mean_metrics
+from recbase.metrics import METRICS, coverage_at, mean_metrics
 from recbase.processes import is_main_process
 from recbase.recommender import NO_ITEM, Recommendations, Scorer
 from recbase.sequences import Histories
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KS",
     "Ranks",
+    "check_monitor",
     "describe_protocol",
     "list_faults",
     "metrics_of_run",
@@ -227,6 +228,26 @@ def _batches(histories: Histories, max_len: int, batch_size: int) -> list[np.nda
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def check_monitor(metric: str, length: int | None = None) -> None:
+    """Refuse a metric that the validation of a recommender does not have, before anything is trained.
+
+    Parameters
+    ----------
+    metric : str
+    length : int or None, default None
+        Length of the lists that the validation makes, where they are not whole rankings.
+
+    Raises
+    ------
+    ValueError
+        Naming those there are.
+    """
+    known = [f"{name}@{k}" for name in METRICS for k in KS if length is None or k <= length]
+    if metric not in known:
+        within = "" if length is None else f" for lists of {length} items"
+        raise ValueError(f"--monitor must be one of {', '.join(known) or 'none'}{within}, got {metric!r}")
+
+
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} should be >= 1")
@@ -243,7 +264,9 @@ def _progress(steps: range, what: str, shown: bool) -> Iterable[int]:
         return steps
     from rich.progress import track
 
-    return track(steps, description=what, transient=True)
+    from recbase.console import plain
+
+    return track(steps, description=plain(what), transient=True)
 
 
 def topk(

@@ -67,7 +67,7 @@ def parse_metric(metric: str) -> tuple[str, int]:
         The name is unknown, or k is no positive integer.
     """
     name, _, k = metric.partition("@")
-    if name not in METRICS or not k.isdecimal() or int(k) < 1:
+    if name not in METRICS or not (k.isascii() and k.isdecimal() and len(k) < 10) or int(k) < 1:
         raise ValueError(f"metric {metric!r} is unknown: expected {', '.join(METRICS)}, then @ and a positive integer")
     return name, int(k)
 

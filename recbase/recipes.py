@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
+from recbase.arguments import spelled
+
 __all__ = ["Given", "described", "filled", "spelled"]
 
 Settings = TypeVar("Settings", bound="Given")
@@ -49,11 +51,6 @@ def described(name: str | None, recipe: Mapping[str, Any], *parts: Any) -> dict[
         used |= part if isinstance(part, Mapping) else asdict(part)
     changed = {key: used[key] for key in recipe if key in used and _plain(used[key]) != _plain(recipe[key])}
     return {"recipe": name} | ({"changed": changed} if changed else {})
-
-
-def spelled(name: str) -> str:
-    """Return the name of a setting as it is typed."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _plain(value: Any) -> Any:

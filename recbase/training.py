@@ -12,7 +12,6 @@ to rounding only unless ``torch.use_deterministic_algorithms(True)`` is set.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    CountOrOff,
+    Decay,
+    Large,
+    LargeOrOff,
+    LearningRate,
+    NonNegative,
+    Samples,
+    Seconds,
+    SecondsOrOff,
+    Seed,
+    Share,
+    TrackerName,
+    Weight,
+    check_arguments,
+)
 from recbase.interruption import collected_signals
 from recbase.processes import launched_processes
 from recbase.recipes import Given
@@ -91,27 +107,27 @@ class Batches(Protocol):
 class TrainConfig(Given):
     """Settings of one training."""
 
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the training samples at most."""
-    batch_size: int = 256
+    batch_size: Samples = 256
     """Samples of one optimizer step, over all processes and micro-batches."""
-    train_share: float = 1.0
+    train_share: Share = 1.0
     """Share of the users that are trained on, drawn by the seed; all are evaluated (TSSR, figure 6)."""
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
     """Highest learning rate."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """Weight decay of matrices and embeddings; biases and norms (one dimension) have none. 0 turns it off."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """adamw decays weights apart from the gradient, adam adds the decay to it."""
-    beta2: float = 0.999
+    beta2: Decay = 0.999
     """Decay of the optimizer's second moment."""
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
     """Learning rate after warm-up: kept, or brought to 0 at the last epoch by a line or a cosine, or ~ 1/sqrt(step)."""
-    warmup_steps: int = 0
+    warmup_steps: LargeOrOff = 0
     """Optimizer steps over which the learning rate rises from 0."""
-    clip: float = 0.0
+    clip: NonNegative = 0.0
     """Largest norm of the gradient, which is scaled down to it; 0 turns it off."""
-    micro_batches: int = 1
+    micro_batches: Samples = 1
     """Parts in which a step is computed one after the other, to save memory; the result is the same."""
     precision: Literal["no", "auto", "bf16", "fp16"] = "no"
     """Mixed precision; auto is bf16 where the hardware is fast at it, fp16 needs a GPU, no leaves it to accelerate."""
@@ -119,47 +135,29 @@ class TrainConfig(Given):
     """Validation metric that chooses the best epoch."""
     minimize: bool = False
     """Whether a smaller value of the monitored metric is better."""
-    patience: int = 5
+    patience: CountOrOff = 5
     """Validations without improvement after which training stops; 0 turns it off."""
-    validate_every: int = 1
+    validate_every: Large = 1
     """Epochs between validations; the last epoch always has one."""
-    max_seconds: float | None = None
+    max_seconds: Seconds | None = None
     """Seconds after which training stops and keeps the best; earlier parts of a resumed run count. none: no limit."""
-    save_every_seconds: float = 120.0
+    save_every_seconds: SecondsOrOff = 120.0
     """Seconds between checkpoints; one is also written at every validation and at the end."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
     compile: bool = False
     """Compile the model with torch.compile: about a minute at the start (needs a C++ compiler), faster steps after."""
-    tracker: str | None = None
+    tracker: TrackerName | None = None
     """Experiment tracker by its name in accelerate, such as tensorboard or wandb."""
     quiet: bool = False
     """No progress bar."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batches", "validate_every"):
-            self._require(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("weight_decay", "warmup_steps", "clip", "patience", "save_every_seconds"):
-            self._require(name, getattr(self, name) >= 0, "must be >= 0")
-        self._require("lr", 0 < self.lr < math.inf, "must be > 0")
-        self._require("train_share", 0 < self.train_share <= 1, "must be > 0 and at most 1")
-        self._require("beta2", 0 < self.beta2 < 1, "must lie between 0 and 1")
-        self._require("max_seconds", self.max_seconds is None or self.max_seconds > 0, "must be > 0 (or none)")
-        self._require("seed", 0 <= self.seed < 2**32, "must lie in 0..2^32-1")
-        self._require("monitor", bool(self.monitor), "must name a validation metric")
-        for name, choices in _CHOICES.items():
-            self._require(name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')} {expected}, got {getattr(self, name)}")
-
-
-_CHOICES = {
-    "optimizer": ("adamw", "adam"),
-    "schedule": ("constant", "linear", "cosine", "inverse_sqrt"),
-    "precision": ("no", "auto", "bf16", "fp16"),
-}
+        check_arguments(type(self), vars(self))
+        if not self.monitor:
+            raise ValueError("--monitor must name a validation metric, got ''")
+        if self.tracker is not None:
+            _check_tracker(self.tracker)
 
 
 @dataclass
@@ -377,17 +375,24 @@ def fit(
     )
 
 
+def _check_tracker(name: str) -> None:
+    """Refuse a tracker that accelerate does not know or that is not installed, before anything is trained."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"--tracker must be one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got {name}")
+    if name not in [str(known) for known in get_available_trackers()]:
+        extra = "semtok[track]" if name == "tensorboard" else name
+        raise ImportError(f"--tracker {name} is not installed: pip install '{extra}'")
+
+
 def _start_trackers(accelerator: Accelerator, config: TrainConfig, folder: Path | None) -> list[Any]:
     """The started tracker, in a list; on the main process it has written the settings."""
     if config.tracker is None:
         return []
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    if config.tracker not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"--tracker must be one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got {config.tracker}")
-    if config.tracker not in [str(name) for name in get_available_trackers()]:
-        extra = "semtok[track]" if config.tracker == "tensorboard" else config.tracker
-        raise ImportError(f"--tracker {config.tracker} is not installed: pip install '{extra}'")
+    _check_tracker(config.tracker)
     if not accelerator.is_main_process:
         return []
     kind = LOGGER_TYPE_TO_CLASS[config.tracker]

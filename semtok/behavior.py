@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,26 @@ import torch.nn.functional as F
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    CodebookSize,
+    Count,
+    CountOrOff,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    LearningRate,
+    Length,
+    Levels,
+    Samples,
+    Seconds,
+    Seed,
+    Temperature,
+    Weight,
+    Width,
+    check_arguments,
+)
 from recbase.evaluation import rank_targets, summarize
 from recbase.interruption import Interrupted
 from recbase.losses import gather_with_gradient, info_nce
@@ -31,11 +51,11 @@ from semtok.club import CLUB
 from semtok.clustering import cluster
 from semtok.portable import Behavior, row_keys
 from semtok.tokenizer import ItemTokenizer, Self
-from semtok.vectors import check_count
 
 __all__ = ["RECIPES", "STREAMS", "BehaviorNetwork", "BehaviorScorer", "BehaviorTokenizer", "ItemBatch", "ItemBatches"]
 
-STREAMS = ("id", "text", "image")
+Stream = Literal["id", "text", "image"]
+STREAMS: tuple[Stream, ...] = ("id", "text", "image")
 RECIPES = {
     "default": {"steps": 1500, "max_seconds": 150.0, "precision": "auto"},
     "paper": {
@@ -567,40 +587,40 @@ class BehaviorTokenizer(ItemTokenizer):
     def __init__(
         self,
         *,
-        levels: int = 3,
-        codebook_size: int = 256,
-        latent_dim: int = 128,
-        hidden: tuple[int, ...] = (512, 256),
-        streams: tuple[str, ...] = STREAMS,
-        codes_budget: int | None = None,
+        levels: Levels = 3,
+        codebook_size: CodebookSize = 256,
+        latent_dim: Width = 128,
+        hidden: tuple[Width, ...] = (512, 256),
+        streams: tuple[Stream, ...] = STREAMS,
+        codes_budget: Levels | None = None,
         shared_codebook: bool = True,
         mim: bool = True,
         rec: bool = True,
-        reconstruction_weight: float = 1.0,
-        rq_weight: float = 1.0,
-        mim_weight: float = 0.1,
-        rec_weight: float = 1.0,
-        commitment: float = 0.25,
-        temperature: float = 0.1,
+        reconstruction_weight: Weight = 1.0,
+        rq_weight: Weight = 1.0,
+        mim_weight: Weight = 0.1,
+        rec_weight: Weight = 1.0,
+        commitment: Weight = 0.25,
+        temperature: Temperature = 0.1,
         clamp_mim: bool = False,
         sampled_mim: bool = False,
-        inner_steps: int = 5,
-        inner_lr: float = 1e-2,
-        revive_every: int = 50,
-        sequence_layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.2,
-        max_len: int = 20,
-        neighbors: int = 10,
-        steps: int = 5000,
-        batch_size: int = 256,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        validate_every: int = 200,
-        patience: int = 5,
-        max_seconds: float | None = None,
+        inner_steps: Count = 5,
+        inner_lr: LearningRate = 1e-2,
+        revive_every: LargeOrOff = 50,
+        sequence_layers: Depth = 2,
+        heads: Heads = 2,
+        dropout: Dropout = 0.2,
+        max_len: Length = 20,
+        neighbors: Count = 10,
+        steps: Large = 5000,
+        batch_size: Samples = 256,
+        lr: LearningRate = 1e-3,
+        weight_decay: Weight = 1e-4,
+        validate_every: Large = 200,
+        patience: CountOrOff = 5,
+        max_seconds: Seconds | None = None,
         precision: str = "no",
-        seed: int = 0,
+        seed: Seed = 0,
         quiet: bool = False,
     ) -> None:
         self.levels = levels
@@ -880,21 +900,7 @@ class BehaviorTokenizer(ItemTokenizer):
 
     def _check_arguments(self) -> None:
         """Refuse hyper-parameters that mean nothing; those of the training are checked by it."""
-        counts = (
-            "levels codebook_size latent_dim inner_steps sequence_layers heads max_len neighbors steps validate_every"
-        )
-        for name in counts.split():
-            check_count(name, getattr(self, name))
-        for width in self.hidden:
-            check_count("hidden", width)
-        check_count("revive_every", self.revive_every, 0)
-        for name in ("reconstruction_weight", "rq_weight", "mim_weight", "rec_weight", "commitment"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+        check_arguments(type(self), vars(self))
         strange = [name for name in self.streams if name not in STREAMS]
         if strange or not {"text", "image"} & set(self.streams):
             raise ValueError(f"streams={tuple(self.streams)} must hold text or image, and id if wanted, and no other")

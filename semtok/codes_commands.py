@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recbase.options import Command, Option, add_options, failures, given, print_json, shared
+from recbase.arguments import CodebookSize, Count, ModelName, Revision, rule_of
+from recbase.console import failures, print_json, say
+from recbase.options import Command, Option, add_options, argument, given, shared
 
 if TYPE_CHECKING:
     from semtok.codes import ItemCodes
@@ -22,22 +24,23 @@ _EXPORTS = (*_FILES, "hf", "faiss")
 
 
 @click.command("report", cls=Command)
-@click.argument("paths", metavar="FOLDER|FILE...", nargs=-1, required=True)
-@click.option(
-    "--fail-if",
-    "conditions",
-    multiple=True,
-    metavar="CONDITION",
-    help="Exit with 1 if this is so for any of them, as collision_rate>0.01; may be given several times.",
-)
+@argument("paths", "str", many=True, metavar="FOLDER|FILE...")
 @add_options(
     [
+        Option(
+            "conditions",
+            "str",
+            None,
+            "Exit with 1 if this is so for any of them, as collision_rate>0.01; may be given several times.",
+            flag="fail-if",
+            multiple=True,
+        ),
         Option("data", "str", None, "Data set of the items: their titles and categories, their order."),
         Option("embeddings", "path", None, "Vectors of the items; those of the fit if not given."),
         Option("out", "path", Path("runs/semtok/report"), "Folder of report.html, report.json and the figures."),
         Option("page", "bool", True, "Write the HTML page."),
         Option("figures", "bool", False, "Draw PNG figures as well (needs the extra semtok[plots])."),
-        Option("queries", "int", 1000, "Items whose neighbours are looked up."),
+        Option("queries", "int", 1000, "Items whose neighbours are looked up.", rule=rule_of(Count)),
     ]
 )
 @add_options(shared("seed", "as_json", "quiet"))
@@ -112,8 +115,8 @@ def report_codes(
         else:
             print_comparison({subject.name: subject.report for subject in subjects})
         for note in _noted(subjects):
-            click.echo(note, err=True)
-        click.echo(f"Written: {', '.join(map(str, written))}")
+            say(note, err=True)
+        say(f"Written: {', '.join(map(str, written))}")
     if failed:
         raise ValueError("; ".join(failed))
 
@@ -185,13 +188,26 @@ def _without_infinity(value: Any) -> Any:
 
 
 @click.command("export", cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
+@argument("folder")
 @add_options(
     [
         Option("format", "choice", "index", "What to write; see above.", _EXPORTS),
         Option("out", "path", None, "File (or folder, for hf) to write; runs/exports/NAME and the format's ending."),
-        Option("model", "str", None, "Language model that gets the tokens, for hf: a hub name or a folder."),
-        Option("revision", "str", None, "Branch, tag or commit of that model on the hub.", optional=True),
+        Option(
+            "model",
+            "str",
+            None,
+            "Language model that gets the tokens, for hf: a hub name or a folder.",
+            rule=rule_of(ModelName),
+        ),
+        Option(
+            "revision",
+            "str",
+            None,
+            "Branch, tag or commit of that model on the hub.",
+            optional=True,
+            rule=rule_of(Revision),
+        ),
         Option("metric", "choice", "cosine", "What the faiss index searches by.", ("cosine", "l2")),
     ]
 )
@@ -252,9 +268,9 @@ def export_codes(
     if as_json:
         print_json(result)
     elif not quiet:
-        click.echo(f"{len(codes):,} items of {codes.levels} codes each are in {target}")
+        say(f"{len(codes):,} items of {codes.levels} codes each are in {target}")
         if result["collisions"] and format != "faiss":
-            click.echo(
+            say(
                 f"{result['collisions']:,} of them share their codes with another item: a generator cannot tell these "
                 "apart (semtok fit --unique)"
             )
@@ -282,12 +298,18 @@ def _loaded(subject: Any, folder: Path) -> Any:
 
 
 @click.command("import", cls=Command)
-@click.argument("file", type=click.Path(path_type=Path))
+@argument("file")
 @add_options(
     [
         Option("format", "choice", None, "Format of the file; found out from it if not given.", _FILES),
         Option("method", "str", None, "Which method's codes, where a table holds those of several."),
-        Option("sizes", "ints", None, "Codes of each level, or one number for all; else the next power of two."),
+        Option(
+            "sizes",
+            "ints",
+            None,
+            "Codes of each level, or one number for all; else the next power of two.",
+            rule=rule_of(CodebookSize),
+        ),
         Option("data", "str", None, "Data set of the items, where the file only numbers them."),
         Option("out", "path", None, "Folder to write; runs/semtok/NAME if not given."),
     ]
@@ -335,4 +357,4 @@ def import_codes(
         from semtok.report import print_report
 
         print_report(found, f"{method or kind} codes of {file}")
-        click.echo(f"{len(codes):,} items of {codes.levels} codes each are in {target}")
+        say(f"{len(codes):,} items of {codes.levels} codes each are in {target}")

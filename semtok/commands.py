@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from recbase.console import failures, print_json, print_table, say
 from recbase.options import (
     Group,
     Option,
     add_options,
+    argument,
     attribute_of,
     chosen,
-    failures,
     given,
+    need_paths,
     options_from,
-    print_json,
     recipe_of,
     section_of,
     shared,
@@ -72,7 +73,7 @@ _PREPARE_OPTIONS = [
 
 
 @main.command()
-@click.argument("source")
+@argument("source", "str")
 @add_options(
     [
         Option("out", "path", None, "Folder to write; runs/data/NAME if not given."),
@@ -101,9 +102,11 @@ def prepare(
     from recbase.datasets import verify as compare
 
     pairs = dict(_column(text) for text in columns) if columns else None
+    need_paths("items", "from_file")
+    other = None if verify is None else load_dataset(verify)
     dataset = prepare_dataset(source, columns=pairs, quiet=quiet or as_json, **chosen(_PREPARE_OPTIONS))
     out = dataset.save(out or Path("runs/data") / Path(dataset.name).name)
-    found = None if verify is None else compare(dataset, load_dataset(verify))
+    found = None if other is None else compare(dataset, other)
     result = {"folder": str(out), "name": dataset.name, **dataset.manifest["counts"], "views": dataset.views}
     hashes = {"sequences_hash": dataset.sequences_hash, "pattern_hash": dataset.pattern_hash}
     result |= {"hash": dataset.hash} | hashes
@@ -112,13 +115,12 @@ def prepare(
     elif not quiet:
         counts = dataset.manifest["counts"]
         rows = [(name, f"{counts[name]:,}") for name in ("users", "items", "interactions")]
-        _table(dataset.name, ("", "count"), [*rows, ("views", ", ".join(dataset.views) or "none")])
-        click.echo(
-            f"sequences {dataset.sequences_hash[:16]}, whatever users and items are called {dataset.pattern_hash[:16]}"
-        )
-        click.echo(f"Data set is in {out}")
+        print_table(("", "count"), [*rows, ("views", ", ".join(dataset.views) or "none")], dataset.name)
+        say(f"sequences {dataset.sequences_hash[:16]}, whatever users and items are called {dataset.pattern_hash[:16]}")
+        say(f"Data set is in {out}")
         if found is not None:
-            click.echo(found.summary())
+            for line in found.summary().splitlines():
+                say(line)
     if found is not None and not found.same:
         raise ValueError(f"{source} and {verify} differ: {found.equal} of {found.users} sequences are equal")
 
@@ -182,8 +184,9 @@ def embed(
             (name, str(vectors.shape[1]), f"{embeddings.missing[name].mean():.1%}")
             for name, vectors in embeddings.views.items()
         ]
-        _table(f"{dataset.name}: {len(embeddings):,} items, encoder {encoder}", ("view", "width", "missing"), rows)
-        click.echo(f"Embeddings are in {out}")
+        title = f"{dataset.name}: {len(embeddings):,} items, encoder {encoder}"
+        print_table(("view", "width", "missing"), rows, title)
+        say(f"Embeddings are in {out}")
 
 
 # --------------------------------------------------------------------------------------- fit
@@ -303,13 +306,11 @@ def fit(
         print_report(report, f"{method} codes of {_origin(made)}")
         if report["unique"] != "none":
             shared_before = report["before"]["collisions"]
-            click.echo(
+            say(
                 f"Made unique by {report['unique']}: {shared_before['items']:,} items shared their codes before "
                 f"({shared_before['rate']:.1%}), {report['collisions']['items']:,} do now"
             )
-        click.echo(
-            f"Codes and tokenizer are in {out} (fitted in {report['seconds']['fit']:.1f} s), vectors in {source}"
-        )
+        say(f"Codes and tokenizer are in {out} (fitted in {report['seconds']['fit']:.1f} s), vectors in {source}")
 
 
 def _new_tokenizer(method: str, recipe: str, seed: int, quiet: bool) -> Any:
@@ -386,7 +387,7 @@ def _origin(made: Embeddings | ShardedEmbeddings) -> str:
 
 
 @main.command()
-@click.argument("tokenizer", type=click.Path(path_type=Path))
+@argument("tokenizer")
 @add_options(
     [
         Option("items", "path", None, "Table of new items (.parquet, .csv, .jsonl) with the views as columns."),
@@ -454,7 +455,7 @@ def encode(
     if as_json:
         print_json(said)
     elif not quiet:
-        click.echo(f"{said['items']:,} items of {said['levels']} codes each are in {said['file']}")
+        say(f"{said['items']:,} items of {said['levels']} codes each are in {said['file']}")
 
 
 def _append(
@@ -476,8 +477,8 @@ def _append(
     if as_json:
         print_json({"folder": str(added.folder), **added.generation})
     elif not quiet:
-        _table(f"Generation {added.generation['generation']}", ("", ""), _drift_rows(added.generation))
-        click.echo(f"{added.generation['items']:,} new items are in {added.folder}, {len(added.codes):,} in all")
+        print_table(("", ""), _drift_rows(added.generation), f"Generation {added.generation['generation']}")
+        say(f"{added.generation['items']:,} new items are in {added.folder}, {len(added.codes):,} in all")
 
 
 def _drift_rows(generation: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -568,12 +569,13 @@ def list_all(as_json: bool) -> None:
         print_json({"methods": described, "encoders": _ENCODERS, "data": data})
         return
     rows = [
-        (name, "\n".join(filter(None, (said["summary"], said["paper"]))), ", ".join(said["inputs"]), said["unique"])
+        (name, [part for part in (said["summary"], said["paper"]) if part], ", ".join(said["inputs"]), said["unique"])
         for name, said in described.items()
     ]
-    _table("Methods (semtok fit --method NAME)", ("name", "what it is, paper", "learns from", "made unique"), rows)
-    _table("Encoders (--encoder NAME)", ("name", "what it is"), list(_ENCODERS.items()))
-    _table("Data sets (--data NAME, or a folder)", ("name", "what it is"), list(data.items()))
+    headings = ("name", "what it is, paper", "learns from", "made unique")
+    print_table(headings, rows, "Methods (semtok fit --method NAME)")
+    print_table(("name", "what it is"), list(_ENCODERS.items()), "Encoders (--encoder NAME)")
+    print_table(("name", "what it is"), list(data.items()), "Data sets (--data NAME, or a folder)")
 
 
 def _described(method: str) -> dict[str, Any]:
@@ -595,22 +597,6 @@ def _up_to_year(text: str) -> str:
     """The reference that a text begins with; "" where it names no year."""
     found = re.match(r"(?s).*?\b(19|20)\d\d\b\)?", text)
     return "" if found is None else found[0]
-
-
-def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False)
-    console.print(title, style="bold")
-    table = Table(box=box.SIMPLE)
-    for place, heading in enumerate(headings):
-        numbers = all(row[place][:1].isdigit() for row in rows)
-        table.add_column(heading, justify="right" if numbers else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def _public_sets() -> dict[str, str]:

@@ -21,6 +21,19 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
+from recbase.arguments import (
+    Device,
+    DeviceMap,
+    EncoderName,
+    FolderName,
+    Length,
+    ModelName,
+    Revision,
+    Samples,
+    Seed,
+    Width,
+    check_arguments,
+)
 from recbase.checkpoints import (
     check_replaceable,
     consistent,
@@ -377,20 +390,20 @@ def _one_writer(embed: _Embed) -> _Embed:
 @_one_writer
 def embed_dataset(
     dataset: Any,
-    encoder: str = "tfidf",
+    encoder: EncoderName = "tfidf",
     views: Sequence[str] | None = None,
-    pca: int | None = 128,
+    pca: Width | None = 128,
     whiten: bool = True,
     joined: bool = False,
-    image_encoder: str | None = None,
-    image_root: str | None = None,
-    max_tokens: int = 512,
-    batch_size: int = 64,
+    image_encoder: ModelName | None = None,
+    image_root: FolderName | None = None,
+    max_tokens: Length = 512,
+    batch_size: Samples = 64,
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
-    device: str | None = None,
-    device_map: str | None = None,
-    revision: str | None = None,
-    seed: int = 0,
+    device: Device | None = None,
+    device_map: DeviceMap | None = None,
+    revision: Revision | None = None,
+    seed: Seed = 0,
     out: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> Embeddings:
@@ -452,8 +465,8 @@ def embed_dataset(
         If a model or file cannot be read, or ``out`` cannot be written.
     """
     check_encoder_name(encoder)
-    if pca is not None and pca < 1:
-        raise ValueError(f"pca is {pca}; expected 1 or more, or none")
+    given = {"pca": pca, "max_tokens": max_tokens, "batch_size": batch_size, "seed": seed, "device": device}
+    check_arguments(embed_dataset, given | {"device_map": device_map, "revision": revision})
     arrays = load_vectors(encoder, views) if encoder.endswith((".npy", ".safetensors")) else {}
     images = getattr(dataset, "images", None)
     if images is not None and (views is None or IMAGE_VIEW in views) and not arrays:
@@ -605,11 +618,13 @@ def _text_views(
 ) -> list[str]:
     """Views to encode from columns, checked."""
     columns = dataset.items.columns
+    if image_encoder is not None and "image_path" not in columns:
+        raise ValueError(f"image_encoder reads a column image_path; data set {dataset.name!r} has {_list(columns)}")
     if encoder.endswith((".npy", ".safetensors")):
         return []
     if views is None:
         wanted = [name for name in dataset.views if name in columns]
-        if image_encoder is not None and "image_path" in columns:
+        if image_encoder is not None:
             wanted.append(IMAGE_VIEW)
         if not wanted and not arrays:
             raise ValueError(
@@ -620,8 +635,6 @@ def _text_views(
         if name == IMAGE_VIEW and name not in arrays:
             if image_encoder is None:
                 raise ValueError("view 'image' needs image_encoder, a Hugging Face vision model (owner/name or folder)")
-            if "image_path" not in columns:
-                raise ValueError(f"view 'image' needs a column image_path; there are {_list(columns)}")
         elif name not in columns and name not in arrays:
             raise ValueError(f"view {name!r} is missing; data set {dataset.name!r} has {_list(c for c in columns[1:])}")
     return [name for name in views if name not in arrays]

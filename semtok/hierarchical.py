@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.arguments import CodebookSize, Count, Device, Large, Levels, Seed, check_arguments
 from semtok.clustering import PRECISIONS
 from semtok.codes import ItemCodes
 from semtok.portable import Branches, centred, row_keys
 from semtok.segments import Filling, fit_rows, split_segments
 from semtok.tokenizer import ItemTokenizer
-from semtok.vectors import Rows, check_count, check_finite, checked_views
+from semtok.vectors import Rows, check_finite, checked_views
 
 __all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
 
@@ -118,16 +119,16 @@ class HierarchicalKMeans(ItemTokenizer):
     def __init__(
         self,
         *,
-        codebook_size: int = 256,
+        codebook_size: CodebookSize = 256,
         form: str = "capacity",
-        levels: int | None = None,
+        levels: Levels | None = None,
         balanced: bool = False,
-        iterations: int = 25,
+        iterations: Count = 25,
         normalize: bool = False,
-        max_points_per_centroid: int | None = 256,
+        max_points_per_centroid: Large | None = 256,
         precision: str = "auto",
-        seed: int = 0,
-        device: str | None = None,
+        seed: Seed = 0,
+        device: Device | None = None,
     ) -> None:
         self.codebook_size = codebook_size
         self.form = form
@@ -294,17 +295,12 @@ class HierarchicalKMeans(ItemTokenizer):
         return self.levels or least
 
     def _check_arguments(self) -> None:
-        for name in ("codebook_size", "iterations"):
-            check_count(name, getattr(self, name))
-        for name in ("levels", "max_points_per_centroid"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        check_arguments(type(self), vars(self))
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size={self.codebook_size} splits nothing; expected at least 2")
         for name, allowed in (("form", FORMS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        check_count("seed", self.seed, 0)
         for name in ("levels", "balanced"):
             if self.form == "variable" and getattr(self, name):
                 raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbase.arguments import CodebookSize, Count, Device, Large, Restarts, Seed
 from semtok.clustering import cluster, import_faiss
 from semtok.tokenizer import Block, VectorTokenizer
 
@@ -62,15 +63,15 @@ class KMeans(VectorTokenizer):
     def __init__(
         self,
         *,
-        codebook_size: int = 256,
-        iterations: int = 25,
+        codebook_size: CodebookSize = 256,
+        iterations: Count = 25,
         init: str = "k-means++",
-        restarts: int = 1,
-        max_points_per_centroid: int | None = 256,
+        restarts: Restarts = 1,
+        max_points_per_centroid: Large | None = 256,
         engine: str = "torch",
         precision: str = "auto",
-        seed: int = 0,
-        device: str | None = None,
+        seed: Seed = 0,
+        device: Device | None = None,
     ) -> None:
         self.codebook_size = codebook_size
         self.iterations = iterations

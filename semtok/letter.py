@@ -16,9 +16,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    CodebookSize,
+    Count,
+    CountOrOff,
+    Large,
+    LargeOrOff,
+    LearningRate,
+    Levels,
+    NonNegative,
+    Samples,
+    Seconds,
+    Seed,
+    Weight,
+    Width,
+)
 from recbase.draws import draw_integers
 from semtok.residual_codebooks import ResidualCodebooks
-from semtok.rqvae import RQVAE, Autoencoder, RowBatch, _check_number
+from semtok.rqvae import RQVAE, Autoencoder, RowBatch
 from semtok.segments import split_rows
 
 __all__ = ["LETTER", "RECIPES", "AlignedAutoencoder", "code_groups", "collaborative_loss", "diversity_loss"]
@@ -288,38 +303,37 @@ class LETTER(RQVAE):
 
     method = "letter"
     inputs = ("collaborative",)
-    _counts: ClassVar[tuple[str, ...]] = (*RQVAE._counts, "groups", "regroup_every")
     _choices: ClassVar[dict[str, tuple[str, ...]]] = {**RQVAE._choices, "start": STARTS}
 
     def __init__(
         self,
         *,
-        levels: int = 4,
-        codebook_size: int = 256,
-        latent_dim: int = 8,
-        hidden: tuple[int, ...] = (512, 256, 128),
-        commitment: float = 0.25,
-        collaborative_weight: float = 0.1,
+        levels: Levels = 4,
+        codebook_size: CodebookSize = 256,
+        latent_dim: Width = 8,
+        hidden: tuple[Width, ...] = (512, 256, 128),
+        commitment: Weight = 0.25,
+        collaborative_weight: Weight = 0.1,
         collaborative_scaling: bool = True,
-        diversity_weight: float = 1e-4,
-        groups: int = 10,
-        regroup_every: int = 100,
+        diversity_weight: Weight = 1e-4,
+        groups: Count = 10,
+        regroup_every: Large = 100,
         gradient: str = "straight-through",
         start: str = "even",
-        plain_steps: int = 0,
-        sinkhorn: float = 0.003,
-        revive_every: int = 50,
-        refit: int = 10,
+        plain_steps: LargeOrOff = 0,
+        sinkhorn: NonNegative = 0.003,
+        revive_every: LargeOrOff = 50,
+        refit: CountOrOff = 10,
         scaling: str = "all",
-        steps: int = 3000,
-        batch_size: int = 1024,
-        lr: float = 1e-3,
+        steps: Large = 3000,
+        batch_size: Samples = 1024,
+        lr: LearningRate = 1e-3,
         schedule: str = "constant",
-        validate_every: int = 100,
-        patience: int = 5,
-        max_seconds: float | None = None,
+        validate_every: Large = 100,
+        patience: CountOrOff = 5,
+        max_seconds: Seconds | None = None,
         precision: str = "auto",
-        seed: int = 0,
+        seed: Seed = 0,
         quiet: bool = False,
     ) -> None:
         super().__init__(
@@ -383,8 +397,6 @@ class LETTER(RQVAE):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        for name in ("collaborative_weight", "diversity_weight"):
-            _check_number(name, getattr(self, name), 0.0)
         if self.diversity_weight > 0 and 2 * self.groups > self.codebook_size:
             raise ValueError(
                 f"groups={self.groups} would leave a group fewer than two of codebook_size={self.codebook_size} codes"

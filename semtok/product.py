@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.arguments import CodebookSize, Count, CountOrOff, Device, Large, Levels, Restarts, Seed
 from semtok.clustering import cluster, import_faiss, principal_axes
 from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 
@@ -79,21 +80,20 @@ class ProductQuantizer(VectorTokenizer):
     """
 
     method = "pq"
-    counts = ("levels", "codebook_size", "iterations", "restarts")
 
     def __init__(
         self,
         *,
-        levels: int = 4,
-        codebook_size: int = 256,
-        iterations: int = 25,
+        levels: Levels = 4,
+        codebook_size: CodebookSize = 256,
+        iterations: Count = 25,
         init: str = "k-means++",
-        restarts: int = 1,
-        max_points_per_centroid: int | None = 256,
+        restarts: Restarts = 1,
+        max_points_per_centroid: Large | None = 256,
         engine: str = "torch",
         precision: str = "auto",
-        seed: int = 0,
-        device: str | None = None,
+        seed: Seed = 0,
+        device: Device | None = None,
     ) -> None:
         self.levels = levels
         self.codebook_size = codebook_size
@@ -175,17 +175,17 @@ class OptimizedProductQuantizer(ProductQuantizer):
     def __init__(
         self,
         *,
-        levels: int = 4,
-        codebook_size: int = 256,
-        iterations: int = 25,
-        rotation_steps: int = 12,
+        levels: Levels = 4,
+        codebook_size: CodebookSize = 256,
+        iterations: Count = 25,
+        rotation_steps: CountOrOff = 12,
         init: str = "k-means++",
-        restarts: int = 1,
-        max_points_per_centroid: int | None = 256,
+        restarts: Restarts = 1,
+        max_points_per_centroid: Large | None = 256,
         engine: str = "auto",
         precision: str = "auto",
-        seed: int = 0,
-        device: str | None = None,
+        seed: Seed = 0,
+        device: Device | None = None,
     ) -> None:
         super().__init__(
             levels=levels,
@@ -200,15 +200,6 @@ class OptimizedProductQuantizer(ProductQuantizer):
             device=device,
         )
         self.rotation_steps = rotation_steps
-
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        if (
-            isinstance(self.rotation_steps, bool)
-            or int(self.rotation_steps) != self.rotation_steps
-            or self.rotation_steps < 0
-        ):
-            raise ValueError(f"rotation_steps={self.rotation_steps!r} is not an integer of at least 0")
 
     def _chosen_engine(self) -> str:
         if self.engine == "auto":

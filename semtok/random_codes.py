@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.arguments import CodebookSize, Device, Levels, Seed, check_arguments
 from semtok.portable import drawn_codes, row_keys
 from semtok.tokenizer import StreamedTokenizer
-from semtok.vectors import Rows, check_count, check_finite, checked_views
+from semtok.vectors import Rows, check_finite, checked_views
 
 __all__ = ["RandomCodes"]
 
@@ -56,7 +57,9 @@ class RandomCodes(StreamedTokenizer):
     method = "random"
     program = "random"
 
-    def __init__(self, *, levels: int = 4, codebook_size: int = 256, seed: int = 0, device: str | None = None) -> None:
+    def __init__(
+        self, *, levels: Levels = 4, codebook_size: CodebookSize = 256, seed: Seed = 0, device: Device | None = None
+    ) -> None:
         self.levels = levels
         self.codebook_size = codebook_size
         self.seed = seed
@@ -77,9 +80,7 @@ class RandomCodes(StreamedTokenizer):
         ValueError
             If a hyper-parameter or the vectors are unusable: not two-dimensional, NaN or infinite.
         """
-        for name in ("levels", "codebook_size"):
-            check_count(name, getattr(self, name))
-        check_count("seed", self.seed, 0)
+        check_arguments(type(self), vars(self))
         rows = Rows(self, X, reset=True)
         self.views_ = checked_views(views, rows.width)
         total = np.zeros(rows.width)

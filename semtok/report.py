@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from recbase.checkpoints import write_file
+from recbase.console import cell, console_of
 from semtok.codes import ItemCodes
 
 __all__ = [
@@ -209,7 +210,7 @@ class Condition:
             bound = float(found.group(3)) if found else math.nan
         except ValueError:
             bound = math.nan
-        if found is None or math.isnan(bound):
+        if found is None or not math.isfinite(bound):
             raise ValueError(
                 f"{text!r} is not a condition; expected a name, one of {' '.join(_OPERATORS)} and a number, such as "
                 "collision_rate>0.01"
@@ -260,7 +261,6 @@ def print_comparison(reports: Mapping[str, Mapping[str, Any]]) -> None:
         Name of the tokenizer to its report.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     rows = {name: numbers(report) for name, report in reports.items()}
@@ -272,9 +272,11 @@ def print_comparison(reports: Mapping[str, Mapping[str, Any]]) -> None:
         table.add_column(_HEADINGS.get(name, MEASURES[name].label), justify="right", no_wrap=True)
     for name, row in rows.items():
         shown = (MEASURES[column].show(row[column]) for column in columns)
-        table.add_row(name, shape_of(reports[name]["sizes"]), *shown)
-    wide = Console(width=1000).measure(table).maximum  # a narrow terminal breaks lines, it does not cut numbers
-    Console(highlight=False, markup=False, width=max(Console().width, wide)).print(table)
+        table.add_row(cell(name), shape_of(reports[name]["sizes"]), *shown)
+    console = console_of()
+    # a narrow terminal breaks lines, it does not cut numbers
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    console.print(table)
 
 
 def shape_of(sizes: Sequence[int]) -> str:
@@ -301,15 +303,14 @@ def print_report(report: Mapping[str, Any], title: str = "codes") -> None:
         Heading.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    summary = Table(title=title, box=box.SIMPLE, show_header=False, title_justify="left", title_style="bold")
+    console = console_of()
+    summary = Table(title=cell(title), box=box.SIMPLE, show_header=False, title_justify="left", title_style="bold")
     summary.add_column()
     summary.add_column(justify="right")
     for name, value in _summary(report):
-        summary.add_row(name, value)
+        summary.add_row(cell(name), cell(value))
     console.print(summary)
     levels = Table(title="Levels", box=box.SIMPLE, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
     for heading in ("level", "view", "codes", "used", "dead", "perplexity", "gini", "branches", "most"):
@@ -317,7 +318,7 @@ def print_report(report: Mapping[str, Any], title: str = "codes") -> None:
     for row, fan in zip(report["levels"], report["branching"], strict=True):
         levels.add_row(
             str(row["level"]),
-            row["block"],
+            cell(row["block"]),
             str(row["size"]),
             str(row["used"]),
             str(row["dead"]),
@@ -335,7 +336,7 @@ def print_report(report: Mapping[str, Any], title: str = "codes") -> None:
             if row["block"] != report["agreement"][0]["block"]:
                 continue  # the first code of all; the other views are in the JSON
             scores = (f"{row['nmi']:.3f}", f"{row['purity']:.3f}")
-            table.add_row(row["category"], row["block"], str(row["groups"]), *scores)
+            table.add_row(cell(row["category"]), cell(row["block"]), str(row["groups"]), *scores)
         console.print(table)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbase.arguments import Beams, CodebookSize, Count, Device, Large, Levels, Restarts, Seed
 from semtok.clustering import cluster, cluster_progressive, import_faiss
 from semtok.portable import SETTLED
 from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
@@ -84,23 +85,22 @@ class ResidualQuantizer(VectorTokenizer):
     """
 
     method = "rq"
-    counts = ("levels", "codebook_size", "beam", "restarts")
 
     def __init__(
         self,
         *,
-        levels: int = 4,
-        codebook_size: int = 256,
+        levels: Levels = 4,
+        codebook_size: CodebookSize = 256,
         start: str = "plain",
-        iterations: int | None = None,
-        beam: int = 1,
+        iterations: Count | None = None,
+        beam: Beams = 1,
         init: str = "k-means++",
-        restarts: int = 1,
-        max_points_per_centroid: int | None = 256,
+        restarts: Restarts = 1,
+        max_points_per_centroid: Large | None = 256,
         engine: str = "torch",
         precision: str = "auto",
-        seed: int = 0,
-        device: str | None = None,
+        seed: Seed = 0,
+        device: Device | None = None,
     ) -> None:
         self.levels = levels
         self.codebook_size = codebook_size
@@ -117,8 +117,6 @@ class ResidualQuantizer(VectorTokenizer):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        if self.iterations is not None and (not isinstance(self.iterations, int) or self.iterations < 1):
-            raise ValueError(f"iterations={self.iterations!r} is not an integer of at least 1, nor None")
         if self.start not in STARTS:
             raise ValueError(f"start={self.start!r} is not one of {', '.join(STARTS)}")
 

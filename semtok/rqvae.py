@@ -14,20 +14,35 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    CodebookSize,
+    CountOrOff,
+    Decay,
+    Large,
+    LargeOrOff,
+    LearningRate,
+    Levels,
+    NonNegative,
+    Samples,
+    Seconds,
+    Seed,
+    Weight,
+    Width,
+    check_arguments,
+)
 from recbase.interruption import Interrupted
 from recbase.training import LossOutput, TrainConfig, TrainResult, fit, make_accelerator
 from semtok.clustering import cluster
 from semtok.codes import ItemCodes
 from semtok.residual_codebooks import GRADIENTS, UPDATES, ResidualCodebooks
 from semtok.tokenizer import StreamedTokenizer
-from semtok.vectors import Rows, check_count, check_finite, checked_views
+from semtok.vectors import Rows, check_finite, checked_views
 
 __all__ = ["RECIPES", "RQVAE", "Autoencoder", "Fitted", "RowBatch", "RowBatches"]
 
@@ -397,9 +412,6 @@ class RQVAE(StreamedTokenizer):
     method = "rqvae"
     program = "residual-network"
     device: ClassVar[str | None] = None  # vectors are encoded where they are
-    _counts: ClassVar[tuple[str, ...]] = (
-        *("levels", "codebook_size", "latent_dim", "steps", "batch_size", "validate_every"),
-    )
     _choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "gradient": GRADIENTS,
         "update": UPDATES,
@@ -412,29 +424,29 @@ class RQVAE(StreamedTokenizer):
     def __init__(
         self,
         *,
-        levels: int = 3,
-        codebook_size: int = 256,
-        latent_dim: int = 8,
-        hidden: tuple[int, ...] = (512, 256, 128),
-        commitment: float = 0.25,
+        levels: Levels = 3,
+        codebook_size: CodebookSize = 256,
+        latent_dim: Width = 8,
+        hidden: tuple[Width, ...] = (512, 256, 128),
+        commitment: Weight = 0.25,
         gradient: str = "straight-through",
         update: str = "gradient",
-        decay: float = 0.99,
+        decay: Decay = 0.99,
         start: str = "k-means",
-        plain_steps: int = 0,
-        sinkhorn: float = 0.0,
-        revive_every: int = 50,
-        refit: int = 10,
+        plain_steps: LargeOrOff = 0,
+        sinkhorn: NonNegative = 0.0,
+        revive_every: LargeOrOff = 50,
+        refit: CountOrOff = 10,
         scaling: str = "all",
-        steps: int = 3000,
-        batch_size: int = 1024,
-        lr: float = 1e-3,
+        steps: Large = 3000,
+        batch_size: Samples = 1024,
+        lr: LearningRate = 1e-3,
         schedule: str = "constant",
-        validate_every: int = 100,
-        patience: int = 5,
-        max_seconds: float | None = None,
+        validate_every: Large = 100,
+        patience: CountOrOff = 5,
+        max_seconds: Seconds | None = None,
         precision: str = "auto",
-        seed: int = 0,
+        seed: Seed = 0,
         quiet: bool = False,
     ) -> None:
         self.levels = levels
@@ -521,17 +533,7 @@ class RQVAE(StreamedTokenizer):
         return dict(inputs)
 
     def _check_arguments(self) -> None:
-        for name in self._counts:
-            check_count(name, getattr(self, name))
-        hidden = self.hidden
-        if isinstance(hidden, str) or not all(isinstance(width, Integral) and width > 0 for width in hidden):
-            raise ValueError(f"hidden={hidden!r} is not a sequence of integers of at least 1")
-        for name in ("plain_steps", "revive_every", "refit", "patience", "seed"):
-            check_count(name, getattr(self, name), 0)
-        for name in ("commitment", "sinkhorn"):
-            _check_number(name, getattr(self, name), 0.0)
-        if not 0 < self.decay < 1:
-            raise ValueError(f"decay={self.decay!r} does not lie between 0 and 1")
+        check_arguments(type(self), vars(self))
         for name, allowed in self._choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
@@ -733,11 +735,6 @@ class RQVAE(StreamedTokenizer):
                 )
             )
         self._describe()
-
-
-def _check_number(name: str, value: Any, least: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < math.inf:
-        raise ValueError(f"{name}={value!r} is not a number of at least {least:g}")
 
 
 @contextmanager

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.arguments import Cells, CodebookSize, Device, Factor, Levels, Seed, check_arguments
 from semtok.clustering import principal_axes
 from semtok.portable import Grid, cells_of
 from semtok.tokenizer import StreamedTokenizer
-from semtok.vectors import Rows, check_count, check_finite, checked_views
+from semtok.vectors import Rows, check_finite, checked_views
 
 __all__ = ["FiniteScalarQuantizer", "HyperplaneLSH", "ScalarTokenizer"]
 
@@ -48,8 +49,7 @@ class ScalarTokenizer(StreamedTokenizer):
         raise NotImplementedError
 
     def _check_arguments(self) -> None:
-        check_count("levels", self.levels)
-        check_count("seed", self.seed, 0)
+        check_arguments(type(self), vars(self))
 
     def fit(self: Self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> Self:
         """Find coordinates, cuts, and what cells stand for.
@@ -183,12 +183,12 @@ class HyperplaneLSH(ScalarTokenizer):
     def __init__(
         self,
         *,
-        levels: int = 4,
-        codebook_size: int = 256,
+        levels: Levels = 4,
+        codebook_size: CodebookSize = 256,
         center: bool = True,
         orthogonal: bool = True,
-        seed: int = 0,
-        device: str | None = None,
+        seed: Seed = 0,
+        device: Device | None = None,
     ) -> None:
         self.levels = levels
         self.codebook_size = codebook_size
@@ -199,7 +199,6 @@ class HyperplaneLSH(ScalarTokenizer):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_count("codebook_size", self.codebook_size)
         bits = self.codebook_size.bit_length() - 1
         if 1 << bits != self.codebook_size or not bits:
             raise ValueError(f"codebook_size={self.codebook_size} is not a power of two of at least 2: a code is bits")
@@ -259,11 +258,11 @@ class FiniteScalarQuantizer(ScalarTokenizer):
     def __init__(
         self,
         *,
-        levels: int = 4,
-        cells: tuple[int, ...] = (8, 6, 5),
-        spread: float = 1.0,
-        seed: int = 0,
-        device: str | None = None,
+        levels: Levels = 4,
+        cells: tuple[Cells, ...] = (8, 6, 5),
+        spread: Factor = 1.0,
+        seed: Seed = 0,
+        device: Device | None = None,
     ) -> None:
         self.levels = levels
         self.cells = cells
@@ -273,11 +272,8 @@ class FiniteScalarQuantizer(ScalarTokenizer):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        whole = all(isinstance(cell, int | np.integer) and cell >= 2 for cell in self.cells)
-        if not len(self.cells) or not whole:
-            raise ValueError(f"cells={self.cells!r} are not one or more integers of at least 2")
-        if not self.spread > 0:
-            raise ValueError(f"spread={self.spread!r} is not a number above 0")
+        if not len(self.cells):
+            raise ValueError("--cells must name the cells of one axis at least, got none")
 
     def _cells(self) -> tuple[int, ...]:
         return tuple(int(cell) for cell in self.cells)

@@ -20,6 +20,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from recbase.arguments import check_arguments
 from recbase.checkpoints import (
     FileContent,
     consistent,
@@ -31,7 +32,7 @@ from recbase.checkpoints import (
 )
 from semtok.clustering import INITS, PRECISIONS, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
-from semtok.vectors import Rows, check_count, check_finite, checked_views
+from semtok.vectors import Rows, check_finite, checked_views
 
 __all__ = [
     "CODEBOOKS_FILE",
@@ -385,7 +386,6 @@ class VectorTokenizer(StreamedTokenizer):
     per_view = True
     default_unique = "none"
     engines: ClassVar[tuple[str, ...]] = ENGINES
-    counts: ClassVar[tuple[str, ...]] = ("codebook_size", "iterations", "restarts")  # arguments that are >= 1
 
     def _fit_block(self, points: Tensor, seed: int) -> Block:
         raise NotImplementedError
@@ -477,11 +477,7 @@ class VectorTokenizer(StreamedTokenizer):
 
     def _check_arguments(self) -> None:
         """Refuse hyper-parameters that mean nothing; subclasses add their own."""
-        for name in self.counts:
-            check_count(name, getattr(self, name))
-        if self.max_points_per_centroid is not None:
-            check_count("max_points_per_centroid", self.max_points_per_centroid)
-        check_count("seed", self.seed, 0)
+        check_arguments(type(self), vars(self))
         for name, allowed in (("engine", self.engines), ("init", INITS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")

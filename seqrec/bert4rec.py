@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Chance, Count, Depth, Dropout, Heads, Large, Length, Share, Width
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Encoder, Packing
-from seqrec.model import SequentialModel, TableScorer, check_arguments, initialise
+from seqrec.model import SequentialModel, TableScorer, initialise
 from seqrec.objectives import next_item_loss, target_states
 
 __all__ = ["RECIPES", "BERT4Rec", "with_mask"]
@@ -95,27 +96,20 @@ class BERT4Rec(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.2,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
-        mask_prob: float = 0.2,
-        last_prob: float = 0.3,
+        items: Large,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.2,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
+        mask_prob: Share = 0.2,
+        last_prob: Chance = 0.3,
         loss: Literal["ce", "sampled"] = "ce",
-        negatives: int = 256,
+        negatives: Count = 256,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "heads", "ffn", "negatives"),
-            dropouts=("dropout", "attention_dropout", "last_prob"),
-            rates=("mask_prob",),
-            choices={"loss": ("ce", "sampled")},
-        )
         if max_len < 2:
             raise ValueError(f"--max-len must be at least 2 (an item and the mask), got {max_len}")
         self.dropout, self.loss, self.negatives = dropout, loss, negatives

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Deviation, Large, Length, Width
 from recbase.draws import draw_integers
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import SequentialModel, check_arguments
+from seqrec.model import SequentialModel
 
 __all__ = ["RECIPES", "BPRMF"]
 
@@ -54,21 +55,15 @@ class BPRMF(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        users: int,
-        dim: int = 64,
-        negatives: int = 1,
-        max_len: int = 200,
+        items: Large,
+        users: Large,
+        dim: Width = 64,
+        negatives: Count = 1,
+        max_len: Length = 200,
         loss: Literal["bpr"] = "bpr",
-        init_std: float = 0.02,
+        init_std: Deviation = 0.02,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("users", "dim", "negatives"),
-            temperatures=("init_std",),
-            choices={"loss": ("bpr",)},
-        )
         self.negatives, self.loss = negatives, loss
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.user_embedding = nn.Embedding(users, dim)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Dropout, Large, Length, Width
 from recbase.transformer import Packing
-from seqrec.model import SequentialModel, TableScorer, check_arguments, initialise
+from seqrec.model import SequentialModel, TableScorer, initialise
 
 __all__ = ["RECIPES", "Caser", "older"]
 
@@ -88,24 +89,18 @@ class Caser(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        users: int,
-        dim: int = 64,
-        window: int = 5,
-        vertical: int = 4,
-        horizontal: int = 8,
-        dropout: float = 0.4,
-        max_len: int = 50,
+        items: Large,
+        users: Large,
+        dim: Width = 64,
+        window: Length = 5,
+        vertical: Width = 4,
+        horizontal: Width = 8,
+        dropout: Dropout = 0.4,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("users", "dim", "window", "vertical", "horizontal", "negatives"),
-            dropouts=("dropout",),
-            choices={"loss": ("ce", "sampled", "bce", "bpr")},
-        )
         self.window, self.dropout, self.loss, self.negatives = window, dropout, loss, negatives
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.user_embedding = nn.Embedding(users, dim)

@@ -6,7 +6,7 @@ a recommendation costs what SASRec's does.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recbase.arguments import (
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Range,
+    Share,
+    Temperature,
+    Weight,
+    Width,
+    check_arguments,
+)
 from recbase.draws import draw_integers, draw_uniform
 from recbase.losses import gather_with_gradient, info_nce, linear_cross_entropy, sampled_cross_entropy
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Encoder, Packing
@@ -164,25 +179,25 @@ class CCFRec(Pretrained, nn.Module):
 
     def __init__(
         self,
-        items: int,
+        items: Large,
         sizes: list[int],
         views: int,
-        text_dim: int = 128,
-        dim: int = 128,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 512,
-        fusion_layers: int = 2,
-        dropout: float = 0.3,
-        fusion_dropout: float = 0.1,
-        fusion_attention_dropout: float = 0.0,
-        max_len: int = 20,
-        temperature: float = 0.07,
-        mcm_weight: float = 0.2,
-        msa_weight: float = 0.4,
-        mask_ratio: float = 0.5,
-        mask_share: float = 0.25,
-        negatives: int = -1,
+        text_dim: LargeOrOff = 128,
+        dim: Width = 128,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 512,
+        fusion_layers: Depth = 2,
+        dropout: Dropout = 0.3,
+        fusion_dropout: Dropout = 0.1,
+        fusion_attention_dropout: Dropout = 0.0,
+        max_len: Length = 20,
+        temperature: Temperature = 0.07,
+        mcm_weight: Weight = 0.2,
+        msa_weight: Weight = 0.4,
+        mask_ratio: Share = 0.5,
+        mask_share: Share = 0.25,
+        negatives: Annotated[int, Range(-1, 1_000_000)] = -1,
         in_batch_negatives: bool = True,
         residual_in_sequence: bool = False,
         mcm_vocabulary: Literal["all", "own"] = "all",
@@ -527,14 +542,14 @@ class TabulatedCCFRec(Pretrained, nn.Module):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 128,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 512,
-        dropout: float = 0.4,
-        max_len: int = 20,
-        temperature: float = 0.07,
+        items: Large,
+        dim: Width = 128,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 512,
+        dropout: Dropout = 0.4,
+        max_len: Length = 20,
+        temperature: Temperature = 0.07,
         item_ids: bool = True,
         id_in_candidates: bool = True,
     ) -> None:
@@ -628,28 +643,7 @@ def _initialise(model: nn.Module) -> None:
 
 
 def _check(config: dict[str, Any]) -> None:
-    for name in ("items", "views", "text_dim", "dim", "layers", "heads", "ffn", "fusion_layers", "max_len"):
-        if config[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {config[name]}")
-    for name in ("dropout", "fusion_dropout", "fusion_attention_dropout"):
-        if not 0 <= config[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {config[name]}")
-    for name in ("mask_ratio", "mask_share"):
-        if not 0 < config[name] <= 1:
-            raise ValueError(f"--{name.replace('_', '-')} must lie in (0, 1], got {config[name]}")
-    for name in ("mcm_weight", "msa_weight"):
-        if config[name] < 0:
-            raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {config[name]}")
-    if config["temperature"] <= 0:
-        raise ValueError(f"--temperature must be above 0, got {config['temperature']}")
-    if config["negatives"] < -1:
-        raise ValueError(f"--negatives must be -1 (automatic), 0 (all items) or a count, got {config['negatives']}")
+    check_arguments(CCFRec, config)
+    check_weights(config)
     if not config["sizes"] or min(config["sizes"]) < 1:
         raise ValueError(f"sizes must hold a positive number for every code position, got {config['sizes']}")
-    for name, allowed in (
-        ("mcm_vocabulary", ("all", "own")),
-        ("mask_vectors", ("shared", "position")),
-        ("text", ("views", "codes")),
-    ):
-        if config[name] not in allowed:
-            raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(allowed)}, got {config[name]!r}")

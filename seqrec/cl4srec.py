@@ -7,10 +7,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    Length,
+    Share,
+    Temperature,
+    Weight,
+    Width,
+    check_arguments,
+)
 from recbase.draws import draw_integers, draw_uniform
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 from seqrec.objectives import contrast
 from seqrec.sasrec import SASRec
 
@@ -94,22 +107,22 @@ class CL4SRec(SASRec):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        items: Large,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         loss: Literal["ce", "bce", "gbce", "sampled"] = "ce",
-        negatives: int = 256,
-        contrast_weight: float = 0.1,
-        temperature: float = 1.0,
+        negatives: Count = 256,
+        contrast_weight: Weight = 0.1,
+        temperature: Temperature = 1.0,
         similarity: Literal["dot", "cosine"] = "dot",
-        crop_ratio: float = 0.6,
-        mask_ratio: float = 0.3,
-        reorder_ratio: float = 0.6,
+        crop_ratio: Share = 0.6,
+        mask_ratio: Share = 0.3,
+        reorder_ratio: Share = 0.6,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(
@@ -126,13 +139,7 @@ class CL4SRec(SASRec):
             positions="oldest",
         )
         self._config = arguments
-        check_arguments(
-            arguments,
-            rates=("crop_ratio", "mask_ratio", "reorder_ratio"),
-            weights=("contrast_weight",),
-            temperatures=("temperature",),
-            choices={"similarity": ("dot", "cosine")},
-        )
+        check_arguments(type(self), arguments)
         self.contrast_weight, self.temperature, self.similarity = contrast_weight, temperature, similarity
         self.ratios = (crop_ratio, mask_ratio, reorder_ratio)
         self.item_embedding = nn.Embedding(items + 2, dim, padding_idx=0)  # the last row is the mask

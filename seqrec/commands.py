@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from recbase.arguments import Count, IndexName, MetricName, MonitorName, Range, rule_of
+from recbase.console import failures, print_json, print_table, say, short, warn
 from recbase.options import (
     Command,
     Group,
+    Option,
     add_options,
+    argument,
     chosen,
-    failures,
+    need_paths,
     options_from,
-    print_json,
     recipe_of,
     recipes_from,
     shared,
@@ -24,7 +28,14 @@ from recbase.options import (
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 
-__all__ = ["main", "print_answers", "print_metrics"]
+__all__ = ["ASKED", "RUN_DATA", "form_option", "main", "print_answers", "print_metrics", "training_options"]
+
+RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
+ASKED = [
+    Option("history", "strs", None, "Raw item ids, the oldest first, as a,b,c.", required=True, repeats=True),
+    Option("k", "int", 10, "Items to recommend.", flag="top", short="-k", rule=Range(1, 100_000)),
+    Option("keep_seen", "bool", False, "Items of the history may be recommended again.", flag="keep-seen"),
+]
 
 _TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
 _TRAINING = "recbase.training:TrainConfig"
@@ -43,6 +54,11 @@ _CONTENT_OPTIONS = {
     "attributes": ("attribute_columns", "attribute_items"),
     "sentences": ("views",),
 }
+
+
+def form_option(forms: Sequence[str], said: Mapping[str, str]) -> Option:
+    """The option ``--form`` of a model: what one training sample is."""
+    return Option("form", "choice", forms[0], f"Samples: {'; '.join(said[form] for form in forms)}.", tuple(said))
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,11 +103,18 @@ def _counted_command(name: str) -> click.Command:
     return command
 
 
+def training_options(defaults: Mapping[str, Any]) -> list[Option]:
+    """Options of a training that is validated by ranking, with the defaults of a model's recipe."""
+    options = [replace(option, default=defaults.get(option.name, option.default)) for option in options_from(_TRAINING)]
+    rule = rule_of(MonitorName)
+    return [replace(option, rule=rule) if option.name == "monitor" else option for option in options]
+
+
 def _training_command(name: str) -> click.Command:
     entry = REGISTRY[name]
     model = options_from(MODELS[name], skip=SHAPES)
     usual = recipe_of(MODELS[name], "default")
-    training = [replace(option, default=usual.get(option.name, option.default)) for option in options_from(_TRAINING)]
+    training = training_options(usual)
     wanted = {option for source in entry.inputs for option in _CONTENT_OPTIONS.get(source, ())}
     content = [option for option in options_from(_CONTENT) if option.name in wanted]
     content = [replace(option, default=usual.get(option.name, option.default)) for option in content]
@@ -101,8 +124,7 @@ def _training_command(name: str) -> click.Command:
 
     @click.command(name, cls=Command, help=f"{summary_of(MODELS[name])} Recipes: {recipes}.")
     @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
-    @click.option("--form", type=click.Choice(["all", "prefix", "cloze"]), default=entry.forms[0], show_default=True,
-                  help=f"Samples: {'; '.join(_FORMS[form] for form in entry.forms)}.")  # fmt: skip
+    @add_options([form_option(entry.forms, _FORMS)])
     @add_options(shared(*folders), section="Content")
     @add_options(content, section="Content")
     @(_stage_options if name == "ccfrec" else lambda function: function)
@@ -116,6 +138,8 @@ def _training_command(name: str) -> click.Command:
         from recbase.training import TrainConfig
         from seqrec.stages import Content, train_item_ids, train_network
 
+        need_paths("embeddings", "codes", "vectors", "base")
+        _refuse_unread(given)
         target = out or Path("runs/seqrec") / (name if given.get("base") is None else f"{name}-item-id")
         overrides = recipe_of(MODELS[name], recipe)
         config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})
@@ -149,16 +173,23 @@ def _training_command(name: str) -> click.Command:
     return command
 
 
+def _refuse_unread(given: Mapping[str, Any]) -> None:
+    """Refuse paths that nothing would read."""
+    if given.get("vectors") is not None and given.get("code_type") not in {"sasrec", "mixed"}:
+        raise click.UsageError("--vectors is read with --code-type sasrec or mixed alone")
+    if given.get("base") is not None and given.get("stage") != "item-id":
+        raise click.UsageError("--base is read with --stage item-id alone")
+
+
 def _stage_options(function: Any) -> Any:
-    for option in (
-        click.option("--id-in-candidates/--no-id-in-candidates", default=True, show_default="on",
-                     help="In the item-id stage, add the id embedding to candidates too."),
-        click.option("--base", type=click.Path(path_type=Path), help="Run that the item-id stage starts from."),
-        click.option("--stage", type=click.Choice(["main", "item-id"]), default="main", show_default=True,
-                     help="Train the model, or fine-tune item ids on a trained run."),
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    return add_options(
+        [
+            Option("stage", "choice", "main", "Train the model, or fine-tune item ids on a trained run.",
+                   ("main", "item-id")),
+            Option("base", "path", None, "Run that the item-id stage starts from."),
+            Option("id_in_candidates", "bool", True, "In the item-id stage, add the id embedding to candidates too."),
+        ]
+    )(function)  # fmt: skip
 
 
 def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
@@ -170,14 +201,14 @@ def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool
         print_json(metrics | {"out": str(out)})
     elif is_main_process() and not quiet:
         comparison.print_metrics({metrics["model"]: metrics})
-        click.echo(f"Run folder: {out}")
+        say(f"Run folder: {out}")
     leave_launch()
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@argument("run")
 @add_options(shared("as_json"))
-@click.option("--data", help="Data set: a folder or a name; the one the run was trained on if not given.")
+@add_options([RUN_DATA])
 @failures
 def evaluate(run: Path, data: str | None, as_json: bool) -> None:
     """Rank all items for every test user again, and print the metrics under both seen-item policies."""
@@ -202,44 +233,47 @@ def evaluate(run: Path, data: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--history", required=True, help="Raw item ids, the oldest first, as a,b,c.")
-@click.option("-k", "--top", "k", type=click.IntRange(1), default=10, show_default=True, help="Items to recommend.")
-@click.option("--keep-seen", is_flag=True, help="Items of the history may be recommended again.")
-@click.option("--engine", type=click.Choice(["model", "faiss", "onnx"]), default="model", show_default=True,
-              help="What scores: the model, or the index or ONNX scorer of an exported run.")  # fmt: skip
+@argument("run")
+@add_options(
+    [
+        *ASKED,
+        Option("engine", "choice", "model", "What scores: the model, or the index or ONNX scorer of an exported run.",
+               ("model", "faiss", "onnx")),
+    ]
+)  # fmt: skip
 @add_options(shared("as_json"))
 @failures
-def recommend(run: Path, history: str, k: int, keep_seen: bool, engine: str, as_json: bool) -> None:
+def recommend(run: Path, history: tuple[str, ...], k: int, keep_seen: bool, engine: str, as_json: bool) -> None:
     """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
     from recbase.runs import load_run
     from seqrec.serving import recommend_ids
 
-    ids = [part.strip() for part in history.split(",")]
-    rows, unknown = recommend_ids(load_run(run, MODELS), ids, k, keep_seen, engine)
+    rows, unknown = recommend_ids(load_run(run, MODELS), history, k, keep_seen, engine)
     print_answers(rows, unknown, as_json)
 
 
 def print_answers(rows: list[dict[str, Any]], unknown: list[str], as_json: bool) -> None:
     """Print recommended items, and a warning for every id that is unknown."""
     for name in unknown:
-        click.echo(f"Warning: item {name!r} is unknown and was skipped", err=True)
+        warn(f"item {short(name)} is unknown and was skipped")
     if as_json:
         print_json({"items": rows, "unknown": unknown})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("rank", "item", "title", "score")
-    for place, row in enumerate(rows, 1):
-        table.add_row(str(place), str(row["item_id"]), str(row.get("title") or ""), f"{row['score']:.4f}")
-    Console().print(table)
+    table = [
+        (str(place), str(row["item_id"]), str(row.get("title") or ""), f"{row['score']:.4f}")
+        for place, row in enumerate(rows, 1)
+    ]
+    print_table(("rank", "item", "title", "score"), table, clip="title")
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--metric", default="ndcg@10", show_default=True, help="Metric that the tests compare.")
-@click.option("--figure", type=click.Path(path_type=Path), help="PNG to write (needs the extra [plots]).")
+@argument("runs", many=True)
+@add_options(
+    [
+        Option("metric", "str", "ndcg@10", "Metric that the tests compare.", rule=rule_of(MetricName)),
+        Option("figure", "path", None, "PNG to write (needs the extra [plots])."),
+    ]
+)
 @add_options(shared("as_json", "seed"))
 @failures
 def compare(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: bool, seed: int) -> None:
@@ -256,13 +290,17 @@ def compare(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: b
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--faiss/--no-faiss", default=None, show_default="where faiss is installed",
-              help="Write items.faiss, an index of the item vectors (extra [faiss]).")  # fmt: skip
-@click.option("--index", "factory", default="Flat", show_default=True, help="Kind of index, as faiss names it.")
-@click.option("--onnx/--no-onnx", default=None, show_default="where ONNX Runtime is installed",
-              help="Write scorer.onnx, which scores histories without torch (extra [onnx]).")  # fmt: skip
+@argument("run")
+@add_options(
+    [
+        Option("out", "path", None, "Folder to write.", required=True),
+        Option("faiss", "bool", None, "Write items.faiss, an index of the item vectors (extra [faiss]).",
+               shown="where faiss is installed"),
+        Option("factory", "str", "Flat", "Kind of index, as faiss names it.", flag="index", rule=rule_of(IndexName)),
+        Option("onnx", "bool", None, "Write scorer.onnx, which scores histories without torch (extra [onnx]).",
+               shown="where ONNX Runtime is installed"),
+    ]
+)  # fmt: skip
 @failures
 def export(run: Path, out: Path, faiss: bool | None, factory: str, onnx: bool | None) -> None:
     """Write the deployed form of a run: tables, item vectors, a faiss index, an ONNX scorer."""
@@ -270,20 +308,22 @@ def export(run: Path, out: Path, faiss: bool | None, factory: str, onnx: bool | 
     from seqrec.serving import export_run
 
     written, notes = export_run(load_run(run, MODELS), out, faiss, onnx, factory)
-    click.echo(f"{out}: {', '.join(written)}")
+    say(f"{out}: {', '.join(written)}")
     for note in notes:
-        click.echo(f"Warning: {note}", err=True)
+        warn(str(note))
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--reference", required=True, type=click.Path(path_type=Path), help="SASRec run.")
-@click.option("--embeddings", required=True, type=click.Path(path_type=Path), help="Item embeddings.")
-@click.option(
-    "--anchors", default=3, show_default=True, type=click.IntRange(1), help="Items whose neighbours are counted."
+@argument("run")
+@add_options(
+    [
+        Option("reference", "path", None, "SASRec run.", required=True),
+        Option("embeddings", "path", None, "Item embeddings.", required=True),
+        Option("anchors", "int", 3, "Items whose neighbours are counted.", rule=rule_of(Count)),
+        Option("neighbours", "int", 2000, "Neighbours an anchor.", rule=Range(2, 1_000_000)),
+        Option("figure", "path", None, "PNG of the t-SNE view (needs the extra [plots])."),
+    ]
 )
-@click.option("--neighbours", default=2000, show_default=True, type=click.IntRange(2), help="Neighbours an anchor.")
-@click.option("--figure", type=click.Path(path_type=Path), help="PNG of the t-SNE view (needs the extra [plots]).")
 @add_options(shared("as_json", "seed"))
 @failures
 def neighbours(
@@ -304,17 +344,21 @@ def neighbours(
         print_json(report.as_dict())
     else:
         for row in report.rows:
-            click.echo(
+            say(
                 f"{row['title'] or row['item_id']}: {row['collaborative']:.1%} of the fused neighbours are "
                 f"collaborative ones, {row['text']:.1%} textual ones"
             )
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--sample", default=4000, show_default=True, type=click.IntRange(2), help="Rows compared in pairs.")
-@click.option("--items", default=1000, show_default=True, type=click.IntRange(2), help="Items drawn in the figure.")
-@click.option("--figure", type=click.Path(path_type=Path), help="PNG of both clouds, a panel a run ([plots]).")
+@argument("runs", many=True)
+@add_options(
+    [
+        Option("sample", "int", 4000, "Rows compared in pairs.", rule=Range(2, 50_000)),
+        Option("items", "int", 1000, "Items drawn in the figure.", rule=Range(2, 1_000_000)),
+        Option("figure", "path", None, "PNG of both clouds, a panel a run ([plots])."),
+    ]
+)
 @add_options(shared("as_json", "seed"))
 @failures
 def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None, as_json: bool, seed: int) -> None:
@@ -338,15 +382,13 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
     if as_json:
         print_json(reports)
         return
-    from rich.console import Console
-    from rich.table import Table
-
     names = ("alignment", "uniformity_id", "uniformity_content", "uniformity")
-    table = Table("run", "over", *(name.replace("_", " ") for name in names))
-    for path, report in reports.items():
-        for part, values in report.items():
-            table.add_row(Path(path).name, part, *(f"{values[name]:.4f}" for name in names))
-    Console().print(table)
+    rows = [
+        (Path(path).name, part, *(f"{values[name]:.4f}" for name in names))
+        for path, report in reports.items()
+        for part, values in report.items()
+    ]
+    print_table(("run", "over", *(name.replace("_", " ") for name in names)), rows)
 
 
 @main.command("list")
@@ -372,9 +414,9 @@ def list_models(as_json: bool) -> None:
         return
     width = 2 + max(len(str(row["name"])) for row in rows)
     for row in rows:
-        click.echo(f"{row['name']:<{width}}{row['summary']}")
+        say(f"{row['name']:<{width}}{row['summary']}")
         facts = [f"{fact}: {row[fact]}" for fact in ("paper", "inputs", "loss", "form")]
-        click.echo(f"{'':<{width}}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
+        say(f"{'':<{width}}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
 
 
 if __name__ == "__main__":

@@ -64,10 +64,12 @@ def write_faiss(model: Any, factory: str = "Flat") -> Callable[[Path], None]:
     vectors = np.ascontiguousarray(model.item_vectors().detach().cpu().float().numpy())
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors)
+        index.add(vectors)
     except RuntimeError as error:
-        raise ValueError(f"faiss cannot make an index {factory!r}: {str(error).splitlines()[-1]}") from error
-    index.train(vectors)
-    index.add(vectors)
+        # faiss says the condition, the function and the file before the reason
+        said = str(error).splitlines()[-1].rpartition("failed: ")[2]
+        raise ValueError(f"faiss cannot make an index {factory!r}: {said}") from error
     content = faiss.serialize_index(index).tobytes()
 
     def write(path: Path) -> None:

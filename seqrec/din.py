@@ -10,11 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    Deviation,
+    Dropout,
+    Large,
+    LargeOrOff,
+    Length,
+    Temperature,
+    Weight,
+    Width,
+    check_arguments,
+)
 from recbase.draws import draw_integers
 from recbase.losses import info_nce
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import Pretrained, check_arguments
+from seqrec.model import Pretrained
 
 __all__ = ["DIN", "WINDOWS", "AdaptionLayer", "DINScorer", "Dice"]
 
@@ -131,29 +144,23 @@ class DIN(Pretrained, nn.Module):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int = 0,
-        dim: int = 128,
-        negatives: int = 60,
-        align_weight: float = 1.0,
-        align_temperature: float = 0.07,
+        items: Large,
+        text_dim: LargeOrOff = 0,
+        dim: Width = 128,
+        negatives: Count = 60,
+        align_weight: Weight = 1.0,
+        align_temperature: Temperature = 0.07,
         align_items: Literal["targets", "all"] = "targets",
         symmetric: bool = False,
         integrate: Literal["aligned", "mean"] = "mean",
-        dropout: float = 0.1,
-        max_len: int = 19,
-        init_std: float = 0.0001,
+        dropout: Dropout = 0.1,
+        max_len: Length = 19,
+        init_std: Deviation = 0.0001,
     ) -> None:
         super().__init__()
         self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        check_arguments(
-            self._config,
-            counts=("items", "dim", "negatives"),
-            dropouts=("dropout",),
-            weights=("text_dim", "align_weight"),
-            temperatures=("align_temperature", "init_std"),
-            choices={"align_items": ("targets", "all"), "integrate": ("aligned", "mean")},
-        )
+        check_arguments(type(self), self._config)
+        check_weights(self._config)
         if max_len < len(WINDOWS):
             raise ValueError(f"--max-len must be at least {len(WINDOWS)}, one event a window, got {max_len}")
         self.items, self.dim, self.max_len, self.negatives = items, dim, max_len, negatives

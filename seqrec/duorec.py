@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, Length, Temperature, Weight, Width, check_arguments
 from recbase.draws import draw_uniform
 from recbase.sequences import Histories, SequenceBatch
 from recbase.training import LossOutput
-from seqrec.model import check_arguments
 from seqrec.objectives import contrast
 from seqrec.sasrec import SASRec
 
@@ -67,18 +67,18 @@ class DuoRec(SASRec):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        items: Large,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         loss: Literal["ce", "bce", "gbce", "sampled"] = "ce",
-        negatives: int = 256,
-        contrast_weight: float = 0.1,
-        temperature: float = 1.0,
+        negatives: Count = 256,
+        contrast_weight: Weight = 0.1,
+        temperature: Temperature = 1.0,
         similarity: Literal["dot", "cosine"] = "dot",
         mask_equal_targets: bool = False,
     ) -> None:
@@ -97,12 +97,7 @@ class DuoRec(SASRec):
             positions="oldest",
         )
         self._config = arguments
-        check_arguments(
-            arguments,
-            weights=("contrast_weight",),
-            temperatures=("temperature",),
-            choices={"similarity": ("dot", "cosine")},
-        )
+        check_arguments(type(self), arguments)
         self.contrast_weight, self.temperature, self.similarity = contrast_weight, temperature, similarity
         self.mask_equal_targets = mask_equal_targets
         # Where each item is the next item: events sorted by item, in the flattened training part. Not saved.

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width
 from recbase.transformer import Encoder, Packing
 from seqrec.features import check_table
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["FDSA", "RECIPES", "PooledFeatures"]
 
@@ -130,28 +131,22 @@ class FDSA(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        attributes: int = 0,
-        text_dim: int = 0,
+        items: Large,
+        attributes: LargeOrOff = 0,
+        text_dim: LargeOrOff = 0,
         attribute_slots: int = 1,
         features: Literal["both", "attributes", "text"] = "both",
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         loss: Literal["ce", "bce", "sampled"] = "ce",
-        negatives: int = 256,
+        negatives: Count = 256,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "heads", "ffn", "negatives"),
-            dropouts=("dropout", "attention_dropout"),
-            choices={"loss": ("ce", "bce", "sampled"), "features": ("both", "attributes", "text")},
-        )
         attributes = 0 if features == "text" else attributes
         text_dim = 0 if features == "attributes" else text_dim
         if not attributes and not text_dim:

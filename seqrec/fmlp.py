@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Dropout, Large, Length, Width
 from recbase.transformer import Packing
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["RECIPES", "FMLPRec", "FilterLayer"]
 
@@ -84,21 +85,15 @@ class FMLPRec(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 64,
-        layers: int = 2,
-        dropout: float = 0.5,
-        max_len: int = 50,
+        items: Large,
+        dim: Width = 64,
+        layers: Depth = 2,
+        dropout: Dropout = 0.5,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "negatives"),
-            dropouts=("dropout",),
-            choices={"loss": ("ce", "sampled", "bce", "bpr")},
-        )
         self.dropout, self.loss, self.negatives = dropout, loss, negatives
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.position_embedding = nn.Embedding(max_len, dim)

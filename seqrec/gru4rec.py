@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from recbase.arguments import Count, Depth, Dropout, Large, Length, Width
 from recbase.transformer import Packing
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["RECIPES", "GRU4Rec", "recurrent_states"]
 
@@ -87,22 +88,16 @@ class GRU4Rec(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 64,
-        hidden: int = 128,
-        layers: int = 1,
-        dropout: float = 0.3,
-        max_len: int = 50,
+        items: Large,
+        dim: Width = 64,
+        hidden: Width = 128,
+        layers: Depth = 1,
+        dropout: Dropout = 0.3,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr", "top1"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "hidden", "layers", "negatives"),
-            dropouts=("dropout",),
-            choices={"loss": ("ce", "sampled", "bce", "bpr", "top1")},
-        )
         self.dropout, self.loss, self.negatives = dropout, loss, negatives
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.recurrent = nn.GRU(dim, hidden, layers, bias=False)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Dropout, Large, LargeOrOff, Length, Width
 from recbase.transformer import Packing
-from seqrec.features import FEATURES, ItemFeatures
+from seqrec.features import ItemFeatures
 from seqrec.gru4rec import recurrent_states
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["RECIPES", "GRU4RecFeatures"]
 
@@ -82,31 +83,21 @@ class GRU4RecFeatures(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int = 0,
-        image_dim: int = 0,
+        items: Large,
+        text_dim: LargeOrOff = 0,
+        image_dim: LargeOrOff = 0,
         sizes: list[int] | None = None,
         content: Literal["text", "images", "codes"] = "text",
         fusion: Literal["parallel", "concat"] = "parallel",
-        dim: int = 64,
-        hidden: int = 128,
-        layers: int = 1,
-        dropout: float = 0.3,
-        max_len: int = 50,
+        dim: Width = 64,
+        hidden: Width = 128,
+        layers: Depth = 1,
+        dropout: Dropout = 0.3,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr", "top1"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "hidden", "layers", "negatives"),
-            dropouts=("dropout",),
-            choices={
-                "loss": ("ce", "sampled", "bce", "bpr", "top1"),
-                "content": FEATURES,
-                "fusion": ("parallel", "concat"),
-            },
-        )
         self.dropout, self.loss, self.negatives = dropout, loss, negatives
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.features = ItemFeatures(items, dim, content, text_dim, image_dim, sizes)

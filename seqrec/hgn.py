@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Large, Length, Width
 from recbase.transformer import Packing
 from seqrec.caser import older, user_rows
-from seqrec.model import SequentialModel, TableScorer, check_arguments, initialise
+from seqrec.model import SequentialModel, TableScorer, initialise
 
 __all__ = ["HGN", "RECIPES"]
 
@@ -64,20 +65,15 @@ class HGN(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        users: int,
-        dim: int = 64,
-        window: int = 5,
-        max_len: int = 50,
+        items: Large,
+        users: Large,
+        dim: Width = 64,
+        window: Length = 5,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("users", "dim", "window", "negatives"),
-            choices={"loss": ("ce", "sampled", "bce", "bpr")},
-        )
         self.window, self.loss, self.negatives = window, loss, negatives
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.user_embedding = nn.Embedding(users, dim)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, Length, Temperature, Width
 from recbase.transformer import Packing
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["HSTU", "RECIPES", "HSTUBlock"]
 
@@ -115,24 +116,17 @@ class HSTU(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.5,
-        max_len: int = 50,
+        items: Large,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        dropout: Dropout = 0.5,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled"] = "ce",
-        negatives: int = 512,
-        temperature: float = 0.05,
+        negatives: Count = 512,
+        temperature: Temperature = 0.05,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "heads", "negatives"),
-            dropouts=("dropout",),
-            temperatures=("temperature",),
-            choices={"loss": ("ce", "sampled")},
-        )
         self.dropout, self.loss, self.negatives, self.scale = dropout, loss, negatives, 1 / temperature
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.position_embedding = nn.Embedding(max_len, dim)

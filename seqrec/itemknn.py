@@ -9,8 +9,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from recbase.arguments import Count, Large, Length, NonNegative, check_arguments
 from recbase.sequences import Histories
-from seqrec.model import Pretrained, check_arguments
+from seqrec.model import Pretrained
 
 __all__ = ["ItemKNN"]
 
@@ -38,9 +39,9 @@ class ItemKNN(Pretrained):
         Latest history items used for a score.
     """
 
-    def __init__(self, items: int, neighbours: int = 100, shrink: float = 0.0, max_len: int = 200) -> None:
+    def __init__(self, items: Large, neighbours: Count = 100, shrink: NonNegative = 0.0, max_len: Length = 200) -> None:
         self._config = {"items": items, "neighbours": neighbours, "shrink": shrink, "max_len": max_len}
-        check_arguments(self._config, counts=("items", "neighbours", "max_len"), weights=("shrink",))
+        check_arguments(type(self), self._config)
         self.items, self.neighbours, self.shrink, self.max_len = items, neighbours, shrink, max_len
         self.table = sparse.csr_array((items + 1, items + 1), dtype=np.float32)
 

@@ -10,12 +10,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Samples, Share, Weight, Width
 from recbase.draws import draw_integers, draw_uniform
 from recbase.processes import process_count
 from recbase.sequences import Histories, SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Encoder, Packing
-from seqrec.model import SequentialModel, TableScorer, check_arguments, initialise
+from seqrec.model import SequentialModel, TableScorer, initialise
 from seqrec.objectives import next_item_loss, target_states
 
 __all__ = ["RECIPES", "MAERec"]
@@ -107,38 +108,29 @@ class MAERec(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        edges: int = 0,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.3,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        items: Large,
+        edges: LargeOrOff = 0,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.3,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 128,
-        reach: int = 3,
-        graph_layers: int = 2,
-        seeds: int = 50,
-        mask_depth: int = 3,
-        path_prob: float = 0.5,
-        rebuilt_edges: int = 256,
-        edge_negatives: int = 20,
-        graph_weight: float = 0.1,
-        mask_weight: float = 0.1,
-        slow_reward: float = 0.2,
+        negatives: Count = 128,
+        reach: Length = 3,
+        graph_layers: Depth = 2,
+        seeds: Samples = 50,
+        mask_depth: Depth = 3,
+        path_prob: Share = 0.5,
+        rebuilt_edges: Samples = 256,
+        edge_negatives: Count = 20,
+        graph_weight: Weight = 0.1,
+        mask_weight: Weight = 0.1,
+        slow_reward: Share = 0.2,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "heads", "ffn", "negatives", "reach", "graph_layers", "seeds", "mask_depth",
-                    "rebuilt_edges", "edge_negatives"),
-            dropouts=("dropout", "attention_dropout"),
-            rates=("path_prob", "slow_reward"),
-            weights=("edges", "graph_weight", "mask_weight"),
-            choices={"loss": ("ce", "sampled", "bce", "bpr")},
-        )  # fmt: skip
         self.dropout, self.loss, self.negatives = dropout, loss, negatives
         self.reach, self.graph_layers, self.mask_depth, self.path_prob = reach, graph_layers, mask_depth, path_prob
         self.seeds, self.rebuilt_edges, self.edge_negatives = (

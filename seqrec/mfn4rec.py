@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Dropout, Large, LargeOrOff, Length, Width
 from recbase.transformer import Packing
 from seqrec.caser import older
 from seqrec.gru4rec import recurrent_states
 from seqrec.modalities import ItemFeatures
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["MFN4Rec", "RECIPES", "running_memory"]
 
@@ -73,23 +74,17 @@ class MFN4Rec(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        image_dim: int = 0,
-        dim: int = 64,
-        memory: int = 64,
-        dropout: float = 0.3,
-        max_len: int = 50,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
+        memory: Width = 64,
+        dropout: Dropout = 0.3,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "memory", "negatives"),
-            dropouts=("dropout",),
-            choices={"loss": ("ce", "sampled", "bce", "bpr")},
-        )
         self.dropout, self.loss, self.negatives = dropout, loss, negatives
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.features = ItemFeatures(items, text_dim, image_dim)

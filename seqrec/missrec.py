@@ -9,11 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    NonNegative,
+    Share,
+    Temperature,
+    Weight,
+    Width,
+    check_arguments,
+)
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Encoder, Packing
 from seqrec.modalities import ItemFeatures
-from seqrec.model import Pretrained, check_arguments, initialise
+from seqrec.model import Pretrained, initialise
 from seqrec.objectives import target_states
 
 __all__ = ["RECIPES", "InterestDecoder", "MISSRec", "MISSRecScorer", "density_peaks"]
@@ -152,32 +168,26 @@ class MISSRec(Pretrained, nn.Module):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        image_dim: int = 0,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 4,
-        ffn: int = 256,
-        interest_ratio: float = 0.5,
-        neighbours: int = 5,
-        mix_sharpness: float = 1.0,
-        orthogonality: float = 1e-4,
-        temperature: float = 0.07,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 4,
+        ffn: Width = 256,
+        interest_ratio: Share = 0.5,
+        neighbours: Count = 5,
+        mix_sharpness: NonNegative = 1.0,
+        orthogonality: Weight = 1e-4,
+        temperature: Temperature = 0.07,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
     ) -> None:
         super().__init__()
         self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        check_arguments(
-            self._config,
-            counts=("items", "dim", "layers", "heads", "ffn", "neighbours", "max_len"),
-            dropouts=("dropout", "attention_dropout"),
-            rates=("interest_ratio",),
-            weights=("mix_sharpness", "orthogonality"),
-            temperatures=("temperature",),
-        )
+        check_arguments(type(self), self._config)
+        check_weights(self._config)
         self.items, self.max_len, self.dropout = items, max_len, dropout
         self.interest_ratio, self.neighbours = interest_ratio, neighbours
         self.mix_sharpness, self.orthogonality, self.temperature = mix_sharpness, orthogonality, temperature

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Dropout, Large, LargeOrOff, Length, Width
 from recbase.transformer import Packing
 from semtok.clustering import cluster
 from seqrec.modalities import ItemFeatures
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["MMSR", "RECIPES", "Graph", "GraphLayer"]
 
@@ -138,24 +139,18 @@ class MMSR(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        image_dim: int = 0,
-        dim: int = 64,
-        layers: int = 1,
-        clusters: int = 20,
-        dropout: float = 0.3,
-        max_len: int = 50,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
+        layers: Depth = 1,
+        clusters: Count = 20,
+        dropout: Dropout = 0.3,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "clusters", "negatives"),
-            dropouts=("dropout",),
-            choices={"loss": ("ce", "sampled", "bce", "bpr")},
-        )
         self.dropout, self.loss, self.negatives, self.clusters = dropout, loss, negatives, clusters
         self.features = ItemFeatures(items, text_dim, image_dim)
         widths = self.features.widths

@@ -7,7 +7,7 @@ to be trained, only the calls that `seqrec.stages` names.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from recbase.arguments import check_arguments
+from recbase.memory import check_weights
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Packing
@@ -23,7 +25,7 @@ from seqrec.objectives import next_item_loss, target_states
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Pretrained", "SequentialModel", "TableScorer", "check_arguments", "initialise"]
+__all__ = ["Pretrained", "SequentialModel", "TableScorer", "initialise"]
 
 
 class Pretrained:
@@ -135,8 +137,9 @@ class SequentialModel(Pretrained, nn.Module):
         super().__init__()
         hidden = ("self", "__class__")
         self._config = {name: value for name, value in arguments.items() if name not in hidden}
+        check_arguments(type(self), self._config)
+        check_weights(self._config)
         self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
-        check_arguments(self._config, counts=("items", "max_len"))
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments; ``type(model)(**config)`` rebuilds the model."""
@@ -211,46 +214,6 @@ class TableScorer:
         else:
             vectors = self.model.user_vectors(items, lengths)
         return vectors.float() @ self.table.float()
-
-
-def check_arguments(
-    arguments: Mapping[str, Any],
-    counts: Iterable[str] = (),
-    dropouts: Iterable[str] = (),
-    rates: Iterable[str] = (),
-    weights: Iterable[str] = (),
-    temperatures: Iterable[str] = (),
-    choices: Mapping[str, Sequence[str]] | None = None,
-) -> None:
-    """Refuse hyper-parameters outside their range.
-
-    Parameters
-    ----------
-    arguments : mapping
-    counts, dropouts, rates, weights, temperatures : iterable of str
-        Names whose values must be at least 1, in [0, 1), in (0, 1], at least 0, above 0.
-    choices : mapping of str to sequence of str, optional
-        Allowed words of a name.
-
-    Raises
-    ------
-    ValueError
-        Naming the option, its value and what was expected.
-    """
-    rules = (
-        (counts, lambda value: value >= 1, "must be at least 1"),
-        (dropouts, lambda value: 0 <= value < 1, "must lie in [0, 1)"),
-        (rates, lambda value: 0 < value <= 1, "must lie in (0, 1]"),
-        (weights, lambda value: value >= 0, "must not be negative"),
-        (temperatures, lambda value: value > 0, "must be above 0"),
-    )
-    for names, holds, expected in rules:
-        for name in names:
-            if not holds(arguments[name]):
-                raise ValueError(f"--{name.replace('_', '-')} {expected}, got {arguments[name]}")
-    for name, allowed in (choices or {}).items():
-        if arguments[name] not in allowed:
-            raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(allowed)}, got {arguments[name]!r}")
 
 
 def initialise(model: nn.Module, std: float = 0.02) -> None:

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Chance, Count, Dropout, Large, LargeOrOff, Length, Weight, Width, check_arguments
 from recbase.draws import draw_uniform
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Packing
 from seqrec.gru4rec import recurrent_states
 from seqrec.modalities import ItemFeatures
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["FUSIONS", "RECIPES", "MVRNN", "MultiView", "MultiViewModel"]
 
@@ -100,13 +101,7 @@ class MultiViewModel(SequentialModel):
     def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__(arguments)
         given = self._config
-        check_arguments(
-            given,
-            counts=("dim", "negatives"),
-            dropouts=("dropout", "corruption"),
-            weights=("rebuild_weight",),
-            choices={"fusion": FUSIONS, "loss": ("ce", "sampled", "bce", "bpr")},
-        )
+        check_arguments(type(self), given)
         self.loss, self.negatives, self.dropout = given["loss"], given["negatives"], given["dropout"]
         self.corruption, self.rebuild_weight = given["corruption"], given["rebuild_weight"]
         self.view = MultiView(self.items, given["text_dim"], given["image_dim"], given["dim"], given["fusion"])
@@ -172,17 +167,17 @@ class MVRNN(MultiViewModel):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        image_dim: int = 0,
-        dim: int = 64,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
         fusion: Literal["concat", "sum", "dae"] = "concat",
-        corruption: float = 0.2,
-        rebuild_weight: float = 0.1,
-        dropout: float = 0.3,
-        max_len: int = 50,
+        corruption: Chance = 0.2,
+        rebuild_weight: Weight = 0.1,
+        dropout: Dropout = 0.3,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 128,
+        negatives: Count = 128,
     ) -> None:
         super().__init__(locals())
         self.recurrent = nn.GRU(self.view.width, self.view.width)

@@ -7,8 +7,21 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Chance,
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Weight,
+    Width,
+    check_arguments,
+)
 from recbase.transformer import Encoder, Packing
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 from seqrec.mv_rnn import MultiViewModel
 
 __all__ = ["MVTRM", "RECIPES"]
@@ -63,24 +76,24 @@ class MVTRM(MultiViewModel):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        image_dim: int = 0,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
         fusion: Literal["concat", "sum", "dae"] = "concat",
-        corruption: float = 0.2,
-        rebuild_weight: float = 0.1,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        corruption: Chance = 0.2,
+        rebuild_weight: Weight = 0.1,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
-        negatives: int = 256,
+        negatives: Count = 256,
     ) -> None:
         super().__init__(locals())
-        check_arguments(self._config, counts=("layers", "heads", "ffn"), dropouts=("attention_dropout",))
+        check_arguments(type(self), self._config)
         self.join = nn.Linear(self.view.width, dim)
         self.position_embedding = nn.Embedding(max_len, dim)
         self.embedding_norm = nn.LayerNorm(dim, eps=1e-12)

@@ -9,10 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Chance,
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Share,
+    Width,
+    check_arguments,
+)
 from recbase.transformer import Attention, Packing
 from seqrec.bert4rec import BERT4Rec
 from seqrec.modalities import ItemFeatures
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 
 __all__ = ["NOVABERT", "RECIPES", "Fusion", "NonInvasiveBlock"]
 
@@ -165,21 +178,21 @@ class NOVABERT(BERT4Rec):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        image_dim: int = 0,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
         fusion: Literal["gate", "add", "concat"] = "gate",
-        dropout: float = 0.2,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
-        mask_prob: float = 0.2,
-        last_prob: float = 0.3,
+        dropout: Dropout = 0.2,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
+        mask_prob: Share = 0.2,
+        last_prob: Chance = 0.3,
         loss: Literal["ce", "sampled"] = "ce",
-        negatives: int = 256,
+        negatives: Count = 256,
     ) -> None:
         arguments: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
@@ -188,7 +201,7 @@ class NOVABERT(BERT4Rec):
             items, dim, layers, heads, ffn, dropout, attention_dropout, max_len, mask_prob, last_prob, loss, negatives
         )
         self._config = arguments
-        check_arguments(arguments, choices={"fusion": _FUSIONS})
+        check_arguments(type(self), arguments)
         del self.encoder
         self.features = ItemFeatures(items, text_dim, image_dim, extra=1)
         widths = self.features.widths

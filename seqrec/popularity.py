@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.arguments import Large, check_arguments
 from recbase.sequences import Histories
 from seqrec.model import Pretrained
 
@@ -23,9 +24,8 @@ class Popularity(Pretrained):
         Items in the catalogue, N.
     """
 
-    def __init__(self, items: int) -> None:
-        if items < 1:
-            raise ValueError(f"items must be at least 1, got {items}")
+    def __init__(self, items: Large) -> None:
+        check_arguments(type(self), locals())
         self.items = items
         self.counts = torch.zeros(items, dtype=torch.float32)
 

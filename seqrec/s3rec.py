@@ -9,11 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    CountOrOff,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Share,
+    Weight,
+    Width,
+    check_arguments,
+)
 from recbase.draws import draw_integers, draw_uniform
 from recbase.sequences import Histories, SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Packing
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 from seqrec.sasrec import SASRec
 from seqrec.stages import Pretraining
 
@@ -78,23 +92,23 @@ class S3Rec(SASRec):
 
     def __init__(
         self,
-        items: int,
-        attributes: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        items: Large,
+        attributes: LargeOrOff,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         loss: Literal["ce", "bce", "gbce", "sampled"] = "ce",
-        negatives: int = 256,
-        pretrain_epochs: int = 20,
-        attribute_weight: float = 0.2,
-        item_weight: float = 1.0,
-        masked_attribute_weight: float = 1.0,
-        segment_weight: float = 0.5,
-        mask_prob: float = 0.2,
+        negatives: Count = 256,
+        pretrain_epochs: CountOrOff = 20,
+        attribute_weight: Weight = 0.2,
+        item_weight: Weight = 1.0,
+        masked_attribute_weight: Weight = 1.0,
+        segment_weight: Weight = 0.5,
+        mask_prob: Share = 0.2,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(
@@ -112,7 +126,7 @@ class S3Rec(SASRec):
         )
         self._config = arguments
         weights = ("attribute_weight", "item_weight", "masked_attribute_weight", "segment_weight")
-        check_arguments(arguments, rates=("mask_prob",), weights=("pretrain_epochs", "attributes", *weights))
+        check_arguments(type(self), arguments)
         self.item_embedding = nn.Embedding(items + 2, dim, padding_idx=0)  # the last row is the mask
         initialise(self)
         # Attribute numbers of each item and the flattened training part; only the first stage reads them.

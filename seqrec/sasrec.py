@@ -10,9 +10,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, Length, ShareOrOff, Temperature, Width
 from recbase.losses import gbce_exponent
 from recbase.transformer import Encoder, Packing
-from seqrec.model import SequentialModel, TableScorer, check_arguments, initialise
+from seqrec.model import SequentialModel, TableScorer, initialise
 
 __all__ = ["RECIPES", "SASRec", "TableScorer"]
 
@@ -110,35 +111,26 @@ class SASRec(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
+        items: Large,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
         norm: Literal["post", "pre", "pre-query"] = "post",
         activation: Literal["gelu", "relu"] = "gelu",
-        max_len: int = 50,
+        max_len: Length = 50,
         loss: Literal["ce", "bce", "gbce", "sampled"] = "ce",
-        negatives: int = 256,
-        calibration: float = 0.75,
-        temperature: float = 1.0,
+        negatives: Count = 256,
+        calibration: ShareOrOff = 0.75,
+        temperature: Temperature = 1.0,
         scale_embedding: bool = False,
         positions: Literal["oldest", "newest"] = "newest",
         embedding_norm: bool = True,
-        init_std: float = 0.02,
+        init_std: Deviation = 0.02,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "heads", "ffn", "negatives"),
-            dropouts=("dropout", "attention_dropout"),
-            temperatures=("temperature", "init_std"),
-            choices={"loss": ("ce", "bce", "gbce", "sampled"), "positions": ("oldest", "newest")},
-        )
-        if not 0 <= calibration <= 1:
-            raise ValueError(f"--calibration must lie in [0, 1], got {calibration}")
         self.dim, self.loss = dim, loss
         self.negatives, self.scale, self.dropout = negatives, 1 / temperature, dropout
         self.embedding_scale = dim**0.5 if scale_embedding else 1.0

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width, check_arguments
 from recbase.transformer import Packing
-from seqrec.features import FEATURES, ItemFeatures
-from seqrec.model import check_arguments, initialise
+from seqrec.features import ItemFeatures
+from seqrec.model import initialise
 from seqrec.sasrec import SASRec
 
 __all__ = ["RECIPES", "HybridEmbedding", "SASRecContent", "SASRecHybrid"]
@@ -78,20 +79,20 @@ class SASRecContent(SASRec):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int = 0,
-        image_dim: int = 0,
+        items: Large,
+        text_dim: LargeOrOff = 0,
+        image_dim: LargeOrOff = 0,
         sizes: list[int] | None = None,
         content: Literal["text", "images", "codes"] = "text",
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         loss: Literal["ce", "bce", "gbce", "sampled"] = "ce",
-        negatives: int = 256,
+        negatives: Count = 256,
         item_table: Literal["tied", "untied"] = "tied",
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -109,7 +110,7 @@ class SASRecContent(SASRec):
             positions="oldest",
         )
         self._config = arguments
-        check_arguments(arguments, choices={"content": FEATURES, "item_table": ("tied", "untied")})
+        check_arguments(type(self), arguments)
         self.item_table = item_table
         self.item_embedding = self._embedding(ItemFeatures(items, dim, content, text_dim, image_dim, sizes))
         if item_table == "untied":

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from recbase.arguments import CodebookSize, Count, EncoderName, FolderName, Levels, ModelName, Width, check_arguments
 from recbase.checkpoints import folder_lock
 from recbase.processes import alone
 from recbase.recipes import Given
@@ -97,17 +98,17 @@ class Content(Given):
 
     views: tuple[str, ...] | None = None
     """Text columns, as a,b; those of the data set if not given. Table 5 of CCFRec adds them one by one."""
-    encoder: str = "tfidf"
+    encoder: EncoderName = "tfidf"
     """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
-    pca: int = 128
+    pca: Width = 128
     """Width that every view is reduced to."""
     whiten: bool = True
     """Give every component of the reduced vectors unit variance."""
     code_method: Literal["pq", "opq", "rq"] = "pq"
     """Quantizer of the codes: product, rotated product or residual, for every view on its own."""
-    code_levels: int = 4
+    code_levels: Levels = 4
     """Codes a view, k. Table 6 of CCFRec tries 2, 4 and 8."""
-    codebook_size: int | None = None
+    codebook_size: CodebookSize | None = None
     """Codes of each position, K; if not given 256, or fewer where the catalogue has less than four items a code."""
     code_type: Literal["text", "random", "sasrec", "mixed"] = "text"
     """What the codes come from: the text, chance, item vectors of a SASRec, or half and half."""
@@ -115,20 +116,17 @@ class Content(Given):
     """Attend to one vector of all views together (ablation "global emb") instead of one a view."""
     vectors: Path | None = None
     """Run whose item vectors make codes of type sasrec or mixed; a SASRec is trained if not given."""
-    image_encoder: str | None = None
+    image_encoder: ModelName | None = None
     """Hugging Face vision model (name or folder) for pictures in image_path; without it only ready vectors are read."""
-    image_root: str | None = None
+    image_root: FolderName | None = None
     """Folder that relative paths of pictures start from."""
     attribute_columns: tuple[str, ...] | None = None
     """Columns of categories, as a,b; if not given those of categories, brand, department ... that there are."""
-    attribute_items: int = 2
+    attribute_items: Count = 2
     """Fewest items that an attribute must have to count."""
 
     def __post_init__(self) -> None:
-        for name in ("pca", "code_levels", "codebook_size", "attribute_items"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        check_arguments(type(self), vars(self))
 
     @property
     def size(self) -> int:

@@ -10,9 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    NonNegative,
+    Temperature,
+    Width,
+)
 from recbase.transformer import Encoder, Packing
 from seqrec.modalities import ItemFeatures
-from seqrec.model import SequentialModel, check_arguments, initialise
+from seqrec.model import SequentialModel, initialise
 
 __all__ = ["RECIPES", "PositionalExperts", "SpectralFusion", "TedRec"]
 
@@ -154,32 +166,24 @@ class TedRec(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        image_dim: int = 0,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        experts: int = 8,
-        gate_noise: float = 1.0,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        experts: Heads = 8,
+        gate_noise: NonNegative = 1.0,
         images: bool = True,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        temperature: float = 0.07,
-        max_len: int = 50,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        temperature: Temperature = 0.07,
+        max_len: Length = 50,
         loss: Literal["ce", "sampled"] = "ce",
-        negatives: int = 256,
+        negatives: Count = 256,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=("dim", "layers", "heads", "ffn", "experts", "negatives"),
-            dropouts=("dropout", "attention_dropout"),
-            weights=("gate_noise",),
-            temperatures=("temperature",),
-            choices={"loss": ("ce", "sampled")},
-        )
         self.dropout, self.loss, self.negatives, self.scale = dropout, loss, negatives, 1 / temperature
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.features = ItemFeatures(items, text_dim, image_dim if images else 0)

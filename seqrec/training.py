@@ -94,12 +94,15 @@ def train_network(
     """
     from accelerate.utils import set_seed
 
+    from recbase.evaluation import check_monitor
+
     overrides = {} if recipe is None else recipe_of(MODELS[name], recipe)
     accepted = set(inspect.signature(resolve(name, MODELS)).parameters) - set(SHAPES)
     arguments = {key: value for key, value in overrides.items() if key in accepted} | arguments
     config, content = filled(config, overrides), filled(content or Content(), overrides)
     used: SampleForm = form or overrides.get("form", REGISTRY[name].forms[0])
     check_form(name, used)
+    check_monitor(config.monitor)
     manifest = dict(record) | described(recipe, overrides, arguments, config, content, {"form": used})
     with attempt_at(out, f"training {name}", resume) as attempt:
         set_seed(config.seed)

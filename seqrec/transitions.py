@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from recbase.arguments import Large, Length, Share, check_arguments
 from recbase.sequences import Histories
 from seqrec.model import Pretrained
 
@@ -37,16 +38,9 @@ class Transitions(Pretrained):
     """
 
     def __init__(
-        self, items: int, window: int = 20, decay: float = 0.8, symmetric: bool = False, max_len: int = 50
+        self, items: Large, window: Length = 20, decay: Share = 0.8, symmetric: bool = False, max_len: Length = 50
     ) -> None:
-        if items < 1:
-            raise ValueError(f"items must be at least 1, got {items}")
-        if window < 1:
-            raise ValueError(f"--window must be at least 1, got {window}")
-        if not 0 < decay <= 1:
-            raise ValueError(f"--decay must lie in (0, 1], got {decay}")
-        if max_len < 1:
-            raise ValueError(f"--max-len must be at least 1, got {max_len}")
+        check_arguments(type(self), locals())
         self.items, self.window, self.decay, self.symmetric, self.max_len = items, window, decay, symmetric, max_len
         self.table = sparse.csr_array((items + 1, items + 1), dtype=np.float32)
         self.popularity = np.zeros(items, dtype=np.float32)

@@ -9,14 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    ModelName,
+    Samples,
+    Temperature,
+    Weight,
+    Width,
+)
 from recbase.losses import gather_with_gradient, info_nce
 from recbase.processes import process_count
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Packing
-from seqrec.features import FEATURES, ItemFeatures
+from seqrec.features import ItemFeatures
 from seqrec.finetuned import FinetunedEncoder
-from seqrec.model import SequentialModel, TableScorer, check_arguments
+from seqrec.model import SequentialModel, TableScorer
 
 __all__ = ["RECIPES", "TSSR", "ScaledBlock", "TwoStreams", "item_contrast", "pooled", "user_contrast"]
 
@@ -303,55 +317,38 @@ class TSSR(SequentialModel):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int = 0,
-        image_dim: int = 0,
+        items: Large,
+        text_dim: LargeOrOff = 0,
+        image_dim: LargeOrOff = 0,
         sizes: list[int] | None = None,
         backbone_config: dict[str, Any] | None = None,
         content: Literal["text", "images", "codes", "sentences", "pictures"] = "text",
-        dim: int = 64,
-        uni_layers: int = 2,
-        cross_layers: int = 1,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        max_len: int = 50,
+        dim: Width = 64,
+        uni_layers: Depth = 2,
+        cross_layers: Depth = 1,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        max_len: Length = 50,
         item_table: Literal["untied", "tied-id", "id-plus-content"] = "untied",
         shared_positions: bool = False,
-        user_weight: float = 1.0,
-        item_weight: float = 1.0,
-        user_temperature: float = 0.2,
-        item_temperature: float = 1.0,
+        user_weight: Weight = 1.0,
+        item_weight: Weight = 1.0,
+        user_temperature: Temperature = 0.2,
+        item_temperature: Temperature = 1.0,
         mask_equal_histories: bool = False,
         loss: Literal["ce", "sampled"] = "ce",
-        negatives: int = 256,
-        backbone: str | None = None,
+        negatives: Count = 256,
+        backbone: ModelName | None = None,
         tune: Literal["all", "adapters", "projection"] = "all",
-        adapter_dim: int = 64,
+        adapter_dim: Width = 64,
         pooling: Literal["pooled", "mean"] = "pooled",
-        max_tokens: int = 64,
-        picture_size: int = 224,
-        encoder_chunk: int = 64,
+        max_tokens: Length = 64,
+        picture_size: Width = 224,
+        encoder_chunk: Samples = 64,
     ) -> None:
         super().__init__(locals())
-        check_arguments(
-            self._config,
-            counts=(
-                *("dim", "uni_layers", "cross_layers", "heads", "ffn", "negatives"),
-                *("adapter_dim", "max_tokens", "picture_size", "encoder_chunk"),
-            ),
-            dropouts=("dropout", "attention_dropout"),
-            weights=("user_weight", "item_weight"),
-            temperatures=("user_temperature", "item_temperature"),
-            choices={
-                "content": (*FEATURES, "sentences", "pictures"),
-                "item_table": ("untied", "tied-id", "id-plus-content"),
-                "loss": ("ce", "sampled"),
-                "tune": ("all", "adapters", "projection"),
-                "pooling": ("pooled", "mean"),
-            },
-        )
         self.loss, self.negatives, self.dropout, self.item_table = loss, negatives, dropout, item_table
         self.user_weight, self.item_weight = user_weight, item_weight
         self.user_temperature, self.item_temperature = user_temperature, item_temperature

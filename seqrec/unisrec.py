@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Depth, Dropout, Heads, Large, LargeOrOff, Length, Temperature, Width, check_arguments
 from recbase.draws import draw_uniform
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Packing
 from seqrec.features import check_table
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 from seqrec.sasrec import SASRec
 
 __all__ = ["RECIPES", "MixtureAdaptor", "TextEmbedding", "UniSRec"]
@@ -161,26 +162,26 @@ class UniSRec(SASRec):
 
     def __init__(
         self,
-        items: int,
-        text_dim: int,
-        dim: int = 128,
-        experts: int = 8,
+        items: Large,
+        text_dim: LargeOrOff,
+        dim: Width = 128,
+        experts: Heads = 8,
         item_ids: bool = False,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        adaptor_dropout: float = 0.2,
-        temperature: float = 0.07,
-        max_len: int = 50,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        adaptor_dropout: Dropout = 0.2,
+        temperature: Temperature = 0.07,
+        max_len: Length = 50,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(
             items, dim, layers, heads, ffn, dropout, attention_dropout, max_len=max_len, temperature=temperature
         )
         self._config = arguments
-        check_arguments(arguments, counts=("experts", "text_dim"), dropouts=("adaptor_dropout",))
+        check_arguments(type(self), arguments)
         self.item_embedding = TextEmbedding(items, text_dim, dim, experts, adaptor_dropout, item_ids)
         initialise(self)
 

@@ -8,9 +8,10 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbase.arguments import Depth, Dropout, Heads, Large, Length, Temperature, Width, check_arguments
 from recbase.transformer import Packing
 from seqrec.features import ItemFeatures
-from seqrec.model import check_arguments, initialise
+from seqrec.model import initialise
 from seqrec.sasrec import SASRec
 
 __all__ = ["RECIPES", "MeanCodes", "VQRec"]
@@ -101,23 +102,23 @@ class VQRec(SASRec):
 
     def __init__(
         self,
-        items: int,
+        items: Large,
         sizes: list[int],
-        dim: int = 128,
-        layers: int = 2,
-        heads: int = 2,
-        ffn: int = 256,
-        dropout: float = 0.5,
-        attention_dropout: float = 0.0,
-        temperature: float = 0.07,
-        max_len: int = 50,
+        dim: Width = 128,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 256,
+        dropout: Dropout = 0.5,
+        attention_dropout: Dropout = 0.0,
+        temperature: Temperature = 0.07,
+        max_len: Length = 50,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(
             items, dim, layers, heads, ffn, dropout, attention_dropout, max_len=max_len, temperature=temperature
         )
         self._config = arguments
-        check_arguments(arguments, counts=("dim",))
+        check_arguments(type(self), arguments)
         self.item_embedding = MeanCodes(items, dim, sizes)
         initialise(self)
 

@@ -131,7 +131,7 @@ def test_an_interrupted_first_stage_ends_the_command_and_is_gone_on_with(
     monkeypatch.setattr(DIN, "forward", interrupted)
     run(*words, "--out", tmp_path / "one" / "run", code=143)
     assert steps == 3
-    assert not (tmp_path / "one" / "run").exists()
+    assert not (tmp_path / "one" / "run" / "config.json").exists()
     assert not list((tmp_path / "one" / "stages").glob("din-*/config.json"))
     monkeypatch.undo()
     for root in ("one", "straight"):
@@ -225,9 +225,13 @@ def test_list_names_every_model() -> None:
     ("words", "message", "code"),
     [
         (["train", "word2vec"], "unknown model 'word2vec'", 2),
-        (["train", "tiger", "--levels", "0", "--data", "synthetic"], "--levels must be at least 1, got 0", 1),
+        (["train", "tiger", "--levels", "0", "--data", "synthetic"], "--levels must be at least 1, got 0", 2),
         (["train", "tiger", "--codes", "nowhere", "--data", "synthetic"], "nowhere", 1),
-        (["train", "tiger", "--search-batch", "0", "--data", "synthetic"], "--search-batch must be at least 1", 1),
+        (
+            ["train", "tiger", "--search-batch", "0", "--data", "synthetic"],
+            "--search-batch must be at least 1, got 0",
+            2,
+        ),
         (["evaluate", "nowhere"], "nowhere", 1),
     ],
 )

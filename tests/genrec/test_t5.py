@@ -274,7 +274,7 @@ def test_ragged_rows_pack_and_unpack():
     [
         ({"heads": 0}, "--heads must be at least 1, got 0"),
         ({"dropout": 1.0}, r"--dropout must lie in \[0, 1\), got 1.0"),
-        ({"activation": "gelu"}, "--activation must be relu or gated-gelu"),
+        ({"activation": "gelu"}, "--activation must be one of relu, gated-gelu"),
     ],
 )
 def test_bad_shapes_are_refused(arguments, words):

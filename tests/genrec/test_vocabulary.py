@@ -60,5 +60,5 @@ def test_users_share_buckets():
 def test_bad_sizes_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         CodeVocabulary(*arguments)
-    with pytest.raises(ValueError, match="--user-buckets must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="--user-buckets must be at least 0, got -1"):
         CodeVocabulary([2], -1)

@@ -257,11 +257,14 @@ def test_typed_values_win_over_recipe_over_default(module):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--dim", "wide"], "'wide' is not a number (whole)"),
-        (["--dim", "1.5"], "'1.5' is not a number (whole)"),
-        (["--hidden", "1,x"], "'1,x' is not comma-separated numbers (whole)"),
+        (["--dim", "wide"], "--dim must be a whole number, got 'wide'"),
+        (["--dim", "1.5"], "--dim must be a whole number, got 1.5"),
+        (
+            ["--hidden", "1,x"],
+            "--hidden must be comma-separated numbers, each of which must be a whole number, got '1,x'",
+        ),
         (["--loss", "mse"], "'mse' is not one of ce, bce"),
-        (["--negatives", "some"], "'some' is not one of auto"),
+        (["--negatives", "some"], "--negatives must be a finite number or one of auto, got 'some'"),
         (["--nonsense"], "No such option"),
     ],
 )
@@ -300,7 +303,7 @@ def test_failures_are_one_line_and_traceback_is_on_demand():
 
     assert run(fail, "value").stderr == "Error: levels is 0 expected 1 or more\n"
     assert run(fail, "file").stderr == "Error: No such file or directory: /no/such/file\n"
-    assert run(fail, "key").stderr.startswith("Error: KeyError: 'x'")
+    assert run(fail, "key").stderr.startswith("Error: unexpected data or a fault of this program: 'x' is missing (")
     assert run(fail, "value").exit_code == 1
     assert isinstance(run(fail, "value", "--debug").exception, ValueError)
 

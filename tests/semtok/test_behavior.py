@@ -618,12 +618,12 @@ def test_unusable_inputs_are_refused(inputs: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"levels": 0}, "levels=0 is not an integer of at least 1"),
-        ({"revive_every": -1}, "revive_every=-1 is not an integer of at least 0"),
-        ({"hidden": (0,)}, "hidden=0 is not an integer of at least 1"),
-        ({"temperature": 0.0}, r"temperature=0\.0 must be above 0"),
-        ({"rec_weight": -1.0}, r"rec_weight=-1\.0 must be at least 0"),
-        ({"dropout": 1.0}, r"dropout=1\.0 must lie in \[0, 1\)"),
+        ({"levels": 0}, "--levels must be at least 1, got 0"),
+        ({"revive_every": -1}, "--revive-every must be at least 0, got -1"),
+        ({"hidden": (0,)}, r"--hidden must be at least 1, got \(0,\)"),
+        ({"temperature": 0.0}, "--temperature must be above 0"),
+        ({"rec_weight": -1.0}, "--rec-weight must be at least 0"),
+        ({"dropout": 1.0}, r"--dropout must lie in \[0, 1\)"),
         ({"streams": ("id",)}, r"streams=\('id',\) must hold text or image"),
         ({"streams": ("text", "sound")}, "must hold text or image, and id if wanted, and no other"),
         ({"heads": 7}, "must be a multiple of --heads, got 7"),

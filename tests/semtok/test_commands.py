@@ -167,9 +167,9 @@ def test_unique_policies_are_those_there_are():
         ),
         (["fit", "--unique", "luck"], 2, "'luck' is not one of none, suffix"),
         (["fit", "--recipe", "best"], 1, "Error: recipe 'best' is unknown"),
-        (["fit", "--encoder", "glove", "--data", "DATA"], 1, "Error: encoder 'glove' is unknown"),
+        (["fit", "--encoder", "glove", "--data", "DATA"], 2, "--encoder must be tfidf, minilm, owner/name on the hub"),
         (["fit", "--views", "colour", "--data", "DATA"], 1, "Error: view 'colour' is missing; data set"),
-        (["fit", "--levels", "0", "--data", "DATA"], 1, "Error: levels=0 is not an integer of at least 1"),
+        (["fit", "--levels", "0", "--data", "DATA"], 2, "Error: --levels must be at least 1, got 0"),
         (["fit", "--embeddings", "nowhere"], 1, "Error: nowhere is not a folder"),
         (["fit", "--embeddings", "bad.npy"], 1, "Error: view 'bad' holds NaN or infinity in row 1"),
         (

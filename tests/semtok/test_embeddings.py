@@ -283,7 +283,7 @@ def test_align_reorders_or_refuses(data):
     [
         ({"encoder": "glove"}, "encoder 'glove' is unknown; expected tfidf, minilm, a Hugging Face model"),
         ({"views": ["colour"]}, "view 'colour' is missing; data set 'toy' has title, brand"),
-        ({"pca": 0}, "pca is 0; expected 1 or more, or none"),
+        ({"pca": 0}, "--pca must be at least 1, got 0"),
     ],
 )
 def test_refusals(data, settings, words):

@@ -346,9 +346,9 @@ def test_wrong_arguments_are_refused() -> None:
         ({"form": "tree"}, "form='tree' is not one of capacity, variable"),
         ({"form": "variable", "balanced": True}, 'balanced=True needs form="capacity"'),
         ({"form": "variable", "levels": 3}, 'levels=3 needs form="capacity"'),
-        ({"levels": 0}, "levels=0 is not an integer of at least 1"),
-        ({"iterations": 0}, "iterations=0 is not an integer"),
-        ({"seed": -1}, "seed=-1 is not an integer of at least 0"),
+        ({"levels": 0}, "--levels must be at least 1, got 0"),
+        ({"iterations": 0}, "--iterations must be at least"),
+        ({"seed": -1}, "--seed must be at least 0, got -1"),
     ):
         with pytest.raises(ValueError, match=message):
             HierarchicalKMeans(**arguments).fit(some_vectors())

@@ -234,8 +234,8 @@ def test_estimator_habits() -> None:
         ({}, np.ones(300), r"collaborative has shape \(300,\)"),
         ({}, np.full((300, 2), np.inf), r"collaborative has a NaN or infinite \(inf\) entry"),
         ({"groups": 11}, np.ones((300, 4)), "groups=11 would leave a group fewer than two of codebook_size=20 codes"),
-        ({"groups": 0}, np.ones((300, 4)), "groups=0 is not an integer of at least 1"),
-        ({"diversity_weight": -1}, np.ones((300, 4)), "diversity_weight=-1 is not a number of at least 0"),
+        ({"groups": 0}, np.ones((300, 4)), "--groups must be at least 1, got 0"),
+        ({"diversity_weight": -1}, np.ones((300, 4)), "--diversity-weight must be at least 0"),
         ({"start": "warm"}, np.ones((300, 4)), "start='warm' is not one of even, k-means, random"),
     ],
 )

@@ -127,14 +127,14 @@ def test_estimator_contract(quantizer: type) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"levels": 0}, "levels=0 is not an integer of at least 1"),
+        ({"levels": 0}, "--levels must be at least 1, got 0"),
         ({"levels": 40}, "n_features=32 columns, fewer than levels=40"),
-        ({"codebook_size": -4}, "codebook_size=-4 is not"),
-        ({"codebook_size": 2.5}, "codebook_size=2.5 is not"),
-        ({"iterations": 0}, "iterations=0 is not"),
-        ({"restarts": -1}, "restarts=-1 is not"),
-        ({"seed": -1}, "seed=-1 is not an integer of at least 0"),
-        ({"max_points_per_centroid": 0}, "max_points_per_centroid=0 is not"),
+        ({"codebook_size": -4}, "--codebook-size must be at least 1, got -4"),
+        ({"codebook_size": 2.5}, "--codebook-size must be a whole number, got 2.5"),
+        ({"iterations": 0}, "--iterations must be at least 1, got 0"),
+        ({"restarts": -1}, "--restarts must be at least 1, got -1"),
+        ({"seed": -1}, "--seed must be at least 0, got -1"),
+        ({"max_points_per_centroid": 0}, "--max-points-per-centroid must be at least 1, got 0"),
         ({"engine": "scann"}, "engine='scann' is not one of torch, faiss"),
         ({"init": "first"}, "init='first' is not one of"),
         ({"precision": "int8"}, "precision='int8' is not one of"),
@@ -147,7 +147,7 @@ def test_unusable_arguments_are_refused(arguments: dict, message: str) -> None:
 
 
 def test_negative_rotation_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="rotation_steps=-1 is not an integer of at least 0"):
+    with pytest.raises(ValueError, match="--rotation-steps must be at least 0, got -1"):
         OptimizedProductQuantizer(levels=2, codebook_size=4, rotation_steps=-1).fit(some_vectors(50))
 
 

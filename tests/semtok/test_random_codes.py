@@ -73,7 +73,7 @@ def test_drawn_codes_follow_from_keys_alone() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    for arguments, message in (({"levels": 0}, "levels=0 is not"), ({"seed": -2}, "seed=-2 is not an integer")):
+    for arguments, message in (({"levels": 0}, "--levels must be"), ({"seed": -2}, "--seed must be at least")):
         with pytest.raises(ValueError, match=message):
             RandomCodes(**arguments).fit(some_vectors(10))
 

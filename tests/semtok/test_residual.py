@@ -118,9 +118,9 @@ def test_estimator_contract() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"levels": -1}, "levels=-1 is not an integer of at least 1"),
-        ({"beam": 0}, "beam=0 is not an integer of at least 1"),
-        ({"iterations": 0}, "iterations=0 is not an integer of at least 1, nor None"),
+        ({"levels": -1}, "--levels must be at least 1, got -1"),
+        ({"beam": 0}, "--beam must be at least 1, got 0"),
+        ({"iterations": 0}, "--iterations must be at least 1, got 0"),
         ({"start": "warm"}, "start='warm' is not one of plain, progressive"),
     ],
 )

@@ -138,10 +138,10 @@ def test_axes_beyond_the_width_say_nothing() -> None:
 def test_wrong_arguments_are_refused() -> None:
     for tokenizer, message in (
         (HyperplaneLSH(codebook_size=100), "codebook_size=100 is not a power of two of at least 2"),
-        (HyperplaneLSH(levels=0), "levels=0 is not an integer of at least 1"),
-        (FiniteScalarQuantizer(cells=(8, 1)), r"cells=\(8, 1\) are not one or more integers of at least 2"),
-        (FiniteScalarQuantizer(spread=0), "spread=0 is not a number above 0"),
-        (FiniteScalarQuantizer(seed=-1), "seed=-1 is not an integer"),
+        (HyperplaneLSH(levels=0), "--levels must be at least 1, got 0"),
+        (FiniteScalarQuantizer(cells=(8, 1)), r"--cells must be at least 2, got \(8, 1\)"),
+        (FiniteScalarQuantizer(spread=0), "--spread must be above 0, got 0"),
+        (FiniteScalarQuantizer(seed=-1), "--seed must be at least"),
     ):
         with pytest.raises(ValueError, match=message):
             tokenizer.fit(some_vectors())

@@ -231,9 +231,9 @@ def test_memory_saving_changes_nothing(monkeypatch):
     ("arguments", "message"),
     [
         ({"mask_ratio": 0.0}, r"--mask-ratio must lie in \(0, 1\], got 0.0"),
-        ({"mcm_weight": -0.1}, "--mcm-weight must not be negative, got -0.1"),
+        ({"mcm_weight": -0.1}, "--mcm-weight must be at least 0, got -0.1"),
         ({"temperature": 0.0}, "--temperature must be above 0, got 0.0"),
-        ({"negatives": -5}, r"--negatives must be -1 \(automatic\), 0 \(all items\) or a count, got -5"),
+        ({"negatives": -5}, r"--negatives must be at least -1, got -5"),
         ({"text": "images"}, "--text must be one of views, codes, got 'images'"),
         ({"fusion_layers": 0}, "--fusion-layers must be at least 1, got 0"),
     ],
