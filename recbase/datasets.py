@@ -82,6 +82,7 @@ def prepare_dataset(
     min_item: int | None = None,
     ties: Ties = "file",
     order: Order | None = None,
+    time_format: str | None = None,
     seed: int = 0,
     limit: int | None = None,
     repeats: bool = False,
@@ -106,7 +107,7 @@ def prepare_dataset(
     format : str, optional
         Format of the file (``csv``, ``recbase.readers.FORMATS`` has all); told from its name if not given.
     columns : mapping, optional
-        Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``.
+        Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``, ``history``.
     hub : mapping, optional
         Arguments of ``datasets.load_dataset`` for ``format="huggingface"``, such as ``split``.
     category : str, optional
@@ -121,6 +122,8 @@ def prepare_dataset(
         Order of events of one time: as in the file, by ascending item id, or by a seeded hash.
     order : {"time", "file", "position"}, optional
         What orders a user's events; by default position, else time, else the file, as the source has them.
+    time_format : str, optional
+        How times are written, in the codes of strptime, such as ``"%d/%m/%Y %H:%M"``; numbers and ISO dates need none.
     seed : int, default 0
         Seed of ``ties="shuffle"``.
     limit : int, optional
@@ -149,13 +152,13 @@ def prepare_dataset(
         made = load_dataset(source, **({"seed": seed} if source == "synthetic" else {}))
         return made if name is None else replace(made, name=name, manifest=made.manifest | {"name": name})
     if isinstance(source, str) and source in downloads.PUBLISHED:
-        raw = downloads.published(source, category, from_file, items, cache, quiet)
+        raw = downloads.published(source, category, from_file, items, cache, quiet, time_format)
     elif not isinstance(source, pl.DataFrame) and format is None and Path(source).is_dir():
         raw = _raw_folder(Path(source))
         min_user, min_item = min_user or 0, min_item or 0
         repeats = True
     else:
-        raw = readers.read(source, items, format, columns, hub)
+        raw = readers.read(source, items, format, columns, hub, time_format)
     least = (5 if min_user is None else min_user, 5 if min_item is None else min_item)
     found = raw.interactions.columns
     order = order or ("position" if "position" in found else "time" if "timestamp" in found else "file")
@@ -165,8 +168,6 @@ def prepare_dataset(
     distinct = table.height
     table = events.k_core(table, *least)
     table = table if limit is None else events.latest(table, limit)
-    if raw.time_unit != 1 and "timestamp" in table.columns:
-        table = table.with_columns(pl.col("timestamp") // raw.time_unit)
     filters = {"min_user": least[0], "min_item": least[1], "iterated": True, "limit": limit, "repeats": repeats}
     manifest: dict[str, Any] = {
         "source": raw.source,

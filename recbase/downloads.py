@@ -140,6 +140,7 @@ def published(
     items: str | os.PathLike[str] | pl.DataFrame | None = None,
     cache: str | os.PathLike[str] | None = None,
     quiet: bool = True,
+    time_format: str | None = None,
 ) -> RawData:
     """Events and items of a named public set, from a file or downloaded.
 
@@ -157,6 +158,8 @@ def published(
         Folder of downloads; by default ``~/.cache/semtok`` (or ``$XDG_CACHE_HOME/semtok``).
     quiet : bool, default True
         Show no progress bar.
+    time_format : str, optional
+        How times are written, where a file is not as its publisher ships it.
 
     Raises
     ------
@@ -173,14 +176,15 @@ def published(
         beside = None if wanted.items is None else path.with_name(_items_name(path.name, wanted))
         if items is None and beside is not None and beside.is_file() and beside != path:
             items = beside
-        raw = read(path, items, wanted.format)
+        raw = read(path, items, wanted.format, time_format=time_format)
     else:
         category = _category(name, wanted, category)
         folder = _cache(cache) / name / category.replace("/", "-")
         events = download(wanted.events.format(category=category), folder, _checksum(wanted, category), quiet)
         if wanted.items is not None and items is None:
             items = download(wanted.items.format(category=category), folder, None, quiet)
-        raw = read(_unpacked(events, wanted.members) if wanted.members else events, items, wanted.format)
+        events = _unpacked(events, wanted.members) if wanted.members else events
+        raw = read(events, items, wanted.format, time_format=time_format)
     label = category or raw.name
     raw.name = f"{name}-{label.replace('/', '-')}".lower().replace("_", "-")
     raw.source |= {"published": name, "category": category, "about": wanted.about}
