@@ -1,8 +1,9 @@
 """Tables of events, one row an event: de-duplication, k-core, order, hashes, numbering.
 
 A table is a polars frame with ``user_id`` and ``item_id`` (integers or strings) and, where known, ``timestamp`` (int64
-seconds), ``nanosecond`` (what follows the second) and ``position`` (order within the user). Everything here is a function from tables to tables or arrays; files
-and names of data sets are the business of others. No function depends on the order of the rows unless it says so.
+seconds), ``nanosecond`` (what follows the second) and ``position`` (order within the user). Everything here is a
+function from tables to tables or arrays; files and names of data sets are the business of others. No function depends
+on the order of the rows unless it says so.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import warnings
 
 import polars as pl
 
-__all__ = ["parse_times", "split_times", "time_unit", "unit_name"]
+__all__ = ["parse_times", "split_times", "time_unit", "unit_name", "with_seconds"]
 
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
 _NANO = 10**9
@@ -69,6 +69,41 @@ def split_times(times: pl.Series, what: str, unit: int = 1) -> tuple[pl.Series, 
     if unit == 1:
         return whole, _zeros(whole)
     return whole // unit, (whole % unit) * (_NANO // unit)
+
+
+def with_seconds(table: pl.DataFrame, what: str, time_format: str | None = None) -> tuple[pl.DataFrame, int]:
+    """The table with ``timestamp`` in seconds and, where some event has one, ``nanosecond``; and the unit of numbers.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column ``timestamp`` of numbers, text, dates or date-times.
+    what : str
+        Source, for the sentence of an error.
+    time_format : str, optional
+        How the times are written, in the codes of strptime.
+
+    Returns
+    -------
+    table : DataFrame
+    unit : int
+        Parts of a second that the numbers counted, told by the largest; 0 for dates and date-times.
+
+    Raises
+    ------
+    ValueError
+        If a time is none.
+    """
+    times = table["timestamp"]
+    if time_format is not None and times.dtype.is_numeric():
+        times = times.cast(pl.String).str.replace(r"\.0+$", "")
+    if times.dtype in (pl.String, pl.Categorical):
+        times = parse_times(times.cast(pl.String), what, time_format)
+    unit = time_unit(times) if times.dtype.is_numeric() else 0
+    seconds, nanos = split_times(times, what, unit or 1)
+    table = table.with_columns(seconds.alias("timestamp"))
+    fine = bool((nanos != 0).any())
+    return table.with_columns(nanos.fill_null(0).alias("nanosecond")) if fine else table, unit
 
 
 def _zeros(like: pl.Series) -> pl.Series:

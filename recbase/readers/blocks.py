@@ -148,9 +148,7 @@ def _utf8(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
     if encoding is None or encoding == "utf-8":
         first = first.removeprefix(codecs.BOM_UTF8)
         if first[:400].count(0) * 3 > len(first[:400]):
-            raise ValueError(
-                f"{path} holds many zero bytes: binary, or UTF-16 without a byte-order mark; save as UTF-8"
-            )
+            raise ValueError(f"{path} holds many zero bytes: binary, or UTF-16 without a mark; save it as UTF-8")
         # The line ends of an old Macintosh: no line feed at all.
         old = b"\r" in first and b"\n" not in first
         for piece in _chain(first, pieces):

@@ -12,7 +12,7 @@ from recbase.interactions import check_interactions
 from recbase.readers.histories import spelled_out
 from recbase.readers.ids import typed_ids
 from recbase.readers.raw import Notes, Request, clip
-from recbase.times import parse_times, split_times, time_unit, unit_name
+from recbase.times import unit_name, with_seconds
 
 __all__ = [
     "EVENT_COLUMNS",
@@ -121,33 +121,27 @@ def with_times(table: pl.DataFrame, request: Request, what: str) -> pl.DataFrame
     """The table with ``timestamp`` in whole seconds and, where it has them, ``nanosecond``; says the unit taken."""
     if "timestamp" not in table.columns or table.schema["timestamp"] == pl.Null:
         return table
-    times = table["timestamp"]
-    if request.time_format is not None and times.dtype.is_numeric():
-        times = times.cast(pl.String).str.replace(r"\.0+$", "")
-    if times.dtype in (pl.String, pl.Categorical):
-        times = parse_times(times.cast(pl.String), what, request.time_format)
-    unit = time_unit(times) if times.dtype.is_numeric() else 1
-    seconds, nanos = split_times(times, what, unit)
-    _say_unit(times, seconds, unit, what, request.notes)
-    table = table.with_columns(seconds.alias("timestamp"))
-    return table.with_columns(nanos.fill_null(0).alias("nanosecond")) if (nanos != 0).any() else table
+    table, unit = with_seconds(table, what, request.time_format)
+    if unit:
+        _say_unit(table["timestamp"], unit, what, request.notes)
+    return table
 
 
-def _say_unit(times: pl.Series, seconds: pl.Series, unit: int, what: str, notes: Notes) -> None:
-    if not times.dtype.is_numeric() or seconds.null_count() == len(seconds):
+def _say_unit(seconds: pl.Series, unit: int, what: str, notes: Notes) -> None:
+    if seconds.null_count() == len(seconds):
         return
     first, last = (_day(seconds.min()), _day(seconds.max()))
     notes.say(
-        "time_unit", len(times), f"times of {what} were taken as {unit_name(unit)}: {first} to {last}", warn=False
+        "time_unit", len(seconds), f"times of {what} were taken as {unit_name(unit)}: {first} to {last}", warn=False
     )
-    # A column has one unit. Numbers a thousand times smaller than the others are of another, and would all fall in 1970.
+    # A column has one unit. Numbers a thousand times smaller are of another, and would all fall in 1970.
     small = int(((seconds.abs() < 100_000_000) & (seconds != 0)).sum()) if unit > 1 else 0
     if small:
         notes.say(
             "times_of_another_unit",
             small,
-            f"{small:,} of {len(times):,} times of {what} are too small for {unit_name(unit)}, the unit of the largest; "
-            "bring all of them to one unit",
+            f"{small:,} of {len(seconds):,} times of {what} are too small for {unit_name(unit)}, the unit of the "
+            "largest; bring all of them to one unit",
         )
 
 

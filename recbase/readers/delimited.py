@@ -226,10 +226,9 @@ def _by_polars(
 
 def _what_is_wrong(block: bytes, dialect: Dialect, path: Path, rows: int) -> str:
     """A sentence that names the first row with too many fields."""
-    quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
     lines = io.StringIO(block.decode("utf-8"), newline="")
     try:
-        for at, row in enumerate(csv.reader(lines, delimiter=dialect.separator, quoting=quoting)):
+        for at, row in enumerate(_python_rows(lines, dialect)):
             if len(row) > len(dialect.names):
                 return (
                     f"{path} has {len(row)} fields in row {rows + at + 1} and {len(dialect.names)} in its header "
@@ -257,8 +256,7 @@ def _by_python(
             yield from io.StringIO(piece.decode("utf-8"), newline="")
 
     width = len(dialect.names)
-    quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines(), delimiter=dialect.separator, quoting=quoting, strict=True)
+    reader = _python_rows(lines(), dialect)
     kept: list[list[str | None]] = [[] for _ in places]
     try:
         for row in reader:
@@ -284,6 +282,13 @@ def _by_python(
             'expected a field in quotes to end before a separator, and a quote in it to be doubled ("")'
         ) from error
     yield _frame(kept, columns)
+
+
+def _python_rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
+    """Rows as Python's csv reads them, a quote that does not close being an error."""
+    if dialect.quoted:
+        return csv.reader(lines, delimiter=dialect.separator, strict=True)
+    return csv.reader(lines, delimiter=dialect.separator, strict=True, quoting=csv.QUOTE_NONE)
 
 
 def _chain(block: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:

@@ -37,8 +37,8 @@ def warn_of_train(path: Path, notes: Notes) -> None:
         notes.say(
             "split_not_joined",
             1,
-            f"{path} is one part of a set that was split; {train.name} beside it was not read: give that file to read all "
-            "parts together",
+            f"{path} is one part of a set that was split; {train.name} beside it was not read: give that file to "
+            "read all parts together",
         )
 
 

@@ -86,7 +86,8 @@ def _stripped(ids: pl.Series, what: str, notes: Notes) -> pl.Series:
     notes.say(
         "ids_padded",
         padded,
-        f"{padded:,} of {len(ids):,} values of {ids.name} of {what} have blanks around them; they were dropped{together}",
+        f"{padded:,} of {len(ids):,} values of {ids.name} of {what} have blanks around them; "
+        f"they were dropped{together}",
         warn=merged > 0,
     )
     return bare

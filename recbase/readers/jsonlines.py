@@ -311,6 +311,7 @@ def _say_objects(name: str, path: Path, notes: Notes) -> None:
     notes.say(
         "column_of_objects",
         1,
-        f"the column {clip(name, 40)} of {path} holds objects and was left out; text that is wanted needs a key of its own",
+        f"the column {clip(name, 40)} of {path} holds objects and was left out; text that is wanted needs a "
+        "key of its own",
         warn=False,
     )

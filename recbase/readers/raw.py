@@ -41,14 +41,15 @@ class Notes:
     Attributes
     ----------
     entries : list of dict
-        ``what`` (a fixed word), ``count`` and ``sentence`` of each; they go into the manifest of a data set.
+        ``what`` (a fixed word), ``count``, ``sentence`` and ``warned`` (whether it was a warning too) of each; they go
+        into the manifest of a data set.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def say(self, what: str, count: int, sentence: str, warn: bool = True) -> None:
         """Record a note; with ``warn`` it is also a warning, for what may be wrong and not only worth knowing."""
-        self.entries.append({"what": what, "count": int(count), "sentence": sentence})
+        self.entries.append({"what": what, "count": int(count), "sentence": sentence, "warned": warn})
         if warn:
             warnings.warn(sentence, UserWarning, stacklevel=2)
 

@@ -36,7 +36,8 @@ def sequences_text(request: Request) -> RawData:
         parts.append(split.explode("item_id"))
     if short:
         raise ValueError(
-            f"{path} has {short} lines with a user and no item (first: line {first_short}); expected 'user item item ...'"
+            f"{path} has {short} lines with a user and no item (first: line {first_short}); "
+            "expected 'user item item ...'"
         )
     table = pl.concat(parts) if parts else pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
     # Numbered only here: a user of a file of pairs may go on in the next block.

@@ -99,8 +99,8 @@ def _keys(path: Path) -> list[str]:
             found.update(dict.fromkeys(entry))
     for names in (EVENT_COLUMNS["timestamp"], EVENT_COLUMNS["position"]):
         if not any(name in found for name in names):
-            late = (name for block in blocks(path) for name in names if b'"%b"' % name.encode() in block)
-            found.update(dict.fromkeys([name for name in late][:1]))
+            late = next((name for block in blocks(path) for name in names if b'"%b"' % name.encode() in block), None)
+            found.update({} if late is None else {late: None})
     return list(found)
 
 
