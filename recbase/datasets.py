@@ -263,6 +263,7 @@ def _warn_of_strangers(ids: pl.DataFrame, unknown: pl.DataFrame, items: pl.DataF
         unknown.height,
         f"{unknown.height:,} of {ids.height:,} items of the events are not in the table of items and have no text: "
         f"events have ids as {here}, the table {'as ' + there if there else 'no others'}{hint}",
+        warn=len(unused) > 0 or unknown.height == ids.height,
     )
 
 

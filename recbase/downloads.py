@@ -14,8 +14,8 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,8 @@ def download(
 ) -> Path:
     """Fetch a file into a folder, or check the one that is there.
 
-    What has come is kept in ``NAME.part``; a cut connection is taken up again there, now and at the next call.
+    What has come is kept in ``NAME.part``; a cut connection is taken up again there, now and at the next call, if the
+    server tells the version (ETag or Last-Modified), and else starts anew: two halves of two versions are no file.
 
     Parameters
     ----------
@@ -235,11 +236,12 @@ def download(
         try:
             _compare(part, expected, f"the one published for {url}")
         except ValueError:
-            part.unlink()
+            _discard(part)
             raise
     digest = _digest(part, "sha256")
     _write_text(recorded, f"{digest}  {target.name}\n")
     os.replace(part, target)
+    _mark_of(part).unlink(missing_ok=True)
     return target
 
 
@@ -269,7 +271,7 @@ def _fetch(url: str, part: Path, quiet: bool, wait: float) -> None:
 
 def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
     """One connection; True when the file is whole. A server that ignores the range starts it anew."""
-    mark = part.with_name(part.name + ".tag")
+    mark = _mark_of(part)
     # Without the version that the first half is of, a second half may be of another: then the file starts anew.
     version = mark.read_text(encoding="utf-8") if mark.is_file() else ""
     have = part.stat().st_size if part.is_file() and version else 0
@@ -283,24 +285,21 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
         if error.code != 416 or not have:
             raise
         error.close()
-        mark.unlink(missing_ok=True)
         # A range beyond the end: all of it is here, unless the answer is of another version.
         if whole and int(whole[1]) == have and _version(error.headers) in ("", version):
             return True
-        part.unlink()
+        _discard(part)
         return False
     with answer:
         tag = _version(answer.headers)
         if answer.status == 206 and not _goes_on(answer.headers, have, version):
-            mark.unlink(missing_ok=True)
-            part.unlink()
+            _discard(part)
             return False
         have = have if answer.status == 206 else 0
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
         if have == 0:
-            part.unlink(missing_ok=True)
-            mark.unlink(missing_ok=True)
+            _discard(part)
             if tag:
                 mark.write_text(tag, encoding="utf-8")
         progress.update(task, total=total, completed=have)
@@ -310,19 +309,26 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
                 progress.advance(task, len(block))
             out.flush()
             os.fsync(out.fileno())
-            done = total is None or out.tell() == total
-    if done:
-        mark.unlink(missing_ok=True)
-    return done
+            return total is None or out.tell() == total
 
 
-def _version(headers: Mapping[str, str]) -> str:
+def _discard(part: Path) -> None:
+    """Remove what came of a file and the mark of its version; the mark last, so that no part is without its own."""
+    part.unlink(missing_ok=True)
+    _mark_of(part).unlink(missing_ok=True)
+
+
+def _mark_of(part: Path) -> Path:
+    return part.with_name(part.name + ".tag")
+
+
+def _version(headers: Message) -> str:
     """What tells one version of a file from another: a strong ETag or the time of its last change, else ""."""
     tag = headers.get("ETag") or ""
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified") or ""
 
 
-def _goes_on(headers: Mapping[str, str], have: int, version: str) -> bool:
+def _goes_on(headers: Message, have: int, version: str) -> bool:
     """Whether a partial answer begins where the file ends, and is of the same version as far as it says."""
     begins = re.match(r"bytes (\d+)-", headers.get("Content-Range") or "")
     return (begins is None or int(begins[1]) == have) and _version(headers) in ("", version)

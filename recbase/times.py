@@ -115,9 +115,10 @@ def _split_floats(times: pl.Series, what: str, unit: int) -> tuple[pl.Series, pl
     _refuse(times.abs() >= 9.2e18, times, what, "expected a time that 64 bits hold")
     # Floor and fraction are taken in the unit of the source: there both are exact.
     floor = times.floor()
-    fraction = ((times - floor) * (_NANO // unit)).cast(pl.Int64)
+    ratio = _NANO // unit
+    fraction = ((times - floor) * ratio).round().clip(0, ratio - 1).cast(pl.Int64)
     whole = floor.cast(pl.Int64)
-    return whole // unit, (whole % unit) * (_NANO // unit) + fraction
+    return whole // unit, (whole % unit) * ratio + fraction
 
 
 def _refuse(bad: pl.Series, times: pl.Series, what: str, expected: str) -> None:
