@@ -29,10 +29,10 @@ def unit_name(unit: int) -> str:
 
 def time_unit(times: pl.Series) -> int:
     """Parts of a second that a column of numbers counts, told by its largest magnitude: 1, 10^3, 10^6 or 10^9."""
-    finite = times.cast(pl.Float64, strict=False)
-    largest = finite.filter(finite.is_finite()).abs().max()
-    assert largest is None or isinstance(largest, float)
-    return next((unit for unit in _UNITS if (largest or 0.0) <= _LARGEST_SECOND * unit), _NANO)
+    if times.dtype.is_float():
+        times = times.filter(times.is_finite())
+    ends = [abs(float(end)) for end in (times.min(), times.max()) if end is not None]  # type: ignore[arg-type]
+    return next((unit for unit in _UNITS if max(ends, default=0.0) <= _LARGEST_SECOND * unit), _NANO)
 
 
 def split_times(times: pl.Series, what: str, unit: int = 1) -> tuple[pl.Series, pl.Series]:
@@ -100,6 +100,8 @@ def with_seconds(table: pl.DataFrame, what: str, time_format: str | None = None)
     if times.dtype in (pl.String, pl.Categorical):
         times = parse_times(times.cast(pl.String), what, time_format)
     unit = time_unit(times) if times.dtype.is_numeric() else 0
+    if unit == 1 and times.dtype == pl.Int64:
+        return table.with_columns(times.alias("timestamp")), unit
     seconds, nanos = split_times(times, what, unit or 1)
     table = table.with_columns(seconds.alias("timestamp"))
     fine = bool((nanos != 0).any())
@@ -154,16 +156,16 @@ def parse_times(texts: pl.Series, what: str, time_format: str | None = None) -> 
     ValueError
         If a text is written otherwise.
     """
+    if time_format is None:  # the usual column, before anything else is tried
+        whole = texts.cast(pl.Int64, strict=False)
+        if whole.null_count() == texts.null_count():
+            return whole
     texts = texts.str.strip_chars()
     texts = texts.set(texts == "", None) if (texts == "").any() else texts
     if time_format is not None:
         return _parse_format(texts, what, time_format)
-    known = len(texts) - texts.null_count()
-    whole = texts.cast(pl.Int64, strict=False)
-    if len(whole) - whole.null_count() == known:
-        return whole
-    number = texts.cast(pl.Float64, strict=False)
-    if len(number) - number.null_count() == known:
+    whole, number = texts.cast(pl.Int64, strict=False), texts.cast(pl.Float64, strict=False)
+    if number.null_count() == texts.null_count():
         _refuse_large(whole, number, texts, what)
         return number
     parsed = _parse_iso(texts)

@@ -78,8 +78,10 @@ def dialect_of(path: Path, separator: str = ",", wanted: Sequence[Sequence[str]]
 
 def _quotes_fields(path: Path) -> bool:
     """Whether quotes of a file with tabs enclose fields, as far as its first block tells; else they are letters."""
-    block = next(text_blocks.blocks(path), b"")
-    cut = _last_row_end(block, _quotes(block)) if b'"' in block else 0
+    block = next(text_blocks.blocks(path, size=1 << 16), b"")
+    if b'"' not in block:
+        return False
+    cut = _last_row_end(block, _quotes(block))
     return re.search(rb'(^|[\t\n])"', block) is not None and cut > 0 and _well_quoted(block[:cut], b"\t")
 
 
@@ -138,12 +140,12 @@ def _well_quoted(block: bytes, separator: bytes) -> bool:
         return False
     opening, closing = quotes[0::2], quotes[1::2]
     before, after = data[opening - 1], data[closing + 1]
-    edge = np.frombuffer(separator + b"\n", np.uint8)
     # "a""b" is a field that closes and opens again at once.
     again = np.append(opening[1:], -1) == closing + 1
-    opens = np.isin(before, edge) | np.append(False, again[:-1])
+    mark = separator[0]
+    opens = (before == mark) | (before == 10) | np.append(False, again[:-1])
     crlf = (after == 13) & (data[np.minimum(closing + 2, len(data) - 1)] == 10)
-    return bool((opens & (np.isin(after, edge) | again | crlf)).all())
+    return bool((opens & ((after == mark) | (after == 10) | again | crlf)).all())
 
 
 def _whole_rows(pieces: Iterable[bytes], dialect: Dialect) -> Iterator[tuple[bytes, bool]]:
@@ -201,9 +203,15 @@ def _without_blank_lines(block: bytes, quoted: bool) -> bytes:
 
 
 def _by_polars(
-    block: bytes, dialect: Dialect, places: Sequence[int], columns: Sequence[str], path: Path, rows: int
+    block: bytes,
+    dialect: Dialect,
+    places: Sequence[int],
+    columns: Sequence[str],
+    path: Path,
+    rows: int,
+    blanks: bool = False,
 ) -> pl.DataFrame:
-    block = _without_blank_lines(block, dialect.quoted)
+    """Some columns of a block; ``blanks`` says that blank lines were taken out of it."""
     if not block.strip(b"\r\n"):
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     quoted = dialect.quoted and b'"' in block
@@ -219,9 +227,11 @@ def _by_polars(
         )
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(_what_is_wrong(block, dialect, path, rows)) from error
-    if not quoted and part.height != block.count(b"\n") + (not block.endswith(b"\n")):
-        raise ValueError(f"{path} is not a readable table separated by {dialect.separator!r}")
-    return part.select(pl.col(names[at]).alias(name) for at, name in zip(places, columns, strict=True))
+    part = part.select(pl.col(names[at]).alias(name) for at, name in zip(places, columns, strict=True))
+    # A row of nothing may be a blank line, which is no row: only then the block is searched for them.
+    if not blanks and part.select(pl.all_horizontal(pl.all().is_null()).any()).item():
+        return _by_polars(_without_blank_lines(block, dialect.quoted), dialect, places, columns, path, rows, True)
+    return part
 
 
 def _what_is_wrong(block: bytes, dialect: Dialect, path: Path, rows: int) -> str:

@@ -8,6 +8,7 @@ not known beforehand and may come late: they go through ``json`` from the start,
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,40 +74,44 @@ def json_keys(path: Path, keys: Sequence[str], notes: Notes, integers: Sequence[
     """
     kinds = {key: pl.Int64() if key in integers else pl.String() for key in keys}
     parts: list[pl.DataFrame] = []
-    lines = 0
     for block in blocks(path, notes):
-        parts.append(_keys_of(block, kinds, path, lines))
-        lines += block.count(b"\n")
+        part = None if not parts and _repeats_a_key(block, keys) else _fast_keys(block, kinds)
+        parts.append(_slow_keys(block, kinds, path, len(parts)) if part is None else part)
     if not parts:
         raise ValueError(f"{path} is empty; expected events")
     mixed = [key for key in keys if len({part.schema[key] for part in parts}) > 1]
     return pl.concat([part.with_columns(pl.col(mixed).cast(pl.String)) for part in parts] if mixed else parts)
 
 
-def _keys_of(block: bytes, kinds: Mapping[str, Any], path: Path, lines: int) -> pl.DataFrame:
-    """The keys of one block; the fast way gives what Python's json would, or is not taken."""
-    height = block.count(b"\n") + 1
-    # A key that stands twice in an object has its last value, in Python; polars takes the first.
-    twice = any(block.count(b'"%b"' % key.encode()) > height for key in kinds)
-    if not twice and not (b"\\u" in block and _lone_surrogate(block)):
-        texts = dict.fromkeys(kinds, pl.String())
-        for schema in (kinds, texts) if dict(kinds) != texts else (texts,):
-            try:
-                return pl.read_ndjson(io.BytesIO(block), schema=dict(schema)).select(list(kinds))
-            except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-                continue
+def _repeats_a_key(block: bytes, keys: Sequence[str]) -> bool:
+    """Whether an object may have a key twice: Python takes its last value and polars the first."""
+    block = block[: 1 << 20]  # what writes a key twice writes it twice everywhere
+    lines = block.count(b"\n") + 1
+    return any(block.count(b'"%b"' % key.encode()) > lines for key in keys)
+
+
+def _fast_keys(block: bytes, kinds: Mapping[str, Any]) -> pl.DataFrame | None:
+    """The keys of one block by polars; None where it refuses or could read otherwise than Python's json."""
+    texts = dict.fromkeys(kinds, pl.String())
+    for schema in (kinds, texts) if dict(kinds) != texts else (texts,):
+        try:
+            part = pl.read_ndjson(io.BytesIO(block), schema=dict(schema)).select(list(kinds))
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            continue
+        # Half a surrogate pair comes out as a zero character.
+        texts_of = [name for name, kind in part.schema.items() if kind == pl.String]
+        return None if any(part[name].str.contains("\x00", literal=True).any() for name in texts_of) else part
+    return None
+
+
+def _slow_keys(block: bytes, kinds: Mapping[str, Any], path: Path, earlier: int) -> pl.DataFrame:
+    """The keys of one block by Python's json; the number of a broken line is that in the file."""
+    lines = sum(piece.count(b"\n") for piece in itertools.islice(blocks(path), earlier))
     columns: dict[str, list[str | None]] = {key: [] for key in kinds}
     for entry in _objects(block, path, lines):
         for key, column in columns.items():
             column.append(value_text(entry.get(key)))
     return pl.DataFrame({key: pl.Series(column, dtype=pl.String) for key, column in columns.items()})
-
-
-def _lone_surrogate(block: bytes) -> bool:
-    if b"\\ud" not in block and b"\\uD" not in block:
-        return False
-    pairs = len(re.findall(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}", block))
-    return 2 * pairs != len(re.findall(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", block))
 
 
 def _objects(block: bytes, path: Path, lines: int) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ __all__ = ["is_sequences_json", "sequences_json", "sequences_text"]
 def sequences_text(request: Request) -> RawData:
     """Lines ``user item item ...`` or ``user item``, in order, between blanks or tabs."""
     path = request.path
-    parts = []
+    parts: list[pl.DataFrame] = []
     short, first_short, lines_before = 0, 0, 0
     for block in blocks(path, request.notes):
         lines = pl.Series("line", block.decode("utf-8").split("\n"))
@@ -33,6 +33,11 @@ def sequences_text(request: Request) -> RawData:
         lines_before += len(lines) - 1
         words = words.filter(count > 1)
         split = words.select(user_id=pl.col("words").list.first(), item_id=pl.col("words").list.slice(1))
+        if not parts and split.height and _looks_like_ratings(split):
+            raise ValueError(
+                f"{path} has a time at the end of every line, as in 'user item rating time'; expected 'user item item "
+                "...': give a table a header, such as user_id, item_id, rating, timestamp"
+            )
         parts.append(split.explode("item_id"))
     if short:
         raise ValueError(
@@ -44,6 +49,17 @@ def sequences_text(request: Request) -> RawData:
     table = table.with_columns(position=pl.int_range(pl.len()).over("user_id"))
     named = checked_events(table, request, str(path))
     return RawData(data_name([path]), named, given_items(request), {}, notes=request.notes)
+
+
+def _looks_like_ratings(split: pl.DataFrame) -> bool:
+    """Whether lines are "user item rating time", which would pass for a user and three items.
+
+    A time ends every line of one length, and users come more than once: sequences have a line for each user.
+    """
+    lengths = split["item_id"].list.len()
+    if lengths[0] not in (2, 3) or lengths.n_unique() > 1 or split["user_id"].n_unique() == split.height:
+        return False
+    return bool(split["item_id"].list.last().str.contains(r"^\d{9,19}(\.\d*)?$").all())
 
 
 def is_sequences_json(path: Path) -> bool:

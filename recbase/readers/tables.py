@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -49,9 +49,18 @@ def delimited_events(request: Request, separator: str) -> RawData:
         columns = list(dict.fromkeys(wanted.values()))
         parts = list(read_fields(path, dialect, columns, request.notes))
         table = pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+        _refuse_second_header(table, wanted, path)
         return table.select(pl.col(column).alias(name) for name, column in wanted.items())
 
     return _events(request, read)
+
+
+def _refuse_second_header(table: pl.DataFrame, wanted: Mapping[str, str], path: Path) -> None:
+    """Files that were put one after another have a header in the midst of their rows."""
+    names = [wanted[name] for name in ("user_id", "item_id") if name in wanted]
+    again = table.select(pl.all_horizontal(pl.col(name) == name for name in names)).to_series().arg_true()
+    if len(again):
+        raise ValueError(f"{path} has its header again in row {int(again[0]) + 1}; leave out all but the first")
 
 
 def parquet_events(request: Request) -> RawData:

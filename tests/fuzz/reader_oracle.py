@@ -83,14 +83,15 @@ def text_of(data: bytes) -> str | None:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or text.startswith("\x1f") or "\n" not in text:
         return None
     # Blanks after the last line feed are no row.
-    return text if text.rsplit("\n", 1)[1].strip() else text[: text.rindex("\n") + 1]
+    return text if text.rsplit("\n", 1)[1].strip(" \t\r") else text[: text.rindex("\n") + 1]
 
 
 def plain(columns: list[list[str]]) -> list[tuple]:
     """Ids by the rules of the readers: without blanks around them and, among whole numbers, without ".0"."""
     done = []
     for column in columns:
-        bare = [value.strip() for value in column]
+        # str.strip takes the separators 1C to 1F for blanks; Unicode and polars do not.
+        bare = [re.sub(r"^[^\S\x1c-\x1f]+|[^\S\x1c-\x1f]+$", "", value) for value in column]
         if all(re.fullmatch(r"(0|[1-9][0-9]{0,17})(\.0+)?", value) for value in bare):
             bare = [value.split(".")[0] for value in bare]
         done.append(bare)
