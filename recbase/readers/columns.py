@@ -104,6 +104,8 @@ def checked_events(table: pl.DataFrame, request: Request, what: str, numbers: bo
     """
     table = with_times(table, request, what)
     if "history" in table.columns:
+        inner = getattr(table.schema["history"], "inner", pl.String())
+        numbers = numbers or inner.is_integer() or table.schema.get("item_id", pl.String()).is_integer()
         table = spelled_out(table, what, request.notes)
     ids = [typed_ids(table[name], what, request.notes, numbers) for name in ("user_id", "item_id")]
     table = table.with_columns(ids)

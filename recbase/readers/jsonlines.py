@@ -86,7 +86,7 @@ def json_keys(path: Path, keys: Sequence[str], notes: Notes, integers: Sequence[
 def _repeats_a_key(block: bytes, keys: Sequence[str]) -> bool:
     """Whether an object may have a key twice: Python takes its last value and polars the first."""
     block = block[: 1 << 20]  # what writes a key twice writes it twice everywhere
-    lines = block.count(b"\n") + 1
+    lines = block.count(b"\n") + (not block.endswith(b"\n"))
     return any(block.count(b'"%b"' % key.encode()) > lines for key in keys)
 
 

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the readers with atheris: ``python fuzz_readers.py FORMAT [options of libFuzzer]``.
 
-``make fuzz`` runs it over every format. An input that breaks a reader is written to the current folder as ``crash-...``;
-mend the reader and make the input a test.
+``make fuzz`` runs it over every format. An input that breaks a reader is written to the current folder as
+``crash-...``; mend the reader and make the input a test.
 """
 
 import shutil

@@ -53,11 +53,12 @@ def read(format: str, path: Path) -> pl.DataFrame | str:
                 return readers.read_items(path, format.removeprefix("items-"))
             return readers.read(path, format=format).interactions
         except (ValueError, OSError) as error:
-            assert type(error) in (ValueError, OSError, FileNotFoundError), f"{type(error).__name__}: {error}"
-            sentence = str(error)
-            assert len(sentence) < LONGEST_SENTENCE, sentence
-            assert path.name in sentence, sentence
-            return sentence
+            refusal = error
+    sentence = str(refusal)
+    assert type(refusal) in (ValueError, OSError, FileNotFoundError), f"{type(refusal).__name__}: {sentence}"
+    assert len(sentence) < LONGEST_SENTENCE, sentence
+    assert path.name in sentence, sentence
+    return sentence
 
 
 def check(format: str, data: bytes, folder: Path) -> bool:
@@ -165,3 +166,6 @@ EXPECTED = {
     "items-csv": lambda data: _table(data, ",", [("item_id",)]),
     "items-jsonl": lambda data: _json_lines(data, ("item_id",)),
 }
+
+if __name__ == "__main__":
+    print(" ".join(SUFFIXES))
