@@ -30,6 +30,7 @@ BOMB_BYTES = 1 << 29
 """A file that unpacks to more than both is refused: logs shrink to a tenth or a thirtieth, zeros to a thousandth."""
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_BINARY = {b"PAR1": "a Parquet file", b"\x93NUM": "a NumPy array", b"\x89HDF": "an HDF5 file"}
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -65,6 +66,8 @@ def open_file(path: Path) -> Iterator[IO[bytes]]:
         start = file.read(8)
     if start.startswith((b"PK\x03\x04", b"7z\xbc\xaf")):
         raise ValueError(f"{path} is an archive; unpack it and give the file that is in it")
+    if start.startswith((b"PAR1", b"\x93NUMPY", b"\x89HDF")):
+        raise ValueError(f"{path} is {_BINARY[start[:4]]}, not text; give its format, or a file of text")
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "plain")
     try:
         with _opened(path, kind) as file:

@@ -52,7 +52,8 @@ def header_names(line: str, separator: str) -> list[str]:
 
 def listed(names: Sequence[str], most: int = 12) -> str:
     """Names as an error lists them: clipped, and not all of a great many."""
-    shown = ", ".join(name if len(name) <= 40 else name[:40] + "..." for name in names[:most])
+    bare = ["".join(letter if letter.isprintable() else "?" for letter in name[:41]) for name in names[:most]]
+    shown = ", ".join(name if len(name) <= 40 else name[:40] + "..." for name in bare)
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 

@@ -469,3 +469,11 @@ def test_a_file_that_unpacks_without_end_is_refused(tmp_path: Path, name: str, m
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (
         1 if sys.platform == "linux" else 0
     ) < 400_000
+
+
+def test_binary_files_given_as_text_are_named(tmp_path: Path) -> None:
+    pl.DataFrame({"user_id": [1], "item_id": [2]}).write_parquet(tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match=r"e.parquet is a Parquet file, not text; give its format"):
+        readers.read(tmp_path / "e.parquet", format="csv")
+    with pytest.raises(ValueError, match=r"its columns are \?\?a, b"):
+        readers.read(put(tmp_path / "e.csv", b"\x01\x02a,b\n1,2\n"))
