@@ -154,11 +154,13 @@ def prepare_dataset(
             raise ValueError(
                 f"{source} is built in and has its own filters; give min_user, min_item, order, limit to files"
             )
-        made = load_dataset(source, **({"seed": seed} if source == "synthetic" else {}))
-        return made if name is None else replace(made, name=name, manifest=made.manifest | {"name": name})
+        return _built_in(source, name, seed)
     if isinstance(source, str) and source in downloads.PUBLISHED:
         raw = downloads.published(source, category, from_file, items, cache, quiet, time_format)
-    elif not isinstance(source, pl.DataFrame) and format is None and Path(source).is_dir():
+    elif not isinstance(source, pl.DataFrame) and format is None and _is_dataset_folder(Path(source)):
+        for option, given in (("items", items), ("columns", columns), ("time_format", time_format)):
+            if given is not None:
+                raise ValueError(f"{option} is for files of events; the folder {source} has its own")
         raw = _raw_folder(Path(source))
         min_user, min_item = min_user or 0, min_item or 0
         repeats = True
@@ -170,10 +172,9 @@ def prepare_dataset(
     table = events.order_events(raw.interactions, order, ties, seed)
     read = table.height
     table, dropped = _filtered(table, least, limit, repeats)
-    filters = {"min_user": least[0], "min_item": least[1], "iterated": True, "limit": limit, "repeats": repeats}
     manifest: dict[str, Any] = {
         "source": raw.source,
-        "filters": filters,
+        "filters": {"min_user": least[0], "min_item": least[1], "iterated": True, "limit": limit, "repeats": repeats},
         "order": order,
         "ties": ties if order == "time" else None,
         "seed": seed if order == "time" and ties == "shuffle" else None,
@@ -190,6 +191,16 @@ def prepare_dataset(
     made = Dataset.from_tables(name or raw.name, table, catalogue, manifest)
     made.manifest["texts"] = {view: _with_text(made.items[view]) for view in made.views}
     return made
+
+
+def _built_in(source: str, name: str | None, seed: int) -> Dataset:
+    made = load_dataset(source, **({"seed": seed} if source == "synthetic" else {}))
+    return made if name is None else replace(made, name=name, manifest=made.manifest | {"name": name})
+
+
+def _is_dataset_folder(path: Path) -> bool:
+    """Whether a path is a folder, and not one of MovieLens, which is read as files are."""
+    return path.is_dir() and not any((path / name).is_file() for name in ("ratings.dat", "ratings.csv"))
 
 
 def _filtered(

@@ -40,7 +40,7 @@ JSON_PIECES = [
     *(b"NaN", b'"\\ud800"', b'"\\u0061"', b'"user_id"', b"1e3", b"12.0"),
     b'{"user_id":"u","item_id":"i","timestamp":3}\n',
 ]
-QUICK = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+QUICK = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def soup(pieces: list[bytes]) -> st.SearchStrategy[bytes]:
