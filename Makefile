@@ -6,7 +6,7 @@ RUNS ?= runs
 # PyTorch comes first and pinned, so that no other package's range decides which build is downloaded.
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
-.PHONY: install demo test test-slow test-gpu smoke lint clean
+.PHONY: install demo test test-slow test-gpu fuzz smoke lint clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,18 @@ test-slow: install
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu -rs
+
+# Seconds for each format of the readers; an input that breaks one is written to $(RUNS)/fuzz.
+FUZZ_SECONDS ?= 60
+
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	mkdir -p $(RUNS)/fuzz
+	for format in $$($(BIN)/python tests/fuzz/reader_oracle.py); do \
+		mkdir -p $(RUNS)/fuzz/$$format; \
+		$(BIN)/python tests/fuzz/fuzz_readers.py $$format $(RUNS)/fuzz/$$format -max_total_time=$(FUZZ_SECONDS) -max_len=400 \
+			-timeout=20 -artifact_prefix=$(RUNS)/fuzz/$$format- || exit 1; \
+	done
 
 smoke: install
 	$(BIN)/semtok fit --method pq --data synthetic --codebook-size 32 --out $(RUNS)/smoke/pq --quiet

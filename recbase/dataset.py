@@ -107,7 +107,7 @@ class Dataset:
         numbers = events.number(ordered["item_id"], items["item_id"])
         if (numbers == 0).any():
             strange = ordered["item_id"].filter(pl.Series(numbers == 0)).unique(maintain_order=True)
-            shown = ", ".join(str(value) for value in strange.head(3))
+            shown = ", ".join(str(value)[:60] for value in strange.head(3))
             raise ValueError(
                 f"{len(strange)} items of the interactions of {name} are not in its items, such as {shown}"
             )
@@ -268,13 +268,12 @@ def checked_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
         raise ValueError(f"{what} has no rows; expected at least one item")
     repeated = items["item_id"].filter(items["item_id"].is_duplicated()).unique(maintain_order=True)
     if len(repeated):
-        raise ValueError(f"{what} has {len(repeated)} item ids more than once, such as {repeated[0]}")
+        raise ValueError(f"{what} has {len(repeated)} item ids more than once, such as {str(repeated[0])[:60]}")
     return items.select("item_id", pl.exclude("item_id"))
 
 
 def same_id_type(table: pl.DataFrame, items: pl.DataFrame, what: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events and catalogue with ids of one type."""
-    """Both with ids of one type; a mixture of integers and strings is compared as strings."""
+    """Events and catalogue with ids of one type; a mixture of integers and strings is compared as strings."""
     if table.schema["item_id"] == items.schema["item_id"]:
         return table, items
     return table.with_columns(pl.col("item_id").cast(pl.String)), items.with_columns(pl.col("item_id").cast(pl.String))

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 
@@ -144,6 +145,7 @@ def published(
     items: str | os.PathLike[str] | pl.DataFrame | None = None,
     cache: str | os.PathLike[str] | None = None,
     quiet: bool = True,
+    time_format: str | None = None,
 ) -> RawData:
     """Events and items of a named public set, from a file or downloaded.
 
@@ -161,6 +163,8 @@ def published(
         Folder of downloads; by default ``~/.cache/semtok`` (or ``$XDG_CACHE_HOME/semtok``).
     quiet : bool, default True
         Show no progress bar.
+    time_format : str, optional
+        How times are written, where a file is not as its publisher ships it.
 
     Raises
     ------
@@ -177,14 +181,15 @@ def published(
         beside = None if wanted.items is None else path.with_name(_items_name(path.name, wanted))
         if items is None and beside is not None and beside.is_file() and beside != path:
             items = beside
-        raw = read(path, items, wanted.format)
+        raw = read(path, items, wanted.format, time_format=time_format)
     else:
         category = _category(name, wanted, category)
         folder = _cache(cache) / name / category.replace("/", "-")
         events = download(wanted.events.format(category=category), folder, _checksum(wanted, category), quiet)
         if wanted.items is not None and items is None:
             items = download(wanted.items.format(category=category), folder, None, quiet)
-        raw = read(_unpacked(events, wanted.members) if wanted.members else events, items, wanted.format)
+        events = _unpacked(events, wanted.members) if wanted.members else events
+        raw = read(events, items, wanted.format, time_format=time_format)
     label = category or raw.name
     raw.name = f"{name}-{label.replace('/', '-')}".lower().replace("_", "-")
     raw.source |= {"published": name, "category": category, "about": wanted.about}
@@ -196,7 +201,8 @@ def download(
 ) -> Path:
     """Fetch a file into a folder, or check the one that is there.
 
-    What has come is kept in ``NAME.part``; a cut connection is taken up again there, now and at the next call.
+    What has come is kept in ``NAME.part``; a cut connection is taken up again there, now and at the next call, if the
+    server tells the version (ETag or Last-Modified), and else starts anew: two halves of two versions are no file.
 
     Parameters
     ----------
@@ -234,11 +240,12 @@ def download(
         try:
             _compare(part, expected, f"the one published for {url}")
         except ValueError:
-            part.unlink()
+            _discard(part)
             raise
     digest = _digest(part, "sha256")
     _write_text(recorded, f"{digest}  {target.name}\n")
     os.replace(part, target)
+    _mark_of(part).unlink(missing_ok=True)
     return target
 
 
@@ -268,13 +275,13 @@ def _fetch(url: str, part: Path, quiet: bool, wait: float) -> None:
 
 def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
     """One connection; True when the file is whole. A server that ignores the range starts it anew."""
-    have = part.stat().st_size if part.is_file() else 0
+    mark = _mark_of(part)
+    # Without the version that the first half is of, a second half may be of another: then the file starts anew.
+    version = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    have = part.stat().st_size if part.is_file() and version else 0
     headers = {"User-Agent": "semtok", "Accept-Encoding": "identity"}
-    mark = part.with_name(part.name + ".tag")
-    if have and mark.is_file():
-        headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text(encoding="utf-8")}
-    elif have:
-        headers |= {"Range": f"bytes={have}-"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": version}
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
     except urllib.error.HTTPError as error:
@@ -282,18 +289,23 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
         if error.code != 416 or not have:
             raise
         error.close()
-        if whole and int(whole[1]) == have:
-            mark.unlink(missing_ok=True)
+        # A range beyond the end: all of it is here, unless the answer is of another version.
+        if whole and int(whole[1]) == have and _version(error.headers) in ("", version):
             return True
-        part.unlink()
+        _discard(part)
         return False
     with answer:
+        tag = _version(answer.headers)
+        if answer.status == 206 and not _goes_on(answer.headers, have, version):
+            _discard(part)
+            return False
         have = have if answer.status == 206 else 0
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
-        tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if tag and not tag.startswith("W/"):
-            mark.write_text(tag, encoding="utf-8")
+        if have == 0:
+            _discard(part)
+            if tag:
+                mark.write_text(tag, encoding="utf-8")
         progress.update(task, total=total, completed=have)
         with open(part, "ab" if have else "wb") as out:
             while block := answer.read(_BLOCK):
@@ -301,10 +313,29 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
                 progress.advance(task, len(block))
             out.flush()
             os.fsync(out.fileno())
-            done = total is None or out.tell() == total
-    if done:
-        mark.unlink(missing_ok=True)
-    return done
+            return total is None or out.tell() == total
+
+
+def _discard(part: Path) -> None:
+    """Remove what came of a file and the mark of its version; the mark last, so that no part is without its own."""
+    part.unlink(missing_ok=True)
+    _mark_of(part).unlink(missing_ok=True)
+
+
+def _mark_of(part: Path) -> Path:
+    return part.with_name(part.name + ".tag")
+
+
+def _version(headers: Message) -> str:
+    """What tells one version of a file from another: a strong ETag or the time of its last change, else ""."""
+    tag = headers.get("ETag") or ""
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified") or ""
+
+
+def _goes_on(headers: Message, have: int, version: str) -> bool:
+    """Whether a partial answer begins where the file ends, and is of the same version as far as it says."""
+    begins = re.match(r"bytes (\d+)-", headers.get("Content-Range") or "")
+    return (begins is None or int(begins[1]) == have) and _version(headers) in ("", version)
 
 
 def _category(name: str, wanted: PublishedSet, category: str | None) -> str:

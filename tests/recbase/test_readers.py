@@ -18,6 +18,7 @@ import pytest
 
 from recbase import downloads, readers
 from recbase.datasets import load_dataset, prepare_dataset
+from recbase.readers import blocks
 
 
 def rows(raw: readers.RawData) -> list[tuple]:
@@ -53,11 +54,11 @@ def test_tables_with_named_columns(tmp_path: Path, name: str) -> None:
 
 def test_usual_names_are_found_and_plain_integers_stay_integers(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", "userId,movieId,timestamp\n3,12,1.9\n1,7,2\n")
-    assert rows(readers.read(path)) == [(3, 12, 1), (1, 7, 2)]
+    assert rows(readers.read(path)) == [(3, 12, 1, 900_000_000), (1, 7, 2, 0)]
 
 
 def test_text_with_line_breaks_stays_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "BATCH_BYTES", 16)
+    monkeypatch.setattr(blocks, "BATCH_BYTES", 16)
     body = "".join(f'u{n},"line one\nline, two ""quoted""\n",i{n}\n' for n in range(50))
     path = write(tmp_path / "log.csv", "user_id,text,item_id\n" + body)
     assert rows(readers.read(path)) == [(f"u{n}", f"i{n}") for n in range(50)]
@@ -267,7 +268,7 @@ def test_image_features_are_streamed(tmp_path: Path) -> None:
 
 def test_a_big_review_file_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60 MB of reviews: only the three columns and one batch are held."""
-    monkeypatch.setattr(readers, "BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr(blocks, "BATCH_BYTES", 1 << 20)
     path = tmp_path / "reviews_Big_5.json.gz"
     text = "x" * 1500
     with gzip.open(path, "wt", compresslevel=1) as out:
@@ -312,6 +313,8 @@ class Server(http.server.BaseHTTPRequestHandler):
     asked: list[str | None] = []  # noqa: RUF012
     cuts = 0
     ranges = True
+    tag: str | None = '"first"'
+    kept_tag = True  # whether If-Range is looked at
 
     def do_GET(self) -> None:
         kind = type(self)
@@ -322,6 +325,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             return
         data = kind.files[self.path]
         start = int(asked.split("=")[1].split("-")[0]) if asked and kind.ranges else 0
+        if kind.kept_tag and self.headers.get("If-Range") not in (None, kind.tag):
+            start = 0
         if start >= len(data) > 0:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(data)}")
@@ -329,6 +334,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))
+        if kind.tag is not None:
+            self.send_header("ETag", kind.tag)
         self.end_headers()
         body = data[start:]
         if kind.cuts > 0:
@@ -342,7 +349,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[type[Server], str]]:
-    kind = type("OneServer", (Server,), {"files": {}, "asked": [], "cuts": 0, "ranges": True})
+    kind = type("OneServer", (Server,), {"files": {}, "asked": [], "cuts": 0, "ranges": True, "tag": '"first"'})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as running:
         thread = threading.Thread(target=functools.partial(running.serve_forever, poll_interval=0.01))
         thread.start()
@@ -387,7 +394,31 @@ def test_a_whole_part_is_recognised(tmp_path: Path, server: tuple) -> None:
     kind, url = server
     kind.files["/a.bin"] = CONTENT
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
+    (tmp_path / "a.bin.part.tag").write_text('"first"')
     assert downloads.download(f"{url}/a.bin", tmp_path, wait=0).read_bytes() == CONTENT
+    assert kind.asked == [f"bytes={len(CONTENT)}-"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.bin", "a.bin.sha256"]
+
+
+@pytest.mark.parametrize("tag", ['W/"weak"', None])
+def test_halves_of_two_versions_are_never_joined(tmp_path: Path, server: tuple, tag: str | None) -> None:
+    """A server that names no version: the file starts anew, even if a first half is there."""
+    kind, url = server
+    kind.files["/a.bin"], kind.tag = CONTENT[::-1], tag
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:5000])
+    assert downloads.download(f"{url}/a.bin", tmp_path, wait=0).read_bytes() == CONTENT[::-1]
+    assert kind.asked == [None]
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_a_file_that_changed_between_two_halves_starts_anew(tmp_path: Path, server: tuple, looked_at: bool) -> None:
+    """Also where the server ignores If-Range and sends the second half of the new version."""
+    kind, url = server
+    kind.files["/a.bin"], kind.tag, kind.kept_tag = CONTENT[::-1], '"second"', looked_at
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:5000])
+    (tmp_path / "a.bin.part.tag").write_text('"first"')
+    assert downloads.download(f"{url}/a.bin", tmp_path, wait=0).read_bytes() == CONTENT[::-1]
+    assert kind.asked[0] == "bytes=5000-"
 
 
 def test_a_wrong_checksum_is_refused(tmp_path: Path, server: tuple) -> None:
