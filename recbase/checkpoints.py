@@ -216,6 +216,7 @@ def open_folder(
     manifest_name: str,
     kind: str,
     check: Callable[[dict[str, Any]], None] | None = None,
+    by_hand: bool = False,
 ) -> Folder:
     """Read the manifest of ``folder``.
 
@@ -226,6 +227,8 @@ def open_folder(
     kind : str
     check : callable, optional
         Is given the manifest's content; raises ValueError where an entry is missing or of another type.
+    by_hand : bool, default False
+        Take a manifest without a kind, as people write it by hand.
 
     Raises
     ------
@@ -244,7 +247,7 @@ def open_folder(
     check_inside(path)
     state = _state(path)  # before it is read: a manifest that is put in place in between counts as another one
     body = read_manifest(path)
-    if not isinstance(body, dict) or body.get("kind") != kind:
+    if not isinstance(body, dict) or body.get("kind", kind if by_hand else None) != kind:
         found = body.get("kind", "manifest without a kind") if isinstance(body, dict) else type(body).__name__
         raise ValueError(f"{folder} holds a {found}, expected a {kind}")
     number = body.get("format", FORMAT)
