@@ -82,8 +82,8 @@ def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[Calla
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # only the main thread may set handlers
         return
-    # A signal that the caller ignores (a job in the background of a shell, nohup) stays ignored.
-    before = {number: signal.getsignal(number) for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    # A script's shell starts what it puts in the background with Ctrl-C ignored; `kill -INT` is meant there too.
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def restore() -> None:
         for number, earlier in before.items():
