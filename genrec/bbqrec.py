@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -36,12 +37,15 @@ RECIPES = {
         "optimizer": "adamw",
         "weight_decay": 0.01,
         "schedule": "cosine",
-        "warmup_steps": 200,
+        "warmup_share": 0.01,
         "patience": 20,
         "precision": "no",
+        "init_std": 0.01,
         "levels": 3,
         "codebook_size": 256,
         "tokenizer_recipe": "paper",
+        "pca": None,
+        "whiten": False,
     },
 }
 
@@ -72,9 +76,15 @@ class Preparation(ItemCodePreparation):
         """Codes [N, L * streams], level by level, and the quantized vectors that items are compared by."""
         import semtok
 
+        record: dict[str, Any] = {}
         if codes is None:
-            codes = self.fitted(dataset, self.item_embeddings(dataset, root, embeddings, quiet), root, seed, quiet)
+            content = self.item_embeddings(dataset, root, embeddings, quiet, "image" in self.streams)
+            record |= {"embeddings": content.hash, "vectors": content.reduction}
+            codes = self.fitted(dataset, content, root, seed, quiet)
         tokenizer = semtok.load(codes)
+        if dataset.images is not None and "image" in self.streams and "image" not in tokenizer.streams_:
+            where = codes if embeddings is None else embeddings
+            warnings.warn(f"{dataset.name} has images but {where} has none: there is no image stream", stacklevel=2)
         if tokenizer.method != self.method:
             raise ValueError(f"{codes} holds {tokenizer.method} codes; bbqrec generates behavior codes")
         found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
@@ -85,7 +95,7 @@ class Preparation(ItemCodePreparation):
             )
         arrays = {"vectors": tokenizer.decode(found.codes)}
         arrays["codebooks"] = np.stack([np.asarray(book, dtype=np.float32) for book in tokenizer.codebooks_])
-        record = {"codes": found.hash, "codes_folder": str(codes), "streams": list(tokenizer.streams_)}
+        record |= {"codes": found.hash, "codes_folder": str(codes), "streams": list(tokenizer.streams_)}
         shapes = {"streams": widths.pop(), "vector_dim": arrays["vectors"].shape[1]}
         shapes["codebook_dim"] = arrays["codebooks"].shape[2]
         return Ingredients(found, arrays, shapes, record)

@@ -75,6 +75,10 @@ class Preparation:
     """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
     views: tuple[str, ...] | None = None
     """Text columns, as a,b; those of the data set if not given."""
+    pca: int | None = 128
+    """Width that the vectors of every text column are reduced to before codes are made; none keeps the encoder's."""
+    whiten: bool = True
+    """Give every component of the reduced vectors unit variance (only CCFRec's paper does; recipe paper does not)."""
     levels: int | None = None
     """Codes an item, before any level that makes them unique; the tokenizer's own number if not given."""
     codebook_size: int | None = None
@@ -85,7 +89,7 @@ class Preparation:
     """Recipe of the tokenizer: default or paper."""
 
     def __post_init__(self) -> None:
-        for name in ("levels", "codebook_size", "tokenizer_steps"):
+        for name in ("pca", "levels", "codebook_size", "tokenizer_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -111,16 +115,21 @@ class Preparation:
 
         if codes is None:
             vectors = self.item_embeddings(dataset, root, embeddings, quiet)
+            record = {"embeddings": vectors.hash, "vectors": vectors.reduction}
             codes = self.fitted(dataset, vectors, root, seed, quiet)
+        else:
+            record = {}
         found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
-        return found, {"codes": found.hash, "codes_folder": str(codes)}
+        return found, record | {"codes": found.hash, "codes_folder": str(codes)}
 
-    def item_embeddings(self, dataset: Dataset, root: Path, folder: Path | None, quiet: bool) -> Embeddings:
-        """Vectors of the items, read from ``folder`` or made as a stage."""
+    def item_embeddings(
+        self, dataset: Dataset, root: Path, folder: Path | None, quiet: bool, images: bool = False
+    ) -> Embeddings:
+        """Vectors of the items, with those of their images if wanted, read from ``folder`` or made as a stage."""
         from seqrec.stages import Content, item_embeddings
 
-        content = Content(views=self.views, encoder=self.encoder)
-        return item_embeddings(dataset, content, root, folder, quiet)
+        content = Content(views=self.views, encoder=self.encoder, pca=self.pca, whiten=self.whiten)
+        return item_embeddings(dataset, content, root, folder, quiet, images)
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""

@@ -108,14 +108,17 @@ class TrainConfig:
     """Highest learning rate."""
     weight_decay: float = 0.0
     """Weight decay of matrices and embeddings; biases and norms (one dimension) have none. 0 turns it off."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    """adamw decays weights apart from the gradient, adam adds the decay to it."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw decays weights apart from the gradient, adam and sgd (without momentum) add the decay to it."""
     beta2: float = 0.999
     """Decay of the optimizer's second moment."""
-    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
-    """Learning rate after warm-up: kept, or brought to 0 at the last epoch by a line or a cosine, or ~ 1/sqrt(step)."""
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt", "held_inverse_sqrt"] = "constant"
+    """Learning rate after warm-up: kept, or brought to 0 at the last epoch by a line or a cosine, or ~ 1/sqrt(step);
+    held_inverse_sqrt is at its highest during the warm-up steps too, as T5 and TIGER are trained."""
     warmup_steps: int = 0
     """Optimizer steps over which the learning rate rises from 0."""
+    warmup_share: float = 0.0
+    """The same as a share of all steps; of the two the longer warm-up counts."""
     clip: float = 0.0
     """Largest norm of the gradient, which is scaled down to it; 0 turns it off."""
     micro_batches: int = 1
@@ -149,6 +152,7 @@ class TrainConfig:
         for name in ("weight_decay", "warmup_steps", "clip", "patience", "save_every_seconds"):
             self._require(name, getattr(self, name) >= 0, "must be >= 0")
         self._require("lr", 0 < self.lr < math.inf, "must be > 0")
+        self._require("warmup_share", 0 <= self.warmup_share < 1, "must be >= 0 and below 1")
         self._require("train_share", 0 < self.train_share <= 1, "must be > 0 and at most 1")
         self._require("beta2", 0 < self.beta2 < 1, "must lie between 0 and 1")
         self._require("max_seconds", self.max_seconds is None or self.max_seconds > 0, "must be > 0 (or none)")
@@ -163,8 +167,8 @@ class TrainConfig:
 
 
 _CHOICES = {
-    "optimizer": ("adamw", "adam"),
-    "schedule": ("constant", "linear", "cosine", "inverse_sqrt"),
+    "optimizer": ("adamw", "adam", "sgd"),
+    "schedule": ("constant", "linear", "cosine", "inverse_sqrt", "held_inverse_sqrt"),
     "precision": ("no", "auto", "bf16", "fp16"),
 }
 
@@ -201,13 +205,14 @@ class TrainResult:
 def learning_rate(step: int, config: TrainConfig, total_steps: int) -> float:
     """Learning rate of optimizer step ``step`` (from 0) of ``total_steps``.
 
-    A linear warm-up over ``config.warmup_steps`` reaches ``config.lr``; then it is constant, falls to 0 by a line or
-    half a cosine, or falls as sqrt(warm-up / step) (Vaswani et al. 2017).
+    A linear warm-up over ``config.warmup_steps``, or ``config.warmup_share`` of all steps, reaches ``config.lr``; then
+    it is constant, falls to 0 by a line or half a cosine, or falls as sqrt(warm-up / step) (Vaswani et al. 2017).
+    Schedule ``held_inverse_sqrt`` has no rise: it is ``config.lr`` until the warm-up is over (Raffel et al. 2020).
     """
-    warmup, done = config.warmup_steps, step + 1
+    warmup, done = max(config.warmup_steps, math.ceil(config.warmup_share * total_steps)), step + 1
     if done <= warmup:
-        return config.lr * done / warmup
-    if config.schedule == "inverse_sqrt":
+        return config.lr if config.schedule == "held_inverse_sqrt" else config.lr * done / warmup
+    if config.schedule.endswith("inverse_sqrt"):
         return config.lr * math.sqrt(max(1, warmup) / done)
     left = 1 - min(1.0, (step - warmup) / max(1, total_steps - warmup))
     if config.schedule == "linear":
@@ -773,7 +778,7 @@ class _Losses:
 
 
 def _optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Adam or AdamW, fused where torch has it; no decay on parameters with one dimension."""
+    """Adam, AdamW or SGD, fused where torch has it; no decay on parameters with one dimension."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError(f"{type(model).__name__} has no parameters to train")
@@ -781,9 +786,11 @@ def _optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> t
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     fused = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in trained)
     filled = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(filled, lr=config.lr, fused=fused)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     made: torch.optim.Optimizer = kind(filled, lr=config.lr, betas=(0.9, config.beta2), fused=fused)
     return made
 

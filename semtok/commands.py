@@ -183,7 +183,7 @@ def embed(
             for name, vectors in embeddings.views.items()
         ]
         _table(f"{dataset.name}: {len(embeddings):,} items, encoder {encoder}", ("view", "width", "missing"), rows)
-        click.echo(f"Embeddings are in {out}")
+        click.echo(f"Embeddings are in {out}: {embeddings.described()}")
 
 
 # --------------------------------------------------------------------------------------- fit
@@ -294,9 +294,12 @@ def fit(
     if as_json:
         print_json({"folder": str(out), "method": method, "embeddings": str(source), "report": report})
     elif not quiet:
+        from semtok.embeddings import Embeddings
         from semtok.report import print_report
 
         print_report(report, f"{method} codes of {_origin(made)}")
+        if isinstance(made, Embeddings):
+            click.echo(f"Content: {made.described()}")
         if report["unique"] != "none":
             shared_before = report["before"]["collisions"]
             click.echo(

@@ -89,7 +89,7 @@ def test_each_level_takes_the_nearest_row_and_the_sum_is_quantized(shared: bool)
         for level in range(2):
             nearest = torch.cdist(left, books[level]).argmin(1)
             assert (codes[stream, :, level] == nearest).all()
-            expected += 1.25 * (left - books[level][nearest]).square().sum(1)
+            expected += 1.25 * (left - books[level][nearest]).square().mean(1)
             left, total = left - books[level][nearest], total + books[level][nearest]
         torch.testing.assert_close(quantized[stream], total)
     torch.testing.assert_close(losses, expected)
