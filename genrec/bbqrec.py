@@ -199,7 +199,10 @@ class BBQRec(Generator):
     buckets : int, default 100
         Buckets of similarity.
     inherit : bool, default False
-        Start the token embeddings from the tokenizer's codebooks (table 4: inherit).
+        Start the token embeddings from the tokenizer's codebooks. Table 4's "inherit" turns ``similarity`` off as well:
+        its numbers lie below those of "w/o sim".
+    init_std : float, default 1.0
+        Standard deviation of the token embeddings at the start; recipe ``paper``: 0.01.
     max_len : int, default 20
         Longest history, in items; older ones are cut.
     causal_encoder : bool, default False
@@ -230,6 +233,7 @@ class BBQRec(Generator):
         similarity: bool = True,
         buckets: int = 100,
         inherit: bool = False,
+        init_std: float = 1.0,
         max_len: int = 20,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
@@ -241,6 +245,7 @@ class BBQRec(Generator):
             counts=("streams", "dim", "encoder_layers", "decoder_layers", "heads", "head_dim", "ffn", "buckets"),
             dropouts=("dropout",),
             weights=("vector_dim", "codebook_dim"),
+            temperatures=("init_std",),
             choices={"layout": ("product", "autoregressive", "flatten"), "activation": ("relu", "gated-gelu")},
         )
         if len(sizes) % streams:
@@ -272,7 +277,7 @@ class BBQRec(Generator):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
             elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight)
+                nn.init.normal_(module.weight, std=float(self._config["init_std"]))
         for name, parameter in self.named_parameters():
             if name.endswith(".bias.weight"):
                 nn.init.normal_(parameter, std=self.dim**-0.5)

@@ -35,7 +35,7 @@ __all__ = ["RECIPES", "STREAMS", "BehaviorNetwork", "BehaviorScorer", "BehaviorT
 
 STREAMS = ("id", "text", "image")
 RECIPES = {
-    "default": {"steps": 1500, "max_seconds": 150.0, "precision": "auto"},
+    "default": {"steps": 600, "precision": "auto"},
     "paper": {
         "levels": 3,
         "codebook_size": 256,

@@ -111,7 +111,7 @@ class Embeddings:
 
     @property
     def reduction(self) -> dict[str, Any]:
-        """Encoder of the text, and what was made of its vectors: ``encoder``, ``pca`` and ``whiten``, None if unknown."""
+        """Encoder of the text and what was made of its vectors: ``encoder``, ``pca``, ``whiten``; None if unknown."""
         return {name: self.manifest.get(name) for name in ("encoder", "pca", "whiten")}
 
     def described(self) -> str:

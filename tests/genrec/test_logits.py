@@ -168,7 +168,7 @@ LAYOUTS = {
     "one level after the other": [range(3, 11), range(11, 19), range(19, 27)],
     "the same tokens at every level": [range(3, 8)] * 4,
     "a level of one token": [range(10, 18), range(5, 6), range(20, 26)],
-    "tokens above and below the end": [range(0, 2), range(25, 30), range(3, 9)],
+    "tokens above and below the end": [range(2), range(25, 30), range(3, 9)],
     "a long suffix level": [range(3, 5), range(5, 8), range(8, 10), range(10, 30)],
 }
 

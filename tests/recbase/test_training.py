@@ -406,7 +406,10 @@ def test_a_missing_tracker_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         ({"seed": -1}, r"--seed must lie in 0..2\^32-1, got -1"),
         ({"monitor": ""}, "--monitor must name a validation metric"),
         ({"optimizer": "lion"}, "--optimizer must be one of adamw, adam, sgd, got lion"),
-        ({"schedule": "step"}, "--schedule must be one of constant, linear, cosine, inverse_sqrt, held_inverse_sqrt, got step"),
+        (
+            {"schedule": "step"},
+            "--schedule must be one of constant, linear, cosine, inverse_sqrt, held_inverse_sqrt, got step",
+        ),
         ({"precision": "fp8"}, "--precision must be one of no, auto, bf16, fp16, got fp8"),
     ],
 )
