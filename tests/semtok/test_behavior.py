@@ -1,5 +1,6 @@
 """Behaviour-bound codes: the network against formulas, what each loss does, missing parts, new items, the folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,27 @@ def test_codebooks_start_on_the_residuals_of_all_streams() -> None:
 
 
 # ---------------------------------------------------------------------------------------- fit and codes
+
+
+def test_streams_are_of_one_scale_and_have_codes_of_the_shared_codebook_in_common(fitted: BehaviorTokenizer) -> None:
+    first = [set(column.tolist()) for column in fitted.encode(vectors())[:, :3].T]  # id, text, image of level 1
+    assert first[0] & first[1]
+    assert first[0] & first[2]
+    lengths = [np.linalg.norm(rows, axis=1).mean() for rows in fitted.represent(vectors()).values()]
+    assert lengths == pytest.approx([np.sqrt(8)] * 3, rel=0.05)
+
+
+def test_a_folder_of_an_earlier_version_is_quantized_as_it_was(fitted: BehaviorTokenizer, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    manifest = json.loads((tmp_path / "semtok.json").read_text())
+    assert manifest.pop("normalized") is True
+    (tmp_path / "semtok.json").write_text(json.dumps(manifest))
+    old = semtok.load(tmp_path).represent(vectors())
+    new = fitted.represent(vectors())
+    for name, rows in old.items():
+        assert not np.allclose(rows, new[name])
+        spread = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(spread, new[name], atol=1e-6)
 
 
 def test_columns_are_level_by_level_id_text_image(fitted: BehaviorTokenizer) -> None:
