@@ -55,6 +55,7 @@ class Preparation(ItemCodePreparation):
     """Behaviour-bound codes of text, image and the item itself, and their quantized vectors."""
 
     method: ClassVar[str] = "behavior"
+    version: ClassVar[int] = 2  # streams are of one scale
     streams: tuple[str, ...] = ("id", "text", "image")
     """Streams that are quantized, of those the data have (figure 4 leaves one out)."""
     mim: bool = True

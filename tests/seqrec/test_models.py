@@ -14,7 +14,8 @@ from recbase.evaluation import rank_targets, summarize, topk
 from recbase.options import options_from, recipes_from
 from recbase.runs import load_run, resolve, save_run
 from recbase.sequences import Histories
-from recbase.training import TrainConfig, _optimizer, fit
+from recbase.training import TrainConfig, fit
+from recbase.training_state import _optimizer
 from recbase.transformer import Packing
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
