@@ -158,7 +158,8 @@ class Preparation(Given):
         from semtok.loading import tokenizer_class
 
         arguments = self.tokenizer_arguments(dataset, seed)
-        key = {"data": dataset.hash, "embeddings": vectors.hash, "method": self.method, "unique": self.unique}
+        key: dict[str, Any] = {"data": dataset.hash, "embeddings": vectors.hash, "method": self.method}
+        key |= {"unique": self.unique}
         key |= {"version": self.version} if self.version > 1 else {}
 
         def build(target: Path) -> None:
