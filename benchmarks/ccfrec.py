@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
+from benchmarks.rows import Row, failed_line, mean_and_spread, metrics_of, run_row
 from recbase.checkpoints import open_folder
 
 TABLES = ("main", "ablations", "views", "levels", "code-types", "weights")
@@ -87,11 +88,16 @@ def main() -> None:
     known.options = [word for word in rest if word != "--"]
     views = list(open_folder(known.embeddings, "embeddings.json", "embeddings").manifest["views"])
     known.out.mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
     for table in known.tables:
         lines = ["| row | recall@5 | recall@10 | ndcg@5 | ndcg@10 | seeds | epochs | seconds |",
                  "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
         for row in rows(table, views, known.seeds, known.encoder):
             folders = run_row(row, known.out, partial(command, known))
+            if not folders:
+                failed.append(row.name)
+                lines.append(failed_line(row.name, 8))
+                continue
             found = [metrics for metrics in map(metrics_of, folders) if metrics is not None]
             values = [
                 mean_and_spread([metrics["test"][name] for metrics in found])
@@ -105,6 +111,8 @@ def main() -> None:
         )
         print(f"\n{text}\n", flush=True)
         (known.out / f"{table}.md").write_text(text + "\n", encoding="utf-8")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from benchmarks import ccfrec
 from benchmarks.beauty import flat
 from benchmarks.beauty import rows as rows_of
-from benchmarks.rows import Row, finished, folder_of, metrics_of
+from benchmarks.rows import Row, finished, folder_of, metrics_of, succeeds
 from recbase.options import options_from
 
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -202,6 +201,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     folder = given.out / f"{given.paper}-{given.table}-{given.set.lower()}"
+    failed: list[str] = []
     for name, values in rows.items():
         if wanted is not None and name not in wanted:
             continue
@@ -211,12 +211,15 @@ def main() -> None:
         if row is not None and known(row.model):
             run = folder_of(row, given.seed, folder)
             words = command(row, given, run)
+            status = "not run"
             if not finished(run):
-                print(f"$ {' '.join(words)}", flush=True)
-                if given.data is not None:
-                    subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=True)
+                if given.data is None:
+                    print(f"$ {' '.join(words)}", flush=True)
+                elif not succeeds(words, name):
+                    status = "failed"
+                    failed.append(name)
             found = metrics_of(run)
-            ours = "not run" if found is None else shown(found["test"], names)
+            ours = status if found is None else shown(found["test"], names)
             if found is not None:
                 masked = shown(found["test_masked"], names)
                 even, seconds = "yes" if flat(run, "ndcg@10") else "no", f"{found.get('train_seconds', 0):.0f}"
@@ -231,6 +234,8 @@ def main() -> None:
     if given.data is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

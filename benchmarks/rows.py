@@ -15,7 +15,7 @@ import numpy as np
 
 from recbase.checkpoints import open_folder
 
-__all__ = ["Row", "finished", "folder_of", "mean_and_spread", "metrics_of", "run_row"]
+__all__ = ["Row", "failed_line", "finished", "folder_of", "mean_and_spread", "metrics_of", "run_row", "succeeds"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,19 @@ def finished(folder: Path) -> bool:
     return found is not None and found.get("stopped") != "signal"
 
 
+def succeeds(words: list[str], name: str) -> bool:
+    """Run a command of the toolkit; whether it ended well. What failed is named, and the table goes on."""
+    print(f"$ {' '.join(words)}", flush=True)
+    start = time.perf_counter()
+    status = subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=False).returncode
+    print(f"  [{time.perf_counter() - start:.0f} s with all stages]", flush=True)
+    if status:
+        print(f"  {name} failed (exit code {status}); the table goes on without it", flush=True)
+    return status == 0
+
+
 def run_row(row: Row, out: Path, command: Callable[[Row, int, Path], list[str]]) -> list[Path]:
-    """Run a row's command for every seed whose run folder is not complete yet; the run folders.
+    """Run a row's command for every seed whose run folder is not complete yet; the run folders that are complete.
 
     Parameters
     ----------
@@ -66,20 +77,22 @@ def run_row(row: Row, out: Path, command: Callable[[Row, int, Path], list[str]])
     command : callable
         Given the row, a seed and the run folder, the words of the command, the program first.
 
-    Raises
-    ------
-    subprocess.CalledProcessError
-        If a command fails.
+    Returns
+    -------
+    list of Path
+        Without those whose command failed, which is printed.
     """
     folders = [folder_of(row, seed, out) for seed in row.seeds]
-    for seed, folder in zip(row.seeds, folders, strict=True):
-        if not finished(folder):
-            words = command(row, seed, folder)
-            print(f"$ {' '.join(words)}", flush=True)
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=True)
-            print(f"  [{time.perf_counter() - start:.0f} s with all stages]", flush=True)
-    return folders
+    return [
+        folder
+        for seed, folder in zip(row.seeds, folders, strict=True)
+        if finished(folder) or (succeeds(command(row, seed, folder), f"{row.name}, seed {seed},") and finished(folder))
+    ]
+
+
+def failed_line(name: str, columns: int) -> str:
+    """The line of a row that has no complete run, in a table of so many columns."""
+    return f"| {name} | failed |{' - |' * (columns - 2)}"
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

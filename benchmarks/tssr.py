@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, mean_and_spread, metrics_of, run_row
+from benchmarks.rows import Row, failed_line, mean_and_spread, metrics_of, run_row
 
 TABLES = ("contrast", "batches", "shares", "content", "tables")
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tssr"), help="folder of the runs and the tables")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
     for table in given.tables:
         lines = [
             f"| row | {' | '.join(SHOWN)} | items: alignment | uniformity | users: alignment | uniformity "
@@ -96,14 +97,20 @@ def main() -> None:
         first = []
         for row in rows(table, given.seeds):
             folders = run_row(row, given.out, partial(command, given))
+            if not folders:
+                failed.append(row.name)
+                lines.append(failed_line(row.name, len(SHOWN) + 8))
+                continue
             first.append(folders[0])
             lines.append(line(row, folders))
         title = f"{table}: test, all items ranked, seen items kept, {given.budget_seconds:g} s, {platform.machine()}"
         text = "\n".join([title, "", *lines])
         print(f"\n{text}\n", flush=True)
         (given.out / f"{table}.md").write_text(text + "\n", encoding="utf-8")
-        if table == "contrast":
+        if table == "contrast" and not failed:
             streams([first[-1], first[0]], "--figure", str(given.out / "streams.png"))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -18,7 +19,7 @@ from genrec.model import Generator, samples
 from genrec.stages import Ingredients
 from genrec.stages import Preparation as ItemCodePreparation
 from genrec.t5 import DecoderState, Memory, T5Decoder, T5Encoder
-from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width
+from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, LargeOrOff, Length, Width
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 
@@ -36,12 +37,15 @@ RECIPES = {
         "optimizer": "adamw",
         "weight_decay": 0.01,
         "schedule": "cosine",
-        "warmup_steps": 200,
+        "warmup_share": 0.01,
         "patience": 20,
         "precision": "no",
+        "init_std": 0.01,
         "levels": 3,
         "codebook_size": 256,
         "tokenizer_recipe": "paper",
+        "pca": None,
+        "whiten": False,
     },
 }
 
@@ -51,6 +55,7 @@ class Preparation(ItemCodePreparation):
     """Behaviour-bound codes of text, image and the item itself, and their quantized vectors."""
 
     method: ClassVar[str] = "behavior"
+    version: ClassVar[int] = 2  # streams are of one scale
     streams: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
     """Streams that are quantized, of those the data have (figure 4 leaves one out)."""
     mim: bool = True
@@ -72,9 +77,15 @@ class Preparation(ItemCodePreparation):
         """Codes [N, L * streams], level by level, and the quantized vectors that items are compared by."""
         import semtok
 
+        record: dict[str, Any] = {}
         if codes is None:
-            codes = self.fitted(dataset, self.item_embeddings(dataset, root, embeddings, quiet), root, seed, quiet)
+            content = self.item_embeddings(dataset, root, embeddings, quiet, "image" in self.streams)
+            record |= {"embeddings": content.hash, "vectors": content.reduction}
+            codes = self.fitted(dataset, content, root, seed, quiet)
         tokenizer = semtok.load(codes)
+        if dataset.images is not None and "image" in self.streams and "image" not in tokenizer.streams_:
+            where = codes if embeddings is None else embeddings
+            warnings.warn(f"{dataset.name} has images but {where} has none: there is no image stream", stacklevel=2)
         if tokenizer.method != self.method:
             raise ValueError(f"{codes} holds {tokenizer.method} codes; bbqrec generates behavior codes")
         found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
@@ -85,7 +96,7 @@ class Preparation(ItemCodePreparation):
             )
         arrays = {"vectors": tokenizer.decode(found.codes)}
         arrays["codebooks"] = np.stack([np.asarray(book, dtype=np.float32) for book in tokenizer.codebooks_])
-        record = {"codes": found.hash, "codes_folder": str(codes), "streams": list(tokenizer.streams_)}
+        record |= {"codes": found.hash, "codes_folder": str(codes), "streams": list(tokenizer.streams_)}
         shapes = {"streams": widths.pop(), "vector_dim": arrays["vectors"].shape[1]}
         shapes["codebook_dim"] = arrays["codebooks"].shape[2]
         return Ingredients(found, arrays, shapes, record)
@@ -189,7 +200,10 @@ class BBQRec(Generator):
     buckets : int, default 100
         Buckets of similarity.
     inherit : bool, default False
-        Start the token embeddings from the tokenizer's codebooks (table 4: inherit).
+        Start the token embeddings from the tokenizer's codebooks. Table 4's "inherit" turns ``similarity`` off as well:
+        its numbers lie below those of "w/o sim".
+    init_std : float, default 1.0
+        Standard deviation of the token embeddings at the start; recipe ``paper``: 0.01.
     max_len : int, default 20
         Longest history, in items; older ones are cut.
     causal_encoder : bool, default False
@@ -220,6 +234,7 @@ class BBQRec(Generator):
         similarity: bool = True,
         buckets: Count = 100,
         inherit: bool = False,
+        init_std: Deviation = 1.0,
         max_len: Length = 20,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
@@ -255,7 +270,7 @@ class BBQRec(Generator):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
             elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight)
+                nn.init.normal_(module.weight, std=float(self._config["init_std"]))
         for name, parameter in self.named_parameters():
             if name.endswith(".bias.weight"):
                 nn.init.normal_(parameter, std=self.dim**-0.5)

@@ -46,6 +46,9 @@ RECIPES = {
         "beams": 100,
         "precision": "no",
         "stage1_form": "prefix",
+        "stage1_recipe": "paper",
+        "pca": None,
+        "whiten": False,
         "codebook_size": 256,
     },
 }

@@ -23,11 +23,14 @@ RECIPES = {
         "optimizer": "adamw",
         "weight_decay": 0.01,
         "schedule": "cosine",
+        "warmup_share": 0.01,
         "patience": 0,
         "precision": "no",
         "levels": 4,
         "codebook_size": 256,
         "tokenizer_recipe": "paper",
+        "pca": None,
+        "whiten": False,
     },
     "small": SMALL,
 }
@@ -49,10 +52,13 @@ class LETTER(TIGER):
     """Learnable tokenizer for generative recommendation (Wang et al., CIKM 2024, arXiv 2405.07314), with TIGER.
 
     The generator is TIGER's; its ranking-guided loss is a cross-entropy of logits divided by a temperature, which below
-    1 weighs the codes that come close to the right one. Departs from the release as TIGER does: a softmax a level, only
-    codes that exist, metrics of items (the release accepts any item of a colliding code). The release keeps the
-    temperature's value to itself for most sets, so the default is ours; 1.0 is plain cross-entropy. Recipe ``small`` is
-    TIGER's.
+    1 weighs the codes that come close to the right one. As in the release the temperature is of the loss alone: a
+    search, and an exported model, read the logits as they are, so scores are not the probabilities that were trained.
+    Departs from the release as TIGER does: a softmax a level, only codes that exist, metrics of items (the release
+    accepts any item of a colliding code); and its codes learn collaboration from counts of what occurs together (PPMI)
+    where the release has item vectors of SASRec. The release keeps the temperature's value to itself for most sets, so
+    the default is ours; 1.0 is plain cross-entropy. Recipe ``small`` is TIGER's. No recipe names a text encoder: give
+    it by ``--encoder``.
 
     Parameters
     ----------
@@ -81,7 +87,7 @@ class LETTER(TIGER):
     max_len : int, default 20
         Longest history, in items; older ones are cut.
     temperature : float, default 0.7
-        Divides the logits in training.
+        Divides the logits in the loss, not in a search.
     causal_encoder : bool, default False
         See TIGER.
     normalize : {"vocabulary", "children"}, default "vocabulary"

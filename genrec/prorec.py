@@ -46,6 +46,7 @@ from seqrec.stages import stage
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
     from recbase.splits import Split
+    from recbase.training import TrainConfig
 
 __all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
 
@@ -63,12 +64,15 @@ RECIPES = {
         "beams": 100,
         "precision": "no",
         "stage1_form": "prefix",
+        "stage1_recipe": "paper",
+        "pca": None,
+        "whiten": False,
         "integrate": "aligned",
         "codebook_size": 256,
     },
 }
 
-_RANKED = 1000  # users, and candidates of each, by which stage I is stopped
+_RANKED = 1000  # candidates, the target among them, by whose ranking stage I is stopped
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,14 @@ class Preparation(ItemCodePreparation):
     """Give every vector length 1 before it is clustered."""
     stage1: Path | None = None
     """Run folder with item vectors to use instead of training stage I."""
+    stage1_recipe: str = "default"
+    """Recipe of stage I's training: default, or paper for DIN's (warm-up of 5,000 steps, then ~ 1/sqrt(step))."""
     stage1_epochs: Count = 60
     """Passes over the users in stage I at most."""
     stage1_seconds: Seconds | None = None
-    """Seconds after which stage I stops."""
+    """Seconds after which stage I stops and keeps its best; no limit if not given."""
+    stage1_valid_users: LargeOrOff = 1000
+    """Users by whose ranking of 1,000 items stage I is stopped, drawn once; 0 takes all."""
     stage1_form: Literal["all", "prefix"] = "all"
     """Samples of stage I: one random position a user and epoch (all), or every prefix."""
     stage1_dim: Width = 128
@@ -98,6 +106,17 @@ class Preparation(ItemCodePreparation):
     """Weight of the cross-modality alignment in stage I, alpha; 0 leaves it out."""
     integrate: Literal["aligned", "mean"] = "mean"
     """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
+
+    def __post_init__(self) -> None:
+        from recbase.options import recipe_of
+
+        super().__post_init__()
+        recipe_of("seqrec.din:DIN", self.stage1_recipe)  # refuses one that there is not
+        for name, least in (("stage1_epochs", 1), ("stage1_dim", 1), ("stage1_valid_users", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        if self.stage1_seconds is not None and not self.stage1_seconds > 0:
+            raise ValueError(f"--stage1-seconds must be > 0 (or none), got {self.stage1_seconds}")
 
     def prepare(
         self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
@@ -142,7 +161,7 @@ class Preparation(ItemCodePreparation):
         self, dataset: Dataset, root: Path, embeddings: Path | None, quiet: bool, record: dict[str, Any]
     ) -> np.ndarray:
         found = self.item_embeddings(dataset, root, embeddings, quiet)
-        record["embeddings"] = found.hash
+        record |= {"embeddings": found.hash, "vectors": found.reduction}
         views = [view for view in self.views or tuple(found.views) if view != "image"]
         matrix: np.ndarray = found.matrix(views, normalize=True)[0]
         return matrix
@@ -168,6 +187,9 @@ class Preparation(ItemCodePreparation):
             key: dict[str, Any] = {"data": dataset.hash, "embeddings": read, "seed": seed}
             key |= {"dim": self.stage1_dim, "epochs": self.stage1_epochs, "form": self.stage1_form}
             key |= {"seconds": self.stage1_seconds}
+            changed = {"recipe": self.stage1_recipe, "valid_users": self.stage1_valid_users}
+            usual = {"recipe": Preparation.stage1_recipe, "valid_users": Preparation.stage1_valid_users}
+            key |= {name: value for name, value in changed.items() if value != usual[name]}  # older folders stay known
             if text is not None:
                 key |= {"align": self.align_weight, "integrate": self.integrate}
             folder = stage(root, "din", key, "config.json", self._trainer(dataset, text, seed, quiet))
@@ -184,7 +206,7 @@ class Preparation(ItemCodePreparation):
             from recbase.interruption import Interrupted
             from recbase.runs import save_run
             from recbase.sequences import SequenceBatches
-            from recbase.training import TrainConfig, TrainResult, fit
+            from recbase.training import TrainResult, fit
             from seqrec.din import DIN
 
             set_seed(seed)
@@ -194,21 +216,10 @@ class Preparation(ItemCodePreparation):
             model = DIN(dataset.n_items, 0 if text is None else text.shape[1], self.stage1_dim, **options)
             if text is not None:
                 model = model.with_content(text)
-            config = TrainConfig(
-                epochs=self.stage1_epochs,
-                batch_size=128,
-                lr=1e-3,
-                warmup_steps=200,
-                monitor="ndcg@20",
-                patience=5,
-                max_seconds=self.stage1_seconds,
-                precision="auto",
-                seed=seed,
-                quiet=quiet,
-            )
+            config = self._stage1_config(seed, quiet)
             split = dataset.split()
-            batches = SequenceBatches(split.train, self.stage1_form, 128, model.max_len, seed)
-            judge = sampled_ranking(split, dataset.n_items, seed)
+            batches = SequenceBatches(split.train, self.stage1_form, config.batch_size, model.max_len, seed)
+            judge = sampled_ranking(split, dataset.n_items, seed, self.stage1_valid_users)
 
             def train(resume: bool) -> TrainResult:
                 return fit(model, batches, judge, config, target, resume)
@@ -221,6 +232,16 @@ class Preparation(ItemCodePreparation):
             save_run(target, "din", model.cpu(), dataset.items, facts)
 
         return build
+
+    def _stage1_config(self, seed: int, quiet: bool) -> TrainConfig:
+        """How stage I is trained: DIN's recipe of that name, for as many passes as are wanted here."""
+        from recbase.options import recipe_of
+        from recbase.training import TrainConfig
+
+        chosen = {"monitor": "ndcg@20"} | recipe_of("seqrec.din:DIN", self.stage1_recipe)
+        chosen.pop("form", None)  # an option of its own
+        chosen |= {"epochs": self.stage1_epochs, "max_seconds": self.stage1_seconds, "seed": seed, "quiet": quiet}
+        return TrainConfig(**chosen)
 
     def _codes(
         self, dataset: Dataset, vectors: np.ndarray, record: dict[str, Any], root: Path, seed: int, quiet: bool
@@ -258,14 +279,14 @@ def standardized(vectors: np.ndarray) -> np.ndarray:
     return found
 
 
-def sampled_ranking(split: Split, n_items: int, seed: int) -> Callable[[Any], dict[str, float]]:
+def sampled_ranking(split: Split, n_items: int, seed: int, users: int = 1000) -> Callable[[Any], dict[str, float]]:
     """What stops stage I: NDCG of the target among 999 uniform items, for a fixed part of the validation users.
 
     Never reported as a result: it says how training goes, not how good the model is.
     """
     from genrec.generation import some_targets
 
-    some = some_targets(split.valid, _RANKED, seed)
+    some = some_targets(split.valid, users, seed)
     draws = np.random.default_rng(seed).integers(1, n_items + 1, (len(some), min(_RANKED, n_items) - 1))
     targets = np.asarray(some.items, dtype=np.int64)
     draws = np.where(draws == targets[:, None], draws % n_items + 1, draws)

@@ -28,7 +28,7 @@ import numpy as np
 
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
-from recbase.arguments import CodebookSize, EncoderName, Large, Levels, check_arguments
+from recbase.arguments import CodebookSize, EncoderName, Large, Levels, Width, check_arguments
 from recbase.attempts import Attempt, attempt_at
 from recbase.checkpoints import FileContent, tensor_bytes
 from recbase.evaluation import check_monitor
@@ -81,12 +81,17 @@ class Preparation(Given):
     """From item content to item codes: the options of the stages before a generator's training."""
 
     method: ClassVar[str] = "rqvae"
+    version: ClassVar[int] = 1  # raised where a method makes other codes, so that older stages are not taken for new
     unique: UniquePolicy = "matching"
     """How codes are made unique: none, suffix, sinkhorn, nearest-free, matching, balanced."""
     encoder: EncoderName = "tfidf"
     """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
     views: tuple[str, ...] | None = None
     """Text columns, as a,b; those of the data set if not given."""
+    pca: Width | None = 128
+    """Width that the vectors of every text column are reduced to before codes are made; none keeps the encoder's."""
+    whiten: bool = True
+    """Give every component of the reduced vectors unit variance (only CCFRec's paper does; recipe paper does not)."""
     levels: Levels | None = None
     """Codes an item, before any level that makes them unique; the tokenizer's own number if not given."""
     codebook_size: CodebookSize | None = None
@@ -124,16 +129,21 @@ class Preparation(Given):
 
         if codes is None:
             vectors = self.item_embeddings(dataset, root, embeddings, quiet)
+            record = {"embeddings": vectors.hash, "vectors": vectors.reduction}
             codes = self.fitted(dataset, vectors, root, seed, quiet)
+        else:
+            record = {}
         found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
-        return found, {"codes": found.hash, "codes_folder": str(codes)}
+        return found, record | {"codes": found.hash, "codes_folder": str(codes)}
 
-    def item_embeddings(self, dataset: Dataset, root: Path, folder: Path | None, quiet: bool) -> Embeddings:
-        """Vectors of the items, read from ``folder`` or made as a stage."""
+    def item_embeddings(
+        self, dataset: Dataset, root: Path, folder: Path | None, quiet: bool, images: bool = False
+    ) -> Embeddings:
+        """Vectors of the items, with those of their images if wanted, read from ``folder`` or made as a stage."""
         from seqrec.stages import Content, item_embeddings
 
-        content = Content(views=self.views, encoder=self.encoder)
-        return item_embeddings(dataset, content, root, folder, quiet)
+        content = Content(views=self.views, encoder=self.encoder, pca=self.pca, whiten=self.whiten)
+        return item_embeddings(dataset, content, root, folder, quiet, images)
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""
@@ -154,7 +164,9 @@ class Preparation(Given):
         from semtok.loading import tokenizer_class
 
         arguments = self.tokenizer_arguments(dataset, seed)
-        key = {"data": dataset.hash, "embeddings": vectors.hash, "method": self.method, "unique": self.unique}
+        key: dict[str, Any] = {"data": dataset.hash, "embeddings": vectors.hash, "method": self.method}
+        key |= {"unique": self.unique}
+        key |= {"version": self.version} if self.version > 1 else {}
 
         def build(target: Path) -> None:
             tokenizer = tokenizer_class(self.method)(**arguments)

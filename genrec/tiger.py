@@ -53,7 +53,7 @@ RECIPES = {
         "epochs": 400,
         "batch_size": 256,
         "lr": 0.01,
-        "schedule": "inverse_sqrt",
+        "schedule": "held_inverse_sqrt",
         "warmup_steps": 10_000,
         "patience": 0,
         "precision": "no",
@@ -61,6 +61,8 @@ RECIPES = {
         "levels": 3,
         "codebook_size": 256,
         "tokenizer_recipe": "paper",
+        "pca": None,
+        "whiten": False,
     },
     "small": SMALL,
 }
@@ -84,7 +86,8 @@ class TIGER(Generator):
     exist are searched, and metrics are of items. Default: 40 epochs at most with early stopping and a learning rate of
     1e-3, no user tokens; recipe ``paper``: 0.01 for 10,000 steps, then falling with the inverse square root, 2,000
     user tokens; recipe ``small`` (ours, for machines without a GPU): width 96, 2 + 2 layers, one pass a user among
-    codes that exist, 70 passes under a cosine from 3e-3.
+    codes that exist, 70 passes under a cosine from 3e-3. No recipe names a text encoder: give the paper's,
+    Sentence-T5, by ``--encoder``.
 
     Parameters
     ----------
@@ -115,7 +118,7 @@ class TIGER(Generator):
     max_len : int, default 20
         Longest history, in items; older ones are cut.
     temperature : float, default 1.0
-        Divides the logits in training.
+        Divides the logits in the loss, not in a search.
     causal_encoder : bool, default False
         Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
         pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).

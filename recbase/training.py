@@ -37,6 +37,7 @@ from recbase.arguments import (
     SecondsOrOff,
     Seed,
     Share,
+    ShareOrOff,
     TrackerName,
     Weight,
     check_arguments,
@@ -117,14 +118,17 @@ class TrainConfig(Given):
     """Highest learning rate."""
     weight_decay: Weight = 0.0
     """Weight decay of matrices and embeddings; biases and norms (one dimension) have none. 0 turns it off."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    """adamw decays weights apart from the gradient, adam adds the decay to it."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw decays weights apart from the gradient, adam and sgd (without momentum) add the decay to it."""
     beta2: Decay = 0.999
     """Decay of the optimizer's second moment."""
-    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
-    """Learning rate after warm-up: kept, or brought to 0 at the last epoch by a line or a cosine, or ~ 1/sqrt(step)."""
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt", "held_inverse_sqrt"] = "constant"
+    """Learning rate after warm-up: kept, or brought to 0 at the last epoch by a line or a cosine, or ~ 1/sqrt(step);
+    held_inverse_sqrt is at its highest during the warm-up steps too, as T5 and TIGER are trained."""
     warmup_steps: LargeOrOff = 0
     """Optimizer steps over which the learning rate rises from 0."""
+    warmup_share: ShareOrOff = 0.0
+    """The same as a share of all steps; of the two the longer warm-up counts."""
     clip: NonNegative = 0.0
     """Largest norm of the gradient, which is scaled down to it; 0 turns it off."""
     micro_batches: Samples = 1

@@ -49,13 +49,14 @@ class DifferentRunError(ValueError):
 def learning_rate(step: int, config: TrainConfig, total_steps: int) -> float:
     """Learning rate of optimizer step ``step`` (from 0) of ``total_steps``.
 
-    A linear warm-up over ``config.warmup_steps`` reaches ``config.lr``; then it is constant, falls to 0 by a line or
-    half a cosine, or falls as sqrt(warm-up / step) (Vaswani et al. 2017).
+    A linear warm-up over ``config.warmup_steps``, or ``config.warmup_share`` of all steps, reaches ``config.lr``; then
+    it is constant, falls to 0 by a line or half a cosine, or falls as sqrt(warm-up / step) (Vaswani et al. 2017).
+    Schedule ``held_inverse_sqrt`` has no rise: it is ``config.lr`` until the warm-up is over (Raffel et al. 2020).
     """
-    warmup, done = config.warmup_steps, step + 1
+    warmup, done = max(config.warmup_steps, math.ceil(config.warmup_share * total_steps)), step + 1
     if done <= warmup:
-        return config.lr * done / warmup
-    if config.schedule == "inverse_sqrt":
+        return config.lr if config.schedule == "held_inverse_sqrt" else config.lr * done / warmup
+    if config.schedule.endswith("inverse_sqrt"):
         return config.lr * math.sqrt(max(1, warmup) / done)
     left = 1 - min(1.0, (step - warmup) / max(1, total_steps - warmup))
     if config.schedule == "linear":
@@ -240,7 +241,9 @@ class TrainingState:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be of this run; JSON values only."""
         config = asdict(self.config)
-        free = _FREE | ({"epochs"} if self.config.schedule in ("constant", "inverse_sqrt") else set())
+        free = _FREE if self.config.warmup_share else _FREE | {"warmup_share"}  # earlier versions had none
+        if self.config.schedule in ("constant", "inverse_sqrt", "held_inverse_sqrt") and not self.config.warmup_share:
+            free = free | {"epochs"}
         described = getattr(self.model, "config", None)
         facts = {
             "model": type(self.model).__name__,
@@ -455,7 +458,7 @@ class LossSums:
 
 
 def _optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Adam or AdamW, fused where torch has it; no decay on parameters with one dimension."""
+    """Adam, AdamW or SGD, fused where torch has it; no decay on parameters with one dimension."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError(f"{type(model).__name__} has no parameters to train")
@@ -463,9 +466,11 @@ def _optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> t
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     fused = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in trained)
     filled = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(filled, lr=config.lr, fused=fused)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     made: torch.optim.Optimizer = kind(filled, lr=config.lr, betas=(0.9, config.beta2), fused=fused)
     return made
 

@@ -57,7 +57,7 @@ __all__ = ["RECIPES", "STREAMS", "BehaviorNetwork", "BehaviorScorer", "BehaviorT
 Stream = Literal["id", "text", "image"]
 STREAMS: tuple[Stream, ...] = ("id", "text", "image")
 RECIPES = {
-    "default": {"steps": 1500, "max_seconds": 150.0, "precision": "auto"},
+    "default": {"steps": 600, "precision": "auto"},
     "paper": {
         "levels": 3,
         "codebook_size": 256,
@@ -247,13 +247,16 @@ class BehaviorNetwork(nn.Module):
     # ------------------------------------------------------------------------------------ representations
 
     def represent(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is quantized of some items, [S, M, D] (streams first), and the inputs of each modality, [M, D_m]."""
+        """What is quantized of some items, [S, M, D] (streams first), and the inputs of each modality, [M, D_m].
+
+        Every row is layer-normalized: streams of other scales would never have a code in common.
+        """
         found, inputs = [] if self.ids is None else [self.ids[rows]], {}
         for name in self.modalities:
             here = getattr(self, f"present_{name}")[rows]
             inputs[name] = torch.where(here[:, None], getattr(self, f"vectors_{name}")[rows], self.absent[name])
             found.append(self.aligned[name](inputs[name]))
-        return torch.stack([part.float() for part in found]), inputs
+        return F.layer_norm(torch.stack([part.float() for part in found]), found[0].shape[1:]), inputs
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize each stream by residuals.
@@ -268,7 +271,8 @@ class BehaviorNetwork(nn.Module):
             The sum of the codebook rows, with the gradient of ``z``.
         codes : int64 Tensor [S, M, L]
         losses : Tensor [M]
-            Of each item, over streams and levels: |sg[r] - e|^2 + commitment |r - sg[e]|^2.
+            Of each item, over streams and levels: |sg[r] - e|^2 + commitment |r - sg[e]|^2, squares averaged over the
+            columns as those of the reconstruction are.
         """
         left, total, codes = z, torch.zeros_like(z), []
         losses = z.new_zeros(z.shape[1])
@@ -276,10 +280,10 @@ class BehaviorNetwork(nn.Module):
             for level in range(self.levels):
                 index = self._nearest(left.detach(), level)  # [S, M]
                 chosen = self._rows(index, level)  # [S, M, D]
-                losses = losses + (left.detach() - chosen).square().sum((0, 2))
+                losses = losses + (left.detach() - chosen).square().mean(2).sum(0)
                 chosen = chosen.detach()
                 left = left - chosen
-                losses = losses + self.commitment * left.square().sum((0, 2))
+                losses = losses + self.commitment * left.square().mean(2).sum(0)
                 total = total + chosen
                 codes.append(index)
         return z + (total - z).detach(), torch.stack(codes, -1), losses
@@ -478,7 +482,9 @@ class BehaviorTokenizer(ItemTokenizer):
     and so on, and ``blocks_`` names the columns of each level. A stream that is absent (no such view, or left out by
     an argument) has no columns.
 
-    Chosen where the paper is silent: encoders of two hidden layers; inputs standardized a column; a learned vector
+    Chosen where the paper is silent: encoders of two hidden layers; what is quantized is layer-normalized (without
+    scale and shift), for rows of the id stream start at .01 and would have no code in common with the others; all
+    squared errors are means over the columns; inputs standardized a column; a learned vector
     where an item lacks a modality, which then counts for neither its reconstruction nor its mutual information;
     codebooks started by k-means on the residuals of all streams; codes that no item had for some steps are moved to
     residuals of random items; what is kept is the state of the highest recall@10, on next items held out of the given
@@ -701,6 +707,7 @@ class BehaviorTokenizer(ItemTokenizer):
         _check_sequences(sequences, len(matrix))
         assert sequences is not None
         self.streams_ = (("id",) if self.rec and "id" in self.streams else ()) + tuple(self.views_)
+        self._normalized = True
         self.levels_ = self._levels()
         train, held = (sequences, valid) if valid is not None else _hold_out(sequences, self.seed)
         scaling = {name: _scaling(matrix[:, part], ~absent[name], name) for name, part in self.views_.items()}
@@ -819,7 +826,7 @@ class BehaviorTokenizer(ItemTokenizer):
         return Behavior(described | self._entries(), arrays)
 
     def _entries(self) -> dict[str, Any]:
-        return {"streams": list(self.streams_), "neighbors": int(self.neighbors)}
+        return {"streams": list(self.streams_), "neighbors": int(self.neighbors), "normalized": self._normalized}
 
     def encode(self, X: Any, item_rows: Any = None, missing: Mapping[str, Any] | None = None) -> np.ndarray:
         """Codes of items.
@@ -883,6 +890,7 @@ class BehaviorTokenizer(ItemTokenizer):
     def _restore(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.hidden, self.streams = tuple(self.hidden), tuple(self.streams)
         self.streams_, self.levels_ = tuple(manifest["streams"]), int(manifest["levels"])
+        self._normalized = bool(manifest.get("normalized", False))  # earlier versions quantized as encoders gave it
         self.history_, self.seconds_ = manifest["training"]["history"], float(manifest["training"]["seconds"])
         self._arrays = {name: array for name, array in arrays.items() if name != "codes"}
         books = self._arrays.get("codebooks")

@@ -209,7 +209,7 @@ def embed(
         ]
         title = f"{dataset.name}: {len(embeddings):,} items, encoder {encoder}"
         print_table(("view", "width", "missing"), rows, title)
-        say(f"Embeddings are in {out}")
+        say(f"Embeddings are in {out}: {embeddings.described()}")
 
 
 # --------------------------------------------------------------------------------------- fit
@@ -324,9 +324,12 @@ def fit(
     if as_json:
         print_json({"folder": str(out), "method": method, "embeddings": str(source), "report": report})
     elif not quiet:
+        from semtok.embeddings import Embeddings
         from semtok.report import print_report
 
         print_report(report, f"{method} codes of {_origin(made)}")
+        if isinstance(made, Embeddings):
+            say(f"Content: {made.described()}")
         if report["unique"] != "none":
             shared_before = report["before"]["collisions"]
             say(

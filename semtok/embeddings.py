@@ -139,6 +139,20 @@ class Embeddings:
             parts += [name, vectors]
         return sha256_of(*parts)
 
+    @property
+    def reduction(self) -> dict[str, Any]:
+        """Encoder of the text and what was made of its vectors: ``encoder``, ``pca``, ``whiten``; None if unknown."""
+        return {name: self.manifest.get(name) for name in ("encoder", "pca", "whiten")}
+
+    def described(self) -> str:
+        """The same in words, for what a command prints."""
+        if "pca" not in self.manifest:
+            return f"vectors of {_list(self.views)}, as they were given"
+        pca, whiten = self.manifest["pca"], self.manifest.get("whiten")
+        shape = "as the encoder gives them" if pca is None else f"reduced to {pca} components a view"
+        scale = "" if pca is None else ", whitened to unit variance" if whiten else ", not whitened"
+        return f"vectors of {_list(self.views)} by {self.manifest.get('encoder')}, {shape}{scale}"
+
     def matrix(
         self, views: Iterable[str] | None = None, normalize: bool = False, blank: bool = False
     ) -> tuple[np.ndarray, dict[str, slice]]:

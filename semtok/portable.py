@@ -175,6 +175,7 @@ class Behavior:
         self.views = {name: slice(*bounds) for name, bounds in manifest["views"].items()}
         self.streams = [str(name) for name in manifest["streams"]]
         self.neighbors = int(manifest["neighbors"])
+        self.normalized = bool(manifest.get("normalized", False))
         self.arrays = arrays
         self.books = arrays["codebooks"].astype(np.float64)  # [1 or S, L, K, D]
         self.order = np.argsort(arrays["keys"], kind="stable")  # items of the fit by the key of their row
@@ -222,7 +223,7 @@ class Behavior:
             ids = self.arrays["ids"].astype(np.float64)[rows]
             new = np.flatnonzero(rows < 0)
             ids[new] = self.from_neighbors(np.concatenate([part[new] for part in streams.values()], axis=1))
-            streams = {"id": ids} | streams
+            streams = {"id": self._standardized(ids)} | streams
         return streams
 
     def aligned(self, vectors: np.ndarray, missing: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -237,8 +238,16 @@ class Behavior:
                 x = np.where(missing[name][lo : lo + _CHUNK_ROWS, None], arrays[f"{name}.absent"], x).astype(np.float64)
                 for layer, weight in enumerate(weights):
                     x = (x if layer == 0 else np.maximum(x, 0)) @ weight + arrays[f"{name}.bias.{layer}"]
-                found[name][lo : lo + _CHUNK_ROWS] = x
+                found[name][lo : lo + _CHUNK_ROWS] = self._standardized(x)
         return found
+
+    def _standardized(self, rows: np.ndarray) -> np.ndarray:
+        """Rows with mean 0 and variance 1, as torch's layer norm makes them, where they were quantized so."""
+        if not self.normalized:
+            return rows
+        centred_rows = rows - rows.mean(1, keepdims=True)
+        standard: np.ndarray = centred_rows / np.sqrt(np.square(centred_rows).mean(1, keepdims=True) + 1e-5)
+        return standard
 
     def from_neighbors(self, places: np.ndarray) -> np.ndarray:
         """Mean id row of the trained items nearest to each place: [N, sum of D] to float64 [N, D].

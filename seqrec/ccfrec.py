@@ -55,15 +55,47 @@ _PAPER = {
 
 RECIPES = {
     "default": {"epochs": 200, "batch_size": 256, "lr": 2e-3, "warmup_steps": 100, "patience": 10, "precision": "auto"},
-    # Section 4.1.3 of the paper, and the settings released for each of its data sets.
+    # Section 4.1.4 of the paper, and the settings released for each of its data sets.
     "paper": _PAPER
-    | {"lr": 5e-4, "negatives": 25_000, "mcm_weight": 0.2, "msa_weight": 0.4, "dropout": 0.4, "fusion_dropout": 0.1},
+    | {
+        "lr": 5e-4,
+        "negatives": 25_000,
+        "mcm_weight": 0.2,
+        "msa_weight": 0.4,
+        "dropout": 0.4,
+        "fusion_dropout": 0.1,
+        "fusion_attention_dropout": 0.1,
+    },
     "paper-instrument": _PAPER
-    | {"lr": 1e-3, "negatives": 24_000, "mcm_weight": 0.6, "msa_weight": 0.4, "dropout": 0.3, "fusion_dropout": 0.3},
+    | {
+        "lr": 1e-3,
+        "negatives": 24_000,
+        "mcm_weight": 0.6,
+        "msa_weight": 0.4,
+        "dropout": 0.3,
+        "fusion_dropout": 0.3,
+        "fusion_attention_dropout": 0.3,
+    },
     "paper-game": _PAPER
-    | {"lr": 1e-3, "negatives": 25_000, "mcm_weight": 0.3, "msa_weight": 0.5, "dropout": 0.2, "fusion_dropout": 0.1},
+    | {
+        "lr": 1e-3,
+        "negatives": 25_000,
+        "mcm_weight": 0.3,
+        "msa_weight": 0.5,
+        "dropout": 0.2,
+        "fusion_dropout": 0.1,
+        "fusion_attention_dropout": 0.1,
+    },
     "paper-baby": _PAPER
-    | {"lr": 5e-4, "negatives": 25_000, "mcm_weight": 0.3, "msa_weight": 0.5, "dropout": 0.2, "fusion_dropout": 0.2},
+    | {
+        "lr": 5e-4,
+        "negatives": 25_000,
+        "mcm_weight": 0.3,
+        "msa_weight": 0.5,
+        "dropout": 0.2,
+        "fusion_dropout": 0.2,
+        "fusion_attention_dropout": 0.2,
+    },
 }
 
 _FULL_SOFTMAX_LIMIT = {"cpu": 5_000, "cuda": 30_000}
@@ -519,7 +551,7 @@ class CCFRec(Pretrained, nn.Module):
 class TabulatedCCFRec(Pretrained, nn.Module):
     """CCFRec with its fusion module replaced by tables: the deployed form, and the item-id fine-tuning stage.
 
-    Liu et al., KDD 2025, sections 3.4 and 4.4.5. Only the id embedding, if there is one, is trained; it starts at zero,
+    Liu et al., KDD 2025, sections 3 and 4.4.5. Only the id embedding, if there is one, is trained; it starts at zero,
     so that step 0 scores exactly as the base model does.
 
     Parameters

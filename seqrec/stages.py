@@ -100,10 +100,10 @@ class Content(Given):
     """Text columns, as a,b; those of the data set if not given. Table 5 of CCFRec adds them one by one."""
     encoder: EncoderName = "tfidf"
     """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
-    pca: Width = 128
-    """Width that every view is reduced to."""
+    pca: Width | None = 128
+    """Width that every view's vectors are reduced to; none keeps the encoder's."""
     whiten: bool = True
-    """Give every component of the reduced vectors unit variance."""
+    """Give every component of the reduced vectors unit variance, as CCFRec's code does."""
     code_method: Literal["pq", "opq", "rq"] = "pq"
     """Quantizer of the codes: product, rotated product or residual, for every view on its own."""
     code_levels: Levels = 4
@@ -182,12 +182,19 @@ def item_embeddings(
     ValueError
         If ``folder`` belongs to other items.
     """
+    import click
+
     from semtok.embeddings import embeddings_for, load_embeddings
+
+    def said(found: Embeddings) -> Embeddings:
+        if not quiet:
+            click.echo(f"Content: {found.described()}", err=True)
+        return found
 
     if folder is not None:
         embeddings = load_embeddings(folder)
         _check_items(dataset, embeddings.item_ids, f"the embeddings in {folder}")
-        return embeddings
+        return said(embeddings)
     views = list(content.views or dataset.views)
     settings: dict[str, Any] = {"pca": content.pca, "whiten": content.whiten, "quiet": quiet}
     settings["joined"] = content.global_text
@@ -197,7 +204,7 @@ def item_embeddings(
         if dataset.images is None:
             settings |= {"image_encoder": content.image_encoder, "image_root": content.image_root}
     settings["views"] = views
-    return embeddings_for(dataset, content.encoder, root / STAGES, **settings)[0]
+    return said(embeddings_for(dataset, content.encoder, root / STAGES, **settings)[0])
 
 
 def item_codes(
@@ -355,7 +362,7 @@ def item_content(
     record: dict[str, Any] = {}
     if {"text", "views", "images", "codes"} & set(inputs):
         vectors = item_embeddings(dataset, content, root, embeddings, quiet, "images" in inputs)
-        record["embeddings"] = vectors.hash
+        record |= {"embeddings": vectors.hash, "vectors": vectors.reduction}
         if "views" in inputs:
             names = [JOINED] if content.global_text else _views(vectors, content)
             found["views"] = np.stack([vectors.views[view] for view in names], 1)

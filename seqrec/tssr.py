@@ -42,6 +42,7 @@ _PAPER = {
     "heads": 4,
     "ffn": 256,
     "dropout": 0.1,
+    "attention_dropout": 0.1,
     "max_len": 10,
     "item_table": "untied",
     "batch_size": 256,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrec.decoding import beam_search
 from genrec.logits import TrieLogitsProcessor
 from genrec.trie import CodeTrie
 
@@ -138,3 +139,116 @@ def test_codes_that_end_early():
     left = processor(rows, torch.zeros(2, VOCABULARY)).isfinite()
     assert left[0].nonzero().flatten().tolist() == [END, 7]
     assert left[1].nonzero().flatten().tolist() == [END]
+
+
+class Causal:
+    """The causal model as a decoder of our own search: it reads the whole sequence at every step."""
+
+    def __init__(self, model, levels=None):
+        self.model, self.levels = model, levels
+
+    def start(self, memory):
+        return memory[:, None]  # [B, 1, T]
+
+    def step(self, state, parents, tokens):
+        if tokens is not None:
+            index = parents[..., None].expand(-1, -1, state.shape[2])
+            state = torch.cat([state.gather(1, index), tokens[..., None]], 2)
+        with torch.no_grad():
+            logits = self.model(state.flatten(0, 1)).logits[:, -1].unflatten(0, state.shape[:2])
+        if self.levels is None:
+            return logits, state
+        outside = torch.ones(logits.shape[-1], dtype=torch.bool)
+        outside[self.levels[state.shape[2] - PROMPT]] = False
+        return logits.masked_fill(outside, -torch.inf), state
+
+
+PROMPT = 5
+LAYOUTS = {
+    "one level after the other": [range(3, 11), range(11, 19), range(19, 27)],
+    "the same tokens at every level": [range(3, 8)] * 4,
+    "a level of one token": [range(10, 18), range(5, 6), range(20, 26)],
+    "tokens above and below the end": [range(2), range(25, 30), range(3, 9)],
+    "a long suffix level": [range(3, 5), range(5, 8), range(8, 10), range(10, 30)],
+}
+
+
+def laid_out(layout, items=25):
+    """A catalogue of these levels, and the tokens of each."""
+    rng = np.random.default_rng(3)
+    levels = [np.asarray(level) for level in LAYOUTS[layout]]
+    codes = np.unique(np.stack([rng.choice(level, items) for level in levels], 1), axis=0)
+    return CodeTrie.from_codes(codes, sizes=[VOCABULARY] * len(levels)), [torch.from_numpy(level) for level in levels]
+
+
+def searched(model, trie, asked, beams, extra, **settings):
+    """Items and scores that generate finds in as many tokens as a code has, and some more."""
+    found = model.generate(
+        asked,
+        attention_mask=torch.ones_like(asked),
+        logits_processor=[TrieLogitsProcessor(trie, PROMPT, END, beams, **settings)],
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=trie.steps + extra,
+        do_sample=False,
+        pad_token_id=0,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    codes = found.sequences[:, PROMPT : PROMPT + trie.steps]
+    codes = torch.nn.functional.pad(codes, (0, trie.steps - codes.shape[1]), value=END)
+    return trie.find(codes).view(len(asked), -1), found.sequences_scores.view(len(asked), -1)
+
+
+@pytest.mark.parametrize("own_softmax", [False, True])
+@pytest.mark.parametrize("normalize", ["vocabulary", "children"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_generate_finds_what_our_search_finds_with_and_without_the_end(model, layout, normalize, own_softmax):
+    trie, tokens = laid_out(layout)
+    levels, asked, beams = tokens if own_softmax else None, prompts(3), 8
+    known = beam_search(Causal(model, levels), asked, trie, beams, beams, normalize=normalize)
+    for extra in (0, 1, 2):
+        items, scores = searched(model, trie, asked, beams, extra, levels=levels, normalize=normalize)
+        assert items.tolist() == known.items.tolist()
+        np.testing.assert_allclose(scores.numpy(), known.scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", ["vocabulary", "children"])
+def test_codes_that_end_early_cost_what_they_cost_in_our_search(model, normalize):
+    rng = np.random.default_rng(5)
+    codes = np.unique(rng.integers(3, 8, (30, 3)), axis=0)
+    short = np.concatenate([codes, np.array([[9, END, END], [9, 4, END], [10, 4, END], [3, 9, END]])])
+    trie, asked = CodeTrie.from_codes(short, sizes=[VOCABULARY] * 3, end=END), prompts(3)
+    count = len(trie)  # as many beams as items: what has ended leaves its place to others in generate alone
+    known = beam_search(Causal(model), asked, trie, count, count, normalize=normalize)
+    for extra in (0, 1, 2):
+        items, scores = searched(model, trie, asked, count, extra, normalize=normalize)
+        assert items.tolist() == known.items.tolist()
+        np.testing.assert_allclose(scores.numpy(), known.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_items_that_are_not_allowed_are_not_free(model):
+    trie, asked = catalogue(), prompts()
+    mask = torch.zeros(4, trie.largest_item, dtype=torch.bool)
+    mask[torch.arange(4), torch.tensor([2, 6, 1, 9])] = True  # one item a request: every code of it is the only one
+    known = beam_search(Causal(model), asked, trie, 1, 1, mask)
+    for extra in (0, 1):
+        items, scores = searched(model, trie, asked, 2, extra, mask=mask)
+        assert items[:, 0].tolist() == [3, 7, 2, 10]
+        np.testing.assert_allclose(scores[:, 0].numpy(), known.scores[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_follows_a_whole_code_is_certain(model):
+    trie = catalogue()
+    processor = TrieLogitsProcessor(trie, 1, END)
+    whole = torch.cat([torch.zeros(len(trie), 1, dtype=torch.int64), trie.codes().long()], 1)
+    later = torch.nn.functional.pad(whole, (0, 2), value=END)
+    for rows in (whole, later):
+        scores = processor(rows, torch.randn(len(rows), VOCABULARY) * 9)
+        assert (scores[:, END] == 0).all()
+        assert scores.isfinite().sum() == len(rows)
+    with pytest.raises(ValueError, match="end_token is 30 but the model has only 30 tokens"):
+        TrieLogitsProcessor(trie, 1, 30)(whole[:, :1], torch.zeros(len(whole), VOCABULARY))
+    with pytest.raises(ValueError, match="0 or above, got -1"):
+        TrieLogitsProcessor(trie, 1, -1)

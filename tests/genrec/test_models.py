@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ import torch
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, generate, rank_generated, some_targets
 from genrec.model import Generator
-from recbase.options import options_from, recipes_from
+from recbase.options import options_from, recipe_of, recipes_from
 from recbase.recommender import NO_ITEM
 from recbase.runs import load_run, resolve, save_run
 from recbase.sequences import Histories, SequenceBatches
 from recbase.splits import Targets
-from recbase.training import TrainConfig, fit
+from recbase.training import TrainConfig, fit, learning_rate
 
 ITEMS = 24
 USERS = 120
@@ -337,17 +339,27 @@ def test_options_are_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_recipes_are_options_and_build(name: str) -> None:
+def test_recipes_are_options_build_and_train_a_step(name: str) -> None:
     target, preparation = REGISTRY[name].target, REGISTRY[name].preparation
     of_model = {option.name for option in options_from(target, SHAPES)}
-    others = ("recbase.training:TrainConfig", "genrec.generation:Search", preparation)
-    known = of_model | {option.name for source in others for option in options_from(source)} | {"form"}
+    of_training = {option.name for option in options_from("recbase.training:TrainConfig")}
+    of_stages = {option.name for option in options_from(preparation)}
+    of_search = {option.name for option in options_from("genrec.generation:Search")}
+    known = of_model | of_training | of_stages | of_search | {"form"}
     recipes = recipes_from(target)
     assert {"default", "paper"} <= set(recipes)
     for recipe, values in recipes.items():
         assert set(values) <= known, recipe
         assert values.get("form", REGISTRY[name].forms[0]) in REGISTRY[name].forms, recipe
-        build(name, **{key: value for key, value in values.items() if key in of_model})
+        assert not any("seconds" in key for key in values), f"{recipe}: what time allows differs by machine"
+        form = values.get("form", REGISTRY[name].forms[0])
+        arguments = {key: value for key, value in values.items() if key in of_model}
+        model = build(name, **arguments | ({"causal_encoder": True} if form == "all" else {}))
+        stages = resolve(name, {name: preparation}, "preparation")
+        stages(**{key: value for key, value in values.items() if key in of_stages})
+        chosen = {key: value for key, value in values.items() if key in of_training}
+        config = TrainConfig(**chosen | {"epochs": 1, "quiet": True})
+        assert fit(model, SequenceBatches(walks(6), form, 64, 20, 0), None, config).steps == 1
 
 
 def test_some_targets_are_fixed() -> None:
@@ -358,6 +370,49 @@ def test_some_targets_are_fixed() -> None:
     assert np.array_equal(some.users, some_targets(targets, 10).users)
     assert some_targets(targets, 0) is targets
     assert np.array_equal(some.histories[3], histories[int(some.users[3])])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "recipe"), [(name, recipe) for name in NAMES for recipe in recipes_from(MODELS[name])]
+)
+def test_every_recipe_trains_a_step_on_the_synthetic_data(name: str, recipe: str, tmp_path: Path) -> None:
+    words = ["--data", "synthetic", "--recipe", recipe, "--train-share", "0.01", "--epochs", "1", "--valid-users", "10"]
+    words += ["--beams", "10", "--valid-beams", "10", "--tokenizer-steps", "2", "--codebook-size", "16"]
+    words += ["--stage1-epochs", "1"] if name in ("prorec", "eager") else []
+    run = [sys.executable, "-m", "genrec.commands", "train", name, *words, "--out", str(tmp_path / "run")]
+    done = subprocess.run([*run, "--quiet", "--json"], check=True, capture_output=True, text=True)
+    metrics = json.loads(done.stdout)
+    assert metrics["recipe"] == recipe
+    assert metrics["steps"] >= 1
+
+
+def test_the_temperature_is_of_the_loss_and_not_of_the_search() -> None:
+    sharp, plain = build("letter", temperature=0.5), build("letter", temperature=1.0)
+    asked, lengths = torch.tensor([[1, 2, 3]]), torch.tensor([3])
+    assert torch.equal(sharp.score_all(asked, lengths), plain.score_all(asked, lengths))
+    batch = batch_of()[0]
+    assert float(sharp(batch).loss.detach()) != float(plain(batch).loss.detach())
+
+
+def test_papers_recipes_warm_up_as_the_papers_do() -> None:
+    def rates(name: str, steps: list[int], total: int) -> list[float]:
+        of_training = {option.name for option in options_from("recbase.training:TrainConfig")}
+        values = recipe_of(REGISTRY[name].target, "paper")
+        config = TrainConfig(**{key: value for key, value in values.items() if key in of_training})
+        return [learning_rate(step - 1, config, total) for step in steps]
+
+    assert rates("tiger", [1, 10_000, 40_000], 200_000) == pytest.approx([0.01, 0.01, 0.005])
+    for name in ("letter", "bbqrec"):  # one step in a hundred
+        assert rates(name, [1, 500, 1_000], 100_000) == pytest.approx([5e-7, 2.5e-4, 5e-4])
+    for name in ("prorec", "eager"):
+        stages = resolve(name, {name: REGISTRY[name].preparation}, "preparation")
+        config = stages(stage1_recipe=recipe_of(REGISTRY[name].target, "paper")["stage1_recipe"])._stage1_config(
+            0, True
+        )
+        assert (config.schedule, config.warmup_steps, config.precision) == ("inverse_sqrt", 5000, "no")
+    tables = build("bbqrec", init_std=0.01).tables
+    assert all(0.005 < float(table.weight.detach().std()) < 0.015 for table in tables)
 
 
 def test_refusals() -> None:

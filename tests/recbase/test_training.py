@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -261,6 +262,44 @@ def test_learning_rates_follow_their_schedules() -> None:
     assert rates("cosine")[0] == pytest.approx(1)
     assert rates("inverse_sqrt", 4)[3] == pytest.approx(1)
     assert learning_rate(15, TrainConfig(lr=1.0, schedule="inverse_sqrt", warmup_steps=4), 20) == pytest.approx(1 / 2)
+    assert rates("held_inverse_sqrt", 4)[:4] == [1, 1, 1, 1]
+    assert learning_rate(15, TrainConfig(lr=1.0, schedule="held_inverse_sqrt", warmup_steps=4), 20) == pytest.approx(
+        1 / 2
+    )
+
+
+def test_a_warm_up_may_be_a_share_of_all_steps() -> None:
+    config = TrainConfig(lr=1.0, schedule="cosine", warmup_share=0.2)
+    steps, long = TrainConfig(lr=1.0, schedule="cosine", warmup_steps=2), TrainConfig(lr=1.0, warmup_share=0.01)
+    for step in range(10):
+        assert learning_rate(step, config, 10) == learning_rate(step, steps, 10)
+    assert [learning_rate(step, long, 102_800) for step in (0, 513, 1027)] == pytest.approx([1 / 1028, 0.5, 1])
+    both = TrainConfig(lr=1.0, warmup_steps=5, warmup_share=0.2)
+    assert learning_rate(3, both, 10) == pytest.approx(0.8)
+
+
+def test_sgd_moves_weights_by_the_gradient_alone_and_is_resumed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Regression(dropout=0, noise=0)
+    before = model.layers[3].bias.detach().clone()
+    slopes: list[torch.Tensor] = []
+    model.layers[3].bias.register_hook(lambda slope: slopes.append(slope.clone()))
+    fit(model, TableBatches(rows=8), None, TrainConfig(epochs=1, lr=0.1, optimizer="sgd", quiet=True))
+    torch.testing.assert_close(model.layers[3].bias.detach(), before - 0.1 * slopes[0])
+    whole = train(optimizer="sgd")[0]
+    train(optimizer="sgd", folder=tmp_path, at=partial(signalled, 7))
+    assert same_weights(train(optimizer="sgd", folder=tmp_path, resume=True)[0], whole)
+
+
+def test_a_slower_machine_finds_the_same_weights() -> None:
+    def slow(call: int) -> None:
+        time.sleep(0.02)
+
+    (quick, found), (slowly, same) = train(), train(at=slow)
+    assert same_weights(quick, slowly)
+    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in result.history] for result in (found, same)]
+    assert lines[0] == lines[1]
+    assert same.seconds > found.seconds
 
 
 def test_the_learning_rate_of_the_schedule_is_the_one_used() -> None:
@@ -366,8 +405,11 @@ def test_a_missing_tracker_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         ({"beta2": 1.0}, r"--beta2 must lie in \(0, 1\), got 1.0"),
         ({"seed": -1}, r"--seed must be at least 0, got -1"),
         ({"monitor": ""}, "--monitor must name a validation metric"),
-        ({"optimizer": "sgd"}, "--optimizer must be one of adamw, adam, got 'sgd'"),
-        ({"schedule": "step"}, "--schedule must be one of constant, linear, cosine, inverse_sqrt, got 'step'"),
+        ({"optimizer": "lion"}, "--optimizer must be one of adamw, adam, sgd, got 'lion'"),
+        (
+            {"schedule": "step"},
+            "--schedule must be one of constant, linear, cosine, inverse_sqrt, held_inverse_sqrt, got 'step'",
+        ),
         ({"precision": "fp8"}, "--precision must be one of no, auto, bf16, fp16, got 'fp8'"),
     ],
 )

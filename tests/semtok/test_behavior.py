@@ -1,5 +1,6 @@
 """Behaviour-bound codes: the network against formulas, what each loss does, missing parts, new items, the folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_each_level_takes_the_nearest_row_and_the_sum_is_quantized(shared: bool)
         for level in range(2):
             nearest = torch.cdist(left, books[level]).argmin(1)
             assert (codes[stream, :, level] == nearest).all()
-            expected += 1.25 * (left - books[level][nearest]).square().sum(1)
+            expected += 1.25 * (left - books[level][nearest]).square().mean(1)
             left, total = left - books[level][nearest], total + books[level][nearest]
         torch.testing.assert_close(quantized[stream], total)
     torch.testing.assert_close(losses, expected)
@@ -128,9 +129,9 @@ def test_gradients_of_codes_and_commitment_are_those_of_the_formula() -> None:
     _, codes, losses = net.quantize(z)
     losses.sum().backward()
     rows = net.codebooks[0, 0][codes[..., 0]].detach()
-    torch.testing.assert_close(z.grad, 0.25 * 2 * (z.detach() - rows))
+    torch.testing.assert_close(z.grad, 0.25 * 2 * (z.detach() - rows) / 8)  # squares are means over 8 columns
     expected = torch.zeros_like(net.codebooks[0, 0]).index_add_(
-        0, codes.flatten(), 2 * (rows - z.detach()).flatten(0, 1)
+        0, codes.flatten(), 2 * (rows - z.detach()).flatten(0, 1) / 8
     )
     torch.testing.assert_close(net.codebooks.grad[0, 0], expected)
 
@@ -267,7 +268,7 @@ def test_codes_are_revived_every_so_many_training_steps(every: int, moves: bool)
 
 def test_codebooks_start_on_the_residuals_of_all_streams() -> None:
     net = network(codebook_size=4)
-    net.ids.data.normal_(std=1.0).add_(20)
+    net.ids.data.normal_(std=0.1)[:, :4] += 20
     net.start_codebooks(seed=0)
     with torch.no_grad():
         z = net.represent(torch.arange(ITEMS))[0]
@@ -279,6 +280,27 @@ def test_codebooks_start_on_the_residuals_of_all_streams() -> None:
 
 
 # ---------------------------------------------------------------------------------------- fit and codes
+
+
+def test_streams_are_of_one_scale_and_have_codes_of_the_shared_codebook_in_common(fitted: BehaviorTokenizer) -> None:
+    first = [set(column.tolist()) for column in fitted.encode(vectors())[:, :3].T]  # id, text, image of level 1
+    assert first[0] & first[1]
+    assert first[0] & first[2]
+    lengths = [np.linalg.norm(rows, axis=1).mean() for rows in fitted.represent(vectors()).values()]
+    assert lengths == pytest.approx([np.sqrt(8)] * 3, rel=0.05)
+
+
+def test_a_folder_of_an_earlier_version_is_quantized_as_it_was(fitted: BehaviorTokenizer, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    manifest = json.loads((tmp_path / "semtok.json").read_text())
+    assert manifest.pop("normalized") is True
+    (tmp_path / "semtok.json").write_text(json.dumps(manifest))
+    old = semtok.load(tmp_path).represent(vectors())
+    new = fitted.represent(vectors())
+    for name, rows in old.items():
+        assert not np.allclose(rows, new[name])
+        spread = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(spread, new[name], atol=1e-6)
 
 
 def test_columns_are_level_by_level_id_text_image(fitted: BehaviorTokenizer) -> None:

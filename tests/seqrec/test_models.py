@@ -1,6 +1,7 @@
 """Contracts that every recommender keeps; what one cannot keep stands in ``EXCEPTIONS`` by name, with the reason."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from recbase.evaluation import rank_targets, summarize, topk
-from recbase.options import options_from
+from recbase.options import options_from, recipes_from
 from recbase.runs import load_run, resolve, save_run
 from recbase.sequences import Histories
 from recbase.training import TrainConfig, fit
+from recbase.training_state import _optimizer
 from recbase.transformer import Packing
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
@@ -259,16 +261,35 @@ def test_absurd_hyper_parameters_are_refused(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_recipes_build(name):
-    from recbase.options import recipes_from
-
-    kind = resolve(name, MODELS)
-    shapes = {"items": ITEMS, "users": 3} | content(name).shapes()
-    accepted = kind.__init__.__annotations__
+def test_recipes_are_options_build_and_have_an_optimizer(name):
+    training, accepted = (
+        {option.name for option in options_from("recbase.training:TrainConfig")},
+        {option.name for option in options_from(MODELS[name], SHAPES)},
+    )
+    others = {option.name for option in options_from("seqrec.stages:Content")} | {"form"}
     for recipe, values in recipes_from(MODELS[name]).items():
-        arguments = {key: value for key, value in (shapes | values).items() if key in accepted}
-        assert kind(**arguments).config()["items"] == ITEMS
-        assert values.get("form", REGISTRY[name].forms[0]) in REGISTRY[name].forms, recipe
+        assert set(values) <= training | accepted | others, recipe
+        assert not any("seconds" in key for key in values), f"{recipe}: what time allows differs by machine"
+        form = values.get("form", REGISTRY[name].forms[0])
+        assert form in REGISTRY[name].forms, recipe
+        model = build_model(name, ITEMS, USERS, content(name), {k: v for k, v in values.items() if k in accepted})
+        config = TrainConfig(**{k: v for k, v in values.items() if k in training})
+        assert config.max_seconds is None
+        assert _optimizer(model, config, torch.device("cpu")).param_groups[0]["lr"] == config.lr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [(name, recipe) for name in TRAINED for recipe in sorted({"default", *recipes_from(MODELS[name])})],
+)
+def test_every_recipe_trains_a_step_on_the_synthetic_data(name, recipe, tmp_path):
+    folder = tmp_path / "run"
+    words = ["--data", "synthetic", "--recipe", recipe, "--train-share", "0.01", "--epochs", "1", "--out", str(folder)]
+    run = [sys.executable, "-m", "seqrec.commands", "train", name, *words, "--quiet", "--json"]
+    metrics = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    assert metrics["recipe"] == recipe
+    assert metrics["steps"] >= 1
 
 
 def test_counted_and_trained_models_are_told_apart():
