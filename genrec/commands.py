@@ -73,7 +73,7 @@ def _training_command(name: str) -> click.Command:
     @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
     @click.option("--form", type=click.Choice(["prefix", "all"]), default=entry.forms[0], show_default=True,
                   help=f"Samples: {'; '.join(_FORMS[form] for form in entry.forms)}.")  # fmt: skip
-    @add_options(shared("embeddings", "codes"), section="Stages before")
+    @add_options(shared("embeddings", "embeddings_ids", "in_order", "codes"), section="Stages before")
     @add_options(preparation, section="Stages before")
     @add_options(model, section="Model")
     @add_options(training, section="Training")
@@ -87,6 +87,7 @@ def _training_command(name: str) -> click.Command:
         from recbase.datasets import load_dataset
         from recbase.runs import resolve
         from recbase.training import TrainConfig
+        from semtok.ready_vectors import VectorSource
 
         target = out or Path("runs/genrec") / name
         overrides = recipe_of(entry.target, recipe)
@@ -107,7 +108,7 @@ def _training_command(name: str) -> click.Command:
             form,
             recipe,
             {"given": data},
-            given.get("embeddings"),
+            VectorSource.of(given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)),
             given.get("codes"),
             resume=resume,
         )

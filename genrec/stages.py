@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from recbase.training import TrainConfig
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["SHAPES", "Ingredients", "Preparation", "build_model", "train_generator"]
 
@@ -91,7 +92,13 @@ class Preparation:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
     def prepare(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> Ingredients:
         """Read the codes in the folder ``codes``, or fit the tokenizer as a stage under ``root``.
 
@@ -104,7 +111,13 @@ class Preparation:
         return Ingredients(found, record=record)
 
     def item_codes(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> tuple[ItemCodes, dict[str, Any]]:
         """Codes of the items in the order of their numbers, and what the manifest says of them."""
         import semtok
@@ -115,7 +128,9 @@ class Preparation:
         found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
         return found, {"codes": found.hash, "codes_folder": str(codes)}
 
-    def item_embeddings(self, dataset: Dataset, root: Path, folder: Path | None, quiet: bool) -> Embeddings:
+    def item_embeddings(
+        self, dataset: Dataset, root: Path, folder: Path | VectorSource | None, quiet: bool
+    ) -> Embeddings:
         """Vectors of the items, read from ``folder`` or made as a stage."""
         from seqrec.stages import Content, item_embeddings
 
@@ -186,7 +201,7 @@ def train_generator(
     form: SampleForm,
     recipe: str,
     record: Mapping[str, Any],
-    embeddings: Path | None = None,
+    embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
     root: Path | None = None,
     resume: bool = False,

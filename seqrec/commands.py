@@ -95,7 +95,9 @@ def _training_command(name: str) -> click.Command:
     wanted = {option for source in entry.inputs for option in _CONTENT_OPTIONS.get(source, ())}
     content = [option for option in options_from(_CONTENT) if option.name in wanted]
     content = [replace(option, default=usual.get(option.name, option.default)) for option in content]
-    folders = ["embeddings"] if {"text", "views", "images", "codes"} & set(entry.inputs) else []
+    folders = (
+        ["embeddings", "embeddings_ids", "in_order"] if {"text", "views", "images", "codes"} & set(entry.inputs) else []
+    )
     folders += ["codes"] if "codes" in entry.inputs else []
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
 
@@ -114,6 +116,7 @@ def _training_command(name: str) -> click.Command:
     ) -> None:
         from recbase.datasets import load_dataset
         from recbase.training import TrainConfig
+        from semtok.ready_vectors import VectorSource
         from seqrec.stages import Content, train_item_ids, train_network
 
         target = out or Path("runs/seqrec") / (name if given.get("base") is None else f"{name}-item-id")
@@ -123,6 +126,7 @@ def _training_command(name: str) -> click.Command:
         source = context.get_parameter_source("form")
         typed = source is not None and source.name != "DEFAULT"
         form = given["form"] if typed else overrides.get("form", given["form"])
+        vectors = VectorSource.of(given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False))
         dataset, record = load_dataset(data), {"given": data}
         if given.get("stage") == "item-id":
             if given["base"] is None:
@@ -139,7 +143,7 @@ def _training_command(name: str) -> click.Command:
                 recipe,
                 record,
                 Content(**chosen(content, overrides)) if content else None,
-                given.get("embeddings"),
+                vectors,
                 given.get("codes"),
                 resume=resume,
             )

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from recbase.training import TrainConfig, TrainResult
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
+    from semtok.ready_vectors import VectorSource
 
 __all__ = [
     "Content",
@@ -177,7 +178,7 @@ def item_embeddings(
     dataset: Dataset,
     content: Content,
     root: Path,
-    folder: Path | None = None,
+    folder: Path | VectorSource | None = None,
     quiet: bool = False,
     images: bool = False,
 ) -> Embeddings:
@@ -186,13 +187,15 @@ def item_embeddings(
     Raises
     ------
     ValueError
-        If ``folder`` belongs to other items.
+        If ``folder`` (or file; see `semtok.ready_vectors.open_vectors`) belongs to other items.
     """
-    from semtok.embeddings import embeddings_for, load_embeddings
+    from semtok.embeddings import Embeddings, embeddings_for
+    from semtok.ready_vectors import open_vectors
 
     if folder is not None:
-        embeddings = load_embeddings(folder)
-        _check_items(dataset, embeddings.item_ids, f"the embeddings in {folder}")
+        embeddings = open_vectors(folder, dataset.item_ids, f"the data set {dataset.name}")
+        if not isinstance(embeddings, Embeddings):
+            raise ValueError(f"{folder} holds vectors in shards; a model takes an embeddings folder or one file")
         return embeddings
     views = list(content.views or dataset.views)
     settings: dict[str, Any] = {"pca": content.pca, "whiten": content.whiten, "quiet": quiet}
@@ -322,7 +325,7 @@ def item_content(
     dataset: Dataset,
     content: Content,
     root: Path,
-    embeddings: Path | None = None,
+    embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -431,7 +434,7 @@ def train_network(
     recipe: str,
     record: dict[str, Any],
     content: Content | None = None,
-    embeddings: Path | None = None,
+    embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
     root: Path | None = None,
     resume: bool = False,
