@@ -8,10 +8,11 @@ manifest ``dataset.json``. Nothing is ever written into a folder that was given.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,11 @@ from recbase import interactions as events
 from recbase.checkpoints import load_arrays, open_folder
 from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
 from recbase.interactions import Order, Ties
+from recbase.times import with_seconds
 from recbase.verification import Verification, verify
+
+if TYPE_CHECKING:
+    from recbase.readers import Notes
 
 __all__ = ["BUILT_IN", "VIEW_COLUMNS", "Dataset", "Verification", "load_dataset", "prepare_dataset", "verify"]
 
@@ -82,6 +87,7 @@ def prepare_dataset(
     min_item: int | None = None,
     ties: Ties = "file",
     order: Order | None = None,
+    time_format: str | None = None,
     seed: int = 0,
     limit: int | None = None,
     repeats: bool = False,
@@ -106,7 +112,7 @@ def prepare_dataset(
     format : str, optional
         Format of the file (``csv``, ``recbase.readers.FORMATS`` has all); told from its name if not given.
     columns : mapping, optional
-        Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``.
+        Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``, ``history``.
     hub : mapping, optional
         Arguments of ``datasets.load_dataset`` for ``format="huggingface"``, such as ``split``.
     category : str, optional
@@ -121,6 +127,8 @@ def prepare_dataset(
         Order of events of one time: as in the file, by ascending item id, or by a seeded hash.
     order : {"time", "file", "position"}, optional
         What orders a user's events; by default position, else time, else the file, as the source has them.
+    time_format : str, optional
+        How times are written, in the codes of strptime, such as ``"%d/%m/%Y %H:%M"``; numbers and ISO dates need none.
     seed : int, default 0
         Seed of ``ties="shuffle"``.
     limit : int, optional
@@ -149,24 +157,19 @@ def prepare_dataset(
         made = load_dataset(source, **({"seed": seed} if source == "synthetic" else {}))
         return made if name is None else replace(made, name=name, manifest=made.manifest | {"name": name})
     if isinstance(source, str) and source in downloads.PUBLISHED:
-        raw = downloads.published(source, category, from_file, items, cache, quiet)
+        raw = downloads.published(source, category, from_file, items, cache, quiet, time_format)
     elif not isinstance(source, pl.DataFrame) and format is None and Path(source).is_dir():
         raw = _raw_folder(Path(source))
         min_user, min_item = min_user or 0, min_item or 0
         repeats = True
     else:
-        raw = readers.read(source, items, format, columns, hub)
+        raw = readers.read(source, items, format, columns, hub, time_format)
     least = (5 if min_user is None else min_user, 5 if min_item is None else min_item)
     found = raw.interactions.columns
     order = order or ("position" if "position" in found else "time" if "timestamp" in found else "file")
     table = events.order_events(raw.interactions, order, ties, seed)
     read = table.height
-    table = table if repeats else events.drop_repeats(table)
-    distinct = table.height
-    table = events.k_core(table, *least)
-    table = table if limit is None else events.latest(table, limit)
-    if raw.time_unit != 1 and "timestamp" in table.columns:
-        table = table.with_columns(pl.col("timestamp") // raw.time_unit)
+    table, dropped = _filtered(table, least, limit, repeats)
     filters = {"min_user": least[0], "min_item": least[1], "iterated": True, "limit": limit, "repeats": repeats}
     manifest: dict[str, Any] = {
         "source": raw.source,
@@ -175,15 +178,53 @@ def prepare_dataset(
         "ties": ties if order == "time" else None,
         "seed": seed if order == "time" and ties == "shuffle" else None,
         "events_read": read,
-        "events_distinct": distinct,
+        "events_distinct": read - dropped["repeated_events"],
+        "dropped": dropped,
     }
     if views is not None or raw.views:
         manifest["views"] = list(views or raw.views)
-    catalogue = _catalogue(table, raw.items_of(table["item_id"].unique()), manifest)
-    return Dataset.from_tables(name or raw.name, table, catalogue, manifest)
+    catalogue = _catalogue(table, raw.items_of(table["item_id"].unique()), manifest, raw.notes)
+    if raw.notes.entries:
+        folders = [Path(given).parent for given in (source, items, from_file) if isinstance(given, str | os.PathLike)]
+        manifest["reading"] = [_without_folders(note, folders) for note in raw.notes.entries]
+    made = Dataset.from_tables(name or raw.name, table, catalogue, manifest)
+    made.manifest["texts"] = {view: _with_text(made.items[view]) for view in made.views}
+    return made
 
 
-def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[str, Any]) -> pl.DataFrame:
+def _filtered(
+    table: pl.DataFrame, least: tuple[int, int], limit: int | None, repeats: bool
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Ordered events without repeats, rare users, rare items and old events, and how many of each there were."""
+    distinct = table if repeats else events.drop_repeats(table)
+    core = events.k_core(distinct, *least)
+    kept = core if limit is None else events.latest(core, limit)
+    whole = core.height == distinct.height
+    gone = {name: 0 if whole else distinct[name].n_unique() - core[name].n_unique() for name in ("user_id", "item_id")}
+    dropped = {
+        "repeated_events": table.height - distinct.height,
+        "rare_events": distinct.height - core.height,
+        "rare_users": gone["user_id"],
+        "rare_items": gone["item_id"],
+        "events_beyond_limit": core.height - kept.height,
+    }
+    return kept, dropped
+
+
+def _with_text(column: pl.Series) -> int:
+    """How many values of a text column have a letter or digit to encode."""
+    return int((column.str.strip_chars().str.len_chars() > 0).sum())
+
+
+def _without_folders(note: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """A note as it is recorded: it names files, and not where they lay on this machine."""
+    sentence = note["sentence"]
+    for folder in folders:
+        sentence = sentence.replace(f"{folder}{os.sep}", "") if folder.name else sentence
+    return {**note, "sentence": sentence}
+
+
+def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[str, Any], notes: Notes) -> pl.DataFrame:
     """One row for every item with events: rows of ``items`` in their order, or by id; unknown items have null texts."""
     ids = table.select("item_id").unique().sort("item_id")
     if items is None:
@@ -191,10 +232,44 @@ def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[s
     items = checked_items(items, "the items")
     table, items = same_id_type(table, items, "the source")
     ids = table.select("item_id").unique().sort("item_id")
-    missing = ids.join(items, on="item_id", how="anti").height
-    if missing:
-        manifest["items_without_text"] = missing
+    unknown = ids.join(items, on="item_id", how="anti")
+    if unknown.height:
+        manifest["items_without_text"] = unknown.height
+    events_of_known = table.height - table.join(unknown, on="item_id", how="semi").height
+    matched = ids.height - unknown.height
+    manifest["matching"] = {
+        "items": matched,
+        "events": events_of_known,
+        "rows_without_events": items.height - matched,
+    }
+    if 2 * matched < ids.height:
+        _warn_of_strangers(ids, unknown, items, notes)
     return ids.join(items, on="item_id", how="left", maintain_order="left")
+
+
+def _warn_of_strangers(ids: pl.DataFrame, unknown: pl.DataFrame, items: pl.DataFrame, notes: Notes) -> None:
+    """Say that most items of the events are not in the catalogue, with ids of both."""
+    unused = items.join(ids, on="item_id", how="anti")["item_id"]
+    here, there = (
+        ", ".join(repr(str(value)[:40]) for value in series.head(3)) for series in (unknown["item_id"], unused)
+    )
+    hint = ""
+    if items.schema["item_id"] == pl.String:
+        alike = {_folded(value) for value in unused.to_list()}
+        twins = sum(_folded(value) in alike for value in unknown["item_id"].to_list())
+        hint = f"; {twins:,} would match but for case, leading zeros, blanks, '.0' or Unicode form" if twins else ""
+    notes.say(
+        "items_not_in_catalogue",
+        unknown.height,
+        f"{unknown.height:,} of {ids.height:,} items of the events are not in the table of items and have no text: "
+        f"events have ids as {here}, the table {'as ' + there if there else 'no others'}{hint}",
+    )
+
+
+def _folded(identifier: str) -> str:
+    """An id without what two programs write differently."""
+    text = unicodedata.normalize("NFKC", identifier).strip().casefold()
+    return text.removesuffix(".0").lstrip("0")
 
 
 def _raw_folder(path: Path) -> Any:
@@ -219,7 +294,12 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
     for name, file in files.items():
         if not file.is_file():
             raise FileNotFoundError(f"{path} is not a data set: it has no {name}")
-    table = events.check_interactions(_read_parquet(files["interactions.parquet"]), str(files["interactions.parquet"]))
+    source = files["interactions.parquet"]
+    table = _read_parquet(source)
+    # What is saved here is in seconds; a table of others may count milliseconds or spell dates.
+    if not manifest and "timestamp" in table.columns and table.schema["timestamp"] != pl.Null:
+        table = with_seconds(table, str(source))[0]
+    table = events.check_interactions(table, str(source))
     items = checked_items(_read_parquet(files["items.parquet"]), str(files["items.parquet"]))
     order = order or ("position" if "position" in table.columns else "time" if "timestamp" in table.columns else "file")
     table = events.order_events(table, order, ties or manifest.get("ties") or "file", seed or manifest.get("seed") or 0)
@@ -242,5 +322,5 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise ValueError(f"{path} is empty; expected a Parquet table")
     try:
         return pl.read_parquet(path, glob=False)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: truncated or damaged") from error

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def published(
     items: str | os.PathLike[str] | pl.DataFrame | None = None,
     cache: str | os.PathLike[str] | None = None,
     quiet: bool = True,
+    time_format: str | None = None,
 ) -> RawData:
     """Events and items of a named public set, from a file or downloaded.
 
@@ -157,6 +159,8 @@ def published(
         Folder of downloads; by default ``~/.cache/semtok`` (or ``$XDG_CACHE_HOME/semtok``).
     quiet : bool, default True
         Show no progress bar.
+    time_format : str, optional
+        How times are written, where a file is not as its publisher ships it.
 
     Raises
     ------
@@ -173,14 +177,15 @@ def published(
         beside = None if wanted.items is None else path.with_name(_items_name(path.name, wanted))
         if items is None and beside is not None and beside.is_file() and beside != path:
             items = beside
-        raw = read(path, items, wanted.format)
+        raw = read(path, items, wanted.format, time_format=time_format)
     else:
         category = _category(name, wanted, category)
         folder = _cache(cache) / name / category.replace("/", "-")
         events = download(wanted.events.format(category=category), folder, _checksum(wanted, category), quiet)
         if wanted.items is not None and items is None:
             items = download(wanted.items.format(category=category), folder, None, quiet)
-        raw = read(_unpacked(events, wanted.members) if wanted.members else events, items, wanted.format)
+        events = _unpacked(events, wanted.members) if wanted.members else events
+        raw = read(events, items, wanted.format, time_format=time_format)
     label = category or raw.name
     raw.name = f"{name}-{label.replace('/', '-')}".lower().replace("_", "-")
     raw.source |= {"published": name, "category": category, "about": wanted.about}
@@ -264,13 +269,13 @@ def _fetch(url: str, part: Path, quiet: bool, wait: float) -> None:
 
 def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
     """One connection; True when the file is whole. A server that ignores the range starts it anew."""
-    have = part.stat().st_size if part.is_file() else 0
-    headers = {"User-Agent": "semtok", "Accept-Encoding": "identity"}
     mark = part.with_name(part.name + ".tag")
-    if have and mark.is_file():
-        headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text(encoding="utf-8")}
-    elif have:
-        headers |= {"Range": f"bytes={have}-"}
+    # Without the version that the first half is of, a second half may be of another: then the file starts anew.
+    version = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    have = part.stat().st_size if part.is_file() and version else 0
+    headers = {"User-Agent": "semtok", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": version}
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
     except urllib.error.HTTPError as error:
@@ -278,18 +283,26 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
         if error.code != 416 or not have:
             raise
         error.close()
-        if whole and int(whole[1]) == have:
-            mark.unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
+        # A range beyond the end: all of it is here, unless the answer is of another version.
+        if whole and int(whole[1]) == have and _version(error.headers) in ("", version):
             return True
         part.unlink()
         return False
     with answer:
+        tag = _version(answer.headers)
+        if answer.status == 206 and not _goes_on(answer.headers, have, version):
+            mark.unlink(missing_ok=True)
+            part.unlink()
+            return False
         have = have if answer.status == 206 else 0
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
-        tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if tag and not tag.startswith("W/"):
-            mark.write_text(tag, encoding="utf-8")
+        if have == 0:
+            part.unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
+            if tag:
+                mark.write_text(tag, encoding="utf-8")
         progress.update(task, total=total, completed=have)
         with open(part, "ab" if have else "wb") as out:
             while block := answer.read(_BLOCK):
@@ -301,6 +314,18 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
     if done:
         mark.unlink(missing_ok=True)
     return done
+
+
+def _version(headers: Mapping[str, str]) -> str:
+    """What tells one version of a file from another: a strong ETag or the time of its last change, else ""."""
+    tag = headers.get("ETag") or ""
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified") or ""
+
+
+def _goes_on(headers: Mapping[str, str], have: int, version: str) -> bool:
+    """Whether a partial answer begins where the file ends, and is of the same version as far as it says."""
+    begins = re.match(r"bytes (\d+)-", headers.get("Content-Range") or "")
+    return (begins is None or int(begins[1]) == have) and _version(headers) in ("", version)
 
 
 def _category(name: str, wanted: PublishedSet, category: str | None) -> str:

@@ -1,8 +1,9 @@
 """Tables of events, one row an event: de-duplication, k-core, order, hashes, numbering.
 
 A table is a polars frame with ``user_id`` and ``item_id`` (integers or strings) and, where known, ``timestamp`` (int64
-seconds) and ``position`` (order within the user). Everything here is a function from tables to tables or arrays; files
-and names of data sets are the business of others. No function depends on the order of the rows unless it says so.
+seconds), ``nanosecond`` (what follows the second) and ``position`` (order within the user). Everything here is a
+function from tables to tables or arrays; files and names of data sets are the business of others. No function depends
+on the order of the rows unless it says so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Literal, cast, get_args
 import numpy as np
 import polars as pl
 
+from recbase.times import split_times
+
 __all__ = [
+    "MAX_ID_BYTES",
     "Order",
     "Ties",
     "check_ids",
@@ -32,6 +36,9 @@ __all__ = [
 Order = Literal["time", "file", "position"]
 Ties = Literal["file", "item", "shuffle"]
 
+MAX_ID_BYTES = 10_000
+"""Longest id: longer ones are a column of text that was taken for ids, and hashing walks over every byte."""
+
 _IDS = ("user_id", "item_id")
 _LANES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)  # the two halves of a 128-bit sequence hash
 
@@ -39,58 +46,99 @@ _LANES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)  # the two halves of a 128-bit
 def check_ids(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> pl.DataFrame:
     """The same table with ids as Int64 or String.
 
+    Floats that are whole numbers become integers; integers beyond 64 bits with a sign become text, digit by digit.
+
     Raises
     ------
     ValueError
-        If a column is missing (the sentence lists those found), holds nulls, or is neither integers nor strings.
+        If a column is missing (the sentence lists those found), holds nulls or fractions, is neither integers nor
+        strings, or has an id of more than ``MAX_ID_BYTES``.
     """
     for name in columns:
         if name not in frame.columns:
-            raise ValueError(f"{what} has no column {name}; its columns are {', '.join(frame.columns)}")
-        kind = frame.schema[name]
-        if kind.is_integer():
-            frame = frame.with_columns(pl.col(name).cast(pl.Int64))
-        elif kind in (pl.String, pl.Categorical) or isinstance(kind, pl.Enum):
-            frame = frame.with_columns(pl.col(name).cast(pl.String))
-        else:
-            raise ValueError(f"{name} of {what} is {kind}; expected integers or strings")
-        nulls = frame[name].null_count()
-        if nulls:
-            raise ValueError(f"{name} of {what} is null in {nulls} of {frame.height} rows; every row needs one")
+            found = ", ".join(column[:40] for column in frame.columns[:20])
+            raise ValueError(f"{what} has no column {name}; its columns are {found}")
+        ids = _plain_ids(frame[name], what)
+        if nulls := ids.null_count():
+            row = int(ids.is_null().arg_true()[0]) + 1
+            raise ValueError(
+                f"{name} of {what} is null in {nulls} of {frame.height} rows; every row needs one (first: row {row})"
+            )
+        frame = frame.with_columns(ids.alias(name))
     return frame
+
+
+def _plain_ids(ids: pl.Series, what: str) -> pl.Series:
+    """Ids as Int64 or String."""
+    kind = ids.dtype
+    if kind == pl.UInt64 or kind.is_decimal() or kind in (pl.Int128, pl.UInt128):
+        whole = ids.cast(pl.Int64, strict=False)
+        exact = whole.null_count() == ids.null_count() and bool((whole == ids).all())
+        return whole if exact else ids.cast(pl.String)
+    if kind.is_integer():
+        return ids.cast(pl.Int64)
+    if kind.is_float():
+        return _whole_floats(ids.cast(pl.Float64), what)
+    if kind == pl.Binary:
+        texts = ids.cast(pl.String, strict=False)
+        if texts.null_count() > ids.null_count():
+            raise ValueError(f"{ids.name} of {what} is bytes that are not UTF-8; expected integers or strings")
+        ids = texts
+    elif kind == pl.Null:
+        ids = ids.cast(pl.String)
+    elif kind not in (pl.String, pl.Categorical) and not isinstance(kind, pl.Enum):
+        raise ValueError(f"{ids.name} of {what} is {str(kind)[:80]}; expected integers or strings")
+    ids = ids.cast(pl.String)
+    longest = ids.str.len_bytes().max()
+    if isinstance(longest, int) and longest > MAX_ID_BYTES:
+        row = int(ids.str.len_bytes().arg_max() or 0) + 1
+        raise ValueError(f"{ids.name} of {what} has {longest:,} bytes in row {row}; expected at most {MAX_ID_BYTES:,}")
+    return ids
+
+
+def _whole_floats(ids: pl.Series, what: str) -> pl.Series:
+    """Integers of floats, as pandas leaves them in a column that had a gap; NaN is null."""
+    known = ids.fill_nan(None)
+    bad = (known.abs() >= 2.0**53) | (known != known.floor())
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise ValueError(
+            f"{ids.name} of {what} is Float64; expected integers or strings (row {row + 1} has {ids[row]}, which is no "
+            "whole number below 2^53)"
+        )
+    return known.cast(pl.Int64)
 
 
 def check_interactions(frame: pl.DataFrame, what: str = "the interactions") -> pl.DataFrame:
     """Check a table of events and bring its columns to Int64 (or String for ids).
 
-    Dates and date-times become whole seconds since 1970; a real-valued timestamp is cut to whole seconds.
+    Dates, date-times and real-valued times become whole seconds since 1970 in ``timestamp``; what follows the second
+    stands in ``nanosecond``, a column that is there only where some event has one. Order is decided by both.
 
     Raises
     ------
     ValueError
-        If the table is empty, a column is missing, an id or position is null, or a column is of another type.
+        If the table is empty, a column is missing, an id or position is null, a time is not finite, or a column is of
+        another type.
     """
     frame = check_ids(frame, _IDS, what)
     if frame.height == 0:
         raise ValueError(f"{what} has no rows; expected at least one event")
-    if "timestamp" in frame.columns:
-        kind = frame.schema["timestamp"]
-        time = pl.col("timestamp")
-        if kind == pl.Date or isinstance(kind, pl.Datetime):
-            time = time.dt.epoch("s")
-        elif kind == pl.Null:
-            frame = frame.drop("timestamp")
-        elif not kind.is_numeric():
-            raise ValueError(f"timestamp of {what} is {kind}; expected seconds since 1970 or a date")
-        if kind != pl.Null:
-            frame = frame.with_columns(time.cast(pl.Int64))
+    if "timestamp" in frame.columns and frame.schema["timestamp"] == pl.Null:
+        frame = frame.drop("timestamp")
+    if "timestamp" in frame.columns and frame.schema["timestamp"] != pl.Int64:
+        seconds, nanos = split_times(frame["timestamp"], what)
+        frame = frame.with_columns(seconds.alias("timestamp"))
+        if (nanos != 0).any():
+            frame = frame.with_columns(nanos.fill_null(0).alias("nanosecond"))
     if "position" in frame.columns:
         if not frame.schema["position"].is_integer():
             raise ValueError(f"position of {what} is {frame.schema['position']}; expected integers")
         if nulls := frame["position"].null_count():
             raise ValueError(f"position of {what} is null in {nulls} of {frame.height} rows; every row needs one")
         frame = frame.with_columns(pl.col("position").cast(pl.Int64))
-    return frame.select(*_IDS, *(name for name in ("timestamp", "position") if name in frame.columns))
+    kept = [name for name in ("timestamp", "nanosecond", "position") if name in frame.columns]
+    return frame.select(*_IDS, *kept)
 
 
 def order_events(frame: pl.DataFrame, order: Order = "time", ties: Ties = "file", seed: int = 0) -> pl.DataFrame:
@@ -131,23 +179,35 @@ def order_events(frame: pl.DataFrame, order: Order = "time", ties: Ties = "file"
             raise ValueError(f"position repeats within a user in {bad} of {frame.height} rows; expected an order")
         return ordered
     timed = _known_times(frame)
+    moment = ["_time", "_nano"] if "_nano" in timed.columns else ["_time"]
     if ties == "item":
-        return timed.sort("user_id", "_time", "item_id", maintain_order=True).drop("_time")
+        return timed.sort("user_id", *moment, "item_id", maintain_order=True).drop(moment)
     if ties == "shuffle":
         hashed = timed.with_columns(pl.Series("_tie", hash_events(frame, seed)))
-        return hashed.sort("user_id", "_time", "_tie", "item_id", maintain_order=True).drop("_time", "_tie")
-    return timed.sort("user_id", "_time", maintain_order=True).drop("_time")
+        return hashed.sort("user_id", *moment, "_tie", "item_id", maintain_order=True).drop(*moment, "_tie")
+    return timed.sort("user_id", *moment, maintain_order=True).drop(moment)
 
 
 def _known_times(frame: pl.DataFrame) -> pl.DataFrame:
-    """With a column ``_time`` to sort by: nulls take the time of the event before or after, by position."""
+    """With the columns ``_time`` and perhaps ``_nano`` to sort by: a null takes those of its neighbour by position."""
     nulls = frame["timestamp"].null_count()
+    fine = "nanosecond" in frame.columns
     if not nulls:
-        return frame.with_columns(pl.col("timestamp").alias("_time"))
+        timed = frame.with_columns(pl.col("timestamp").alias("_time"))
+        return timed.with_columns(pl.col("nanosecond").alias("_nano")) if fine else timed
     if "position" not in frame.columns:
-        raise ValueError(f"order 'time' needs every timestamp, but {nulls} of {frame.height} are null")
+        row = int(frame["timestamp"].is_null().arg_true()[0]) + 1
+        raise ValueError(
+            f"order 'time' needs every timestamp, but {nulls} of {frame.height} are null (first: row {row})"
+        )
     near = pl.col("timestamp").forward_fill().backward_fill().over("user_id", order_by="position")
-    return frame.with_columns(near.fill_null(pl.col("position")).alias("_time"))
+    timed = frame.with_columns(near.fill_null(pl.col("position")).alias("_time"))
+    if not fine:
+        return timed
+    nano = pl.when(pl.col("timestamp").is_not_null()).then("nanosecond")
+    return timed.with_columns(
+        nano.forward_fill().backward_fill().over("user_id", order_by="position").fill_null(0).alias("_nano")
+    )
 
 
 def drop_repeats(frame: pl.DataFrame) -> pl.DataFrame:
@@ -241,8 +301,18 @@ def hash_events(frame: pl.DataFrame, seed: int = 0) -> np.ndarray:
     for name in _IDS:
         state = _mix(state ^ hash_ids(frame[name]))
     if "timestamp" in frame.columns:
-        state = _mix(state ^ frame["timestamp"].fill_null(0).to_numpy().astype(np.int64).view(np.uint64))
+        state = _mix(state ^ _moments(frame).view(np.uint64))
     return state
+
+
+def _moments(frame: pl.DataFrame) -> np.ndarray:
+    """Times as whole numbers of the coarsest unit (s, ms, us, ns) that holds them all, int64 [E]; null is 0."""
+    seconds = frame["timestamp"].fill_null(0).to_numpy().astype(np.int64)
+    if "nanosecond" not in frame.columns:
+        return seconds
+    nanos = frame["nanosecond"].fill_null(0).to_numpy().astype(np.int64)
+    parts = next((parts for parts in (1, 10**3, 10**6) if not (nanos % (10**9 // parts)).any()), 10**9)
+    return cast(np.ndarray, seconds * parts + nanos // (10**9 // parts))
 
 
 def hash_sequences(item_hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -108,12 +108,15 @@ def prepare(
     result = {"folder": str(out), "name": dataset.name, **dataset.manifest["counts"], "views": dataset.views}
     hashes = {"sequences_hash": dataset.sequences_hash, "pattern_hash": dataset.pattern_hash}
     result |= {"hash": dataset.hash} | hashes
+    said = ("events_read", "dropped", "matching", "texts", "reading")
+    result |= {name: dataset.manifest[name] for name in said if name in dataset.manifest}
     if as_json:
         print_json(result | ({} if found is None else {"verification": {**vars(found), "same": found.same}}))
     elif not quiet:
-        counts = dataset.manifest["counts"]
-        rows = [(name, f"{counts[name]:,}") for name in ("users", "items", "interactions")]
-        _table(dataset.name, ("", "count"), [*rows, ("views", ", ".join(dataset.views) or "none")])
+        _table(dataset.name, ("", "count"), _prepared_rows(dataset.manifest))
+        for note in dataset.manifest.get("reading", []):
+            if not note["warned"]:
+                click.echo(f"note: {note['sentence']}")
         click.echo(
             f"sequences {dataset.sequences_hash[:16]}, whatever users and items are called {dataset.pattern_hash[:16]}"
         )
@@ -122,6 +125,26 @@ def prepare(
             click.echo(found.summary())
     if found is not None and not found.same:
         raise ValueError(f"{source} and {verify} differ: {found.equal} of {found.users} sequences are equal")
+
+
+def _prepared_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was read, what was dropped and why, what is left, and how much of it has text."""
+    counts, dropped, matching = manifest["counts"], manifest.get("dropped", {}), manifest.get("matching")
+    rows = [("events read", f"{manifest['events_read']:,}")] if "events_read" in manifest else []
+    if dropped.get("repeated_events"):
+        rows.append(("- repeats of a user and an item", f"{dropped['repeated_events']:,}"))
+    if dropped.get("rare_events"):
+        users, items = dropped["rare_users"], dropped["rare_items"]
+        rows.append((f"- of {users:,} rare users and {items:,} rare items", f"{dropped['rare_events']:,}"))
+    if dropped.get("events_beyond_limit"):
+        rows.append(("- before each user's latest", f"{dropped['events_beyond_limit']:,}"))
+    rows += [(name, f"{counts[name]:,}") for name in ("users", "items", "interactions")]
+    if matching:
+        of = f"{matching['items']:,} of {counts['items']:,}"
+        rows.append(("items in the table of items", f"{of}, with {matching['events']:,} events"))
+    texts = manifest.get("texts", {})
+    rows += [(f"items with a text: {view}", f"{count:,} of {counts['items']:,}") for view, count in texts.items()]
+    return [*rows, ("views", ", ".join(manifest["views"]) or "none")]
 
 
 def _column(text: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import pytest
 
 from recbase import downloads, readers
 from recbase.datasets import load_dataset, prepare_dataset
+from recbase.readers import blocks
 
 
 def rows(raw: readers.RawData) -> list[tuple]:
@@ -53,11 +54,11 @@ def test_tables_with_named_columns(tmp_path: Path, name: str) -> None:
 
 def test_usual_names_are_found_and_plain_integers_stay_integers(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", "userId,movieId,timestamp\n3,12,1.9\n1,7,2\n")
-    assert rows(readers.read(path)) == [(3, 12, 1), (1, 7, 2)]
+    assert rows(readers.read(path)) == [(3, 12, 1, 900_000_000), (1, 7, 2, 0)]
 
 
 def test_text_with_line_breaks_stays_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "BATCH_BYTES", 16)
+    monkeypatch.setattr(blocks, "BATCH_BYTES", 16)
     body = "".join(f'u{n},"line one\nline, two ""quoted""\n",i{n}\n' for n in range(50))
     path = write(tmp_path / "log.csv", "user_id,text,item_id\n" + body)
     assert rows(readers.read(path)) == [(f"u{n}", f"i{n}") for n in range(50)]
@@ -267,7 +268,7 @@ def test_image_features_are_streamed(tmp_path: Path) -> None:
 
 def test_a_big_review_file_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60 MB of reviews: only the three columns and one batch are held."""
-    monkeypatch.setattr(readers, "BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr(blocks, "BATCH_BYTES", 1 << 20)
     path = tmp_path / "reviews_Big_5.json.gz"
     text = "x" * 1500
     with gzip.open(path, "wt", compresslevel=1) as out:

@@ -1,0 +1,110 @@
+"""What a reader is asked and what it gives: a request, the raw tables, and notes of what was lost or guessed."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+__all__ = ["ItemTable", "Notes", "RawData", "Request", "clip", "data_name"]
+
+ItemTable = pl.DataFrame | Callable[[pl.Series], pl.DataFrame] | None
+
+
+def clip(value: object, length: int = 60) -> str:
+    """A value as an error quotes it: never longer than ``length`` characters and three dots."""
+    text = value if isinstance(value, str) else str(value)
+    return repr(text) if len(text) <= length else repr(text[:length]) + "..."
+
+
+def data_name(files: Sequence[Path]) -> str:
+    """Name of a data set from that of its files; that of the folder where the file only says what it is."""
+    name = files[0].name
+    for suffix in (".gz", ".bz2", ".xz", ".zst"):
+        name = name.removesuffix(suffix)
+    stem = Path(name).stem
+    if len(files) > 1:
+        stem = re.sub(r"[._-]?(train|training)$", "", stem, flags=re.IGNORECASE) or "interactions"
+    stem = stem.removesuffix(".inter") or stem
+    return files[0].parent.name if stem in ("ratings", "interactions") and files[0].parent.name else stem
+
+
+@dataclass
+class Notes:
+    """What reading dropped, merged, decoded with loss or guessed, counted.
+
+    Attributes
+    ----------
+    entries : list of dict
+        ``what`` (a fixed word), ``count``, ``sentence`` and ``warned`` (whether it was a warning too) of each; they go
+        into the manifest of a data set.
+    """
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(self, what: str, count: int, sentence: str, warn: bool = True) -> None:
+        """Record a note; with ``warn`` it is also a warning, for what may be wrong and not only worth knowing."""
+        self.entries.append({"what": what, "count": int(count), "sentence": sentence, "warned": warn})
+        if warn:
+            warnings.warn(sentence, UserWarning, stacklevel=2)
+
+
+@dataclass
+class RawData:
+    """Events as a source has them, in the order of the source.
+
+    Attributes
+    ----------
+    name : str
+    interactions : DataFrame
+        user_id, item_id and, where the source has them, timestamp (seconds), nanosecond (after it) and position.
+    items : DataFrame, function or None
+        The items, or a function that reads the rows of the ids it is given.
+    source : dict
+        What is recorded of the origin.
+    views : list of str
+        Text columns the source lists.
+    notes : Notes
+        What reading lost or guessed.
+    """
+
+    name: str
+    interactions: pl.DataFrame
+    items: ItemTable
+    source: dict[str, Any]
+    views: list[str] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
+
+    def items_of(self, ids: pl.Series) -> pl.DataFrame | None:
+        """The items, of which at least those in ``ids`` that are known."""
+        return self.items(ids) if callable(self.items) else self.items
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader of one format is asked to read.
+
+    Attributes
+    ----------
+    path : Path
+        File or folder of events.
+    items : path, DataFrame or None
+        Table of items.
+    columns : mapping or None
+        Our name of a column to the name in the source.
+    time_format : str or None
+        How times are written, in the codes of strptime.
+    notes : Notes
+        Where the reader says what it lost or guessed.
+    """
+
+    path: Path
+    items: Any = None
+    columns: Mapping[str, str] | None = None
+    time_format: str | None = None
+    notes: Notes = field(default_factory=Notes)
