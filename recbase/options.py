@@ -746,7 +746,8 @@ SHARED: dict[str, Option] = {
     for option in [
         Option("data", "str", "journey", "Data set: a folder, or a name (journey, synthetic, a named public set)."),
         Option("out", "path", None, "Folder to write.", optional=True),
-        Option("embeddings", "path", None, "Item embeddings: a folder, or a file (.npy, .safetensors, .parquet).", optional=True),
+        Option("embeddings", "path", None, "Item embeddings, folder or file (.npy, .safetensors, .parquet); else made.",
+               optional=True),
         Option("embeddings_ids", "path", None, "File of the ids of the rows, where --embeddings is a file of vectors.",
                optional=True),
         Option("in_order", "bool", False, "The rows of that file are the items of the data set in their order.",

@@ -502,7 +502,7 @@ def _check_keys(path: Path, keys: Sequence[Any]) -> None:
             raise ValueError(f"{path} has the item id {wrong}; expected whole numbers below 2^63, or text")
         return
     joined = "".join(keys)
-    if "\0" in joined or not joined.isascii() and joined.encode(errors="replace").decode() != joined:
+    if "\0" in joined or (not joined.isascii() and joined.encode(errors="replace").decode() != joined):
         wrong = next(key for key in keys if "\0" in key or key.encode(errors="replace").decode() != key)
         raise ValueError(f"{path} has the item id {_short(wrong)}, which is no text that every file can hold")
 

@@ -280,7 +280,7 @@ def _from_parquet(path: Path) -> VectorFile:
 
 
 def _id_columns() -> tuple[str, ...]:
-    from recbase.readers import ITEM_COLUMNS
+    from recbase.readers.columns import ITEM_COLUMNS
 
     return tuple(ITEM_COLUMNS)
 

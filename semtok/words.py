@@ -2,8 +2,8 @@
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese set no blanks between words, so that a run of them is a whole sentence.
 Such a run is cut into overlapping groups of characters, as search engines do, and groups that span two words weigh
-less; all other scripts keep their words. Text is brought to one Unicode form first (NFKC), so that composed and decomposed letters, and full-width
-ones, are the same.
+less; all other scripts keep their words. Text is brought to one Unicode form first (NFKC), so that composed and
+decomposed letters, and full-width ones, are the same.
 """
 
 from __future__ import annotations
