@@ -139,7 +139,7 @@ def _of_file(source: VectorSource, item_ids: Any, data: str) -> Embeddings:
 
 def _unnamed(path: Path, count: int, wanted: list[Any], data: str) -> str:
     """Sentence on a file that does not say whose its rows are."""
-    fits = "--in-order if its rows are in the order of items.parquet, or " if count == len(wanted) else ""
+    fits = "--in-order if its rows are in the order of the items (of items.parquet), or " if count == len(wanted) else ""
     return (
         f"{path} has {count:,} rows and does not say which items they are; {data} has {len(wanted):,} items such as "
         f"{wanted[0]!r}: give {fits}--embeddings-ids FILE with the id of each row (or make vectors with semtok embed)"
