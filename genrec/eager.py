@@ -29,6 +29,7 @@ from seqrec.model import check_arguments, initialise
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["EAGER", "RECIPES", "Preparation"]
 
@@ -57,7 +58,13 @@ class Preparation(PRORecPreparation):
     method: ClassVar[str] = "hierarchical"
 
     def prepare(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> Ingredients:
         """Codes of behaviour, then those of the text, side by side: [N, Lb + Ls]."""
         import semtok
@@ -92,7 +99,7 @@ class Preparation(PRORecPreparation):
         self,
         dataset: Dataset,
         root: Path,
-        embeddings: Path | None,
+        embeddings: Path | VectorSource | None,
         seed: int,
         quiet: bool,
         record: dict[str, Any],

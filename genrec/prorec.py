@@ -33,6 +33,7 @@ from seqrec.stages import stage
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
     from recbase.splits import Split
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
 
@@ -87,7 +88,13 @@ class Preparation(ItemCodePreparation):
     """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
 
     def prepare(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> Ingredients:
         """Item vectors and codes, each made as a stage under ``root`` if it was not given."""
         import semtok
@@ -101,7 +108,7 @@ class Preparation(ItemCodePreparation):
         return Ingredients(found, {"vectors": vectors}, {"vector_dim": vectors.shape[1]}, record)
 
     def item_vectors(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, seed: int, quiet: bool
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, seed: int, quiet: bool
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The vectors [N, D] that codes are made of, and what the manifest says of them."""
         record: dict[str, Any] = {"source": self.source}
@@ -115,7 +122,7 @@ class Preparation(ItemCodePreparation):
         return np.concatenate(parts, 1).astype(np.float32), record
 
     def _text(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, quiet: bool, record: dict[str, Any]
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
     ) -> np.ndarray:
         """The text vectors of the items, brought to ``stage1_dim`` by principal components."""
         from sklearn.decomposition import PCA
@@ -126,7 +133,7 @@ class Preparation(ItemCodePreparation):
         return reduced.astype(np.float32)
 
     def _joined(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, quiet: bool, record: dict[str, Any]
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
     ) -> np.ndarray:
         found = self.item_embeddings(dataset, root, embeddings, quiet)
         record["embeddings"] = found.hash
@@ -138,7 +145,7 @@ class Preparation(ItemCodePreparation):
         self,
         dataset: Dataset,
         root: Path,
-        embeddings: Path | None,
+        embeddings: Path | VectorSource | None,
         seed: int,
         quiet: bool,
         record: dict[str, Any],

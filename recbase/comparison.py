@@ -413,7 +413,9 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
                 note, (run.test.difference.mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=8
             )
     right.set_xlabel("difference to " + runs[0].label.replace("$", r"\$"))
-    figure.suptitle(comparison.dataset.replace("$", r"\$") + f": {comparison.users:,} users, seen items {comparison.seen_items}")
+    figure.suptitle(
+        comparison.dataset.replace("$", r"\$") + f": {comparison.users:,} users, seen items {comparison.seen_items}"
+    )
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150)
     path = Path(path)

@@ -670,7 +670,7 @@ def _ready_vectors(path: str, views: Sequence[str] | None, dataset: Any) -> dict
         return arrays
     from semtok.ready_vectors import open_vectors
 
-    made = open_vectors(path, dataset.items["item_id"], f"data set {dataset.name!r}")
+    made = cast(Embeddings, open_vectors(path, dataset.items["item_id"], f"data set {dataset.name!r}"))
     return {name: made.views[name] for name in arrays}
 
 

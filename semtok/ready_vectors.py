@@ -123,13 +123,13 @@ def _of_file(source: VectorSource, item_ids: Any, data: str) -> Embeddings:
         if count != len(wanted):
             hint = "; leave out the row of padding" if count == len(wanted) + 1 else ""
             raise ValueError(f"--in-order: {source.path} has {count:,} rows but {data} has {len(wanted):,} items{hint}")
-        return Embeddings(read.views, read.missing, wanted)
+        return Embeddings(read.views, read.missing, _array(wanted))
     ids = read.item_ids
     if source.ids is not None:
         ids = read_ids(source.ids)
         if len(ids) != count:
             raise ValueError(f"{source.ids} names {len(ids):,} items but {source.path} has {count:,} rows")
-    made = Embeddings(read.views, read.missing, np.arange(count) if ids is None else ids)
+    made = Embeddings(read.views, read.missing, np.arange(count) if ids is None else _array(ids))
     if wanted is None:
         return made
     if ids is None and set(map(str, wanted)) != set(map(str, range(count))):
@@ -139,7 +139,9 @@ def _of_file(source: VectorSource, item_ids: Any, data: str) -> Embeddings:
 
 def _unnamed(path: Path, count: int, wanted: list[Any], data: str) -> str:
     """Sentence on a file that does not say whose its rows are."""
-    fits = "--in-order if its rows are in the order of the items (of items.parquet), or " if count == len(wanted) else ""
+    fits = (
+        "--in-order if its rows are in the order of the items (of items.parquet), or " if count == len(wanted) else ""
+    )
     return (
         f"{path} has {count:,} rows and does not say which items they are; {data} has {len(wanted):,} items such as "
         f"{wanted[0]!r}: give {fits}--embeddings-ids FILE with the id of each row (or make vectors with semtok embed)"
@@ -165,7 +167,14 @@ def _chosen(made: Embeddings, wanted: list[Any], path: Path, data: str) -> Embed
         )
     order = np.array(rows)
     views = {name: vectors[order] for name, vectors in made.views.items()}
-    return Embeddings(views, {name: mask[order] for name, mask in made.missing.items()}, wanted)
+    return Embeddings(views, {name: mask[order] for name, mask in made.missing.items()}, _array(wanted))
+
+
+def _array(ids: Sequence[Any]) -> np.ndarray:
+    """Ids as an array of Python objects, which `Embeddings` checks: NumPy would turn mixed ones into text."""
+    made = np.empty(len(ids), dtype=object)
+    made[:] = ids
+    return made
 
 
 def _listed(item_ids: Any) -> list[Any]:

@@ -468,7 +468,9 @@ def _level_names(report: Mapping[str, Any]) -> list[str]:
     names, last = [], None
     for row in report["levels"]:
         several = len({other["block"] for other in report["levels"]}) > 1
-        names.append(f"{row['level']}\n{_drawn(row['block'])}" if several and row["block"] != last else str(row["level"]))
+        names.append(
+            f"{row['level']}\n{_drawn(row['block'])}" if several and row["block"] != last else str(row["level"])
+        )
         last = row["block"]
     return names
 

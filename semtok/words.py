@@ -27,7 +27,8 @@ _KANA = "\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\ua000-\ua4cf\U0001b000-\U0001b1
 _THAI_TO_KHMER = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf"
 _NO_BLANKS = re.compile(f"([{_IDEOGRAPHS}]+)|([{_KANA}{_THAI_TO_KHMER}]+)")
 _WHOLE, _LEAST = 0.2, 0.1  # mutual information from which a group counts fully; the least weight of one
-_SYMBOLS = {0x2122: " ", 0x2120: " "}  # NFKC would glue the letters of a trade mark sign to the name before it
+# NFKC would make ½ the words 1 and 2, and glue the letters of a trade mark sign to the name before it.
+_KEPT = re.compile("([\u00aa\u00b2\u00b3\u00b9\u00ba\u00bc-\u00be\u2120\u2122\u2150-\u215f]+)")
 
 
 def words_of(text: str, rules: int = RULES) -> list[str]:
@@ -48,7 +49,9 @@ def words_of(text: str, rules: int = RULES) -> list[str]:
 
 
 def _normal(text: str) -> str:
-    return unicodedata.normalize("NFKC", text.translate(_SYMBOLS)).lower()
+    parts = _KEPT.split(text)
+    parts[::2] = [unicodedata.normalize("NFKC", part) for part in parts[::2]]
+    return "".join(parts).lower()
 
 
 @lru_cache(maxsize=1)
