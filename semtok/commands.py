@@ -285,8 +285,8 @@ def fit(
     Without --embeddings the vectors are made from --data and kept under runs/embeddings for the next time. --embeddings
     may be a folder, a file of vectors (.npy, .safetensors, .parquet), or a folder of shards (part-00000.safetensors or
     .parquet ...) larger than memory, which are streamed. A file's rows are found by the ids that it or --embeddings-ids
-    has, or, with --in-order, are the items of --data in their order. Methods that learn from behaviour read the training
-    part of --data. Ends with a table of the quality of the codes.
+    has, or, with --in-order, are the items of --data in their order. Methods that learn from behaviour read the
+    training part of --data. Ends with a table of the quality of the codes.
     """
     _refuse_strange_options(method)
     tokenizer = _new_tokenizer(method, recipe, seed, quiet or as_json)

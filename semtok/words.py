@@ -26,7 +26,7 @@ _IDEOGRAPHS = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U
 _KANA = "\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\ua000-\ua4cf\U0001b000-\U0001b16f"
 _THAI_TO_KHMER = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf"
 _NO_BLANKS = re.compile(f"([{_IDEOGRAPHS}]+)|([{_KANA}{_THAI_TO_KHMER}]+)")
-_WHOLE, _LEAST = 0.2, 0.1  # mutual information from which a group counts fully; the least weight of one
+_WHOLE, _LEAST = 0.3, 0.1  # mutual information from which a group counts fully; the least weight of one
 # NFKC would make ½ the words 1 and 2, and glue the letters of a trade mark sign to the name before it.
 _KEPT = re.compile("([\u00aa\u00b2\u00b3\u00b9\u00ba\u00bc-\u00be\u2120\u2122\u2150-\u215f]+)")
 
