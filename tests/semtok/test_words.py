@@ -68,7 +68,7 @@ def test_words_by_hand(text, words):
 def test_groups_that_span_two_words_weigh_less():
     adjectives, things, _ = KINDS["zh"]
     texts = [one + other + thing for one in adjectives for other in adjectives for thing in things]
-    terms = ["红色", "无线", "耳机", "色无", "便黑", "red"]
+    terms = ["红色", "无线", "耳机", "便黑", "便高", "red"]
     weights = cohesion(terms, texts)
     assert weights is not None
     inside, across = weights[:3], weights[3:5]
