@@ -326,7 +326,10 @@ def test_minilm_knows_what_words_mean():
 @pytest.mark.parametrize("encoder", ["tfidf", "array"])
 def test_few_items_and_equal_texts_are_right_or_one_sentence(tmp_path, encoder):
     one = Data(pl.DataFrame({"item_id": ["a"], "title": ["red shoe"]}), ["title"])
-    with pytest.warns(UserWarning, match="dropped"), pytest.raises(ValueError, match="no view of data set 'toy' is left"):
+    with (
+        pytest.warns(UserWarning, match="dropped"),
+        pytest.raises(ValueError, match="no view of data set 'toy' is left"),
+    ):
         embed_dataset(one)
     two = Data(pl.DataFrame({"item_id": ["a", "b"], "title": ["red shoe", "blue hat"]}), ["title"])
     np.save(tmp_path / "v.npy", np.eye(2))

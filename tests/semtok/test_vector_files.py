@@ -71,7 +71,9 @@ def test_npy_of_bfloat16_has_no_name_for_it_and_is_read(tmp_path: Path) -> None:
 def test_parquet_lists_of_every_type_with_ids(tmp_path: Path, kind: pl.DataType, fixed: bool) -> None:
     wanted = np.round(vectors() * 4)
     column = pl.Array(kind, 3) if fixed else pl.List(kind)
-    pl.DataFrame({"item_id": IDS, "text": pl.Series(wanted.tolist(), dtype=column, strict=False)}).write_parquet(tmp_path / "x.parquet")
+    pl.DataFrame({"item_id": IDS, "text": pl.Series(wanted.tolist(), dtype=column, strict=False)}).write_parquet(
+        tmp_path / "x.parquet"
+    )
     found = read_vector_file(tmp_path / "x.parquet")
     assert found.item_ids == IDS
     assert np.array_equal(found.views["text"], wanted)
@@ -111,7 +113,9 @@ def test_a_header_that_claims_more_than_the_file_has_takes_no_memory(tmp_path: P
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"0" * 100)
     with pytest.raises(ValueError, match=r"x\.safetensors is not a readable safetensors file"):
         read_vector_file(tmp_path / "x.safetensors")
-    pl.DataFrame({"v": pl.repeat(0.0, 30_000_000, eager=True)}).write_parquet(tmp_path / "x.parquet", compression="zstd")
+    pl.DataFrame({"v": pl.repeat(0.0, 30_000_000, eager=True)}).write_parquet(
+        tmp_path / "x.parquet", compression="zstd"
+    )
     if (tmp_path / "x.parquet").stat().st_size < 100_000:
         with pytest.raises(ValueError, match="bytes but claims 30,000,000 values: it is damaged"):
             read_vector_file(tmp_path / "x.parquet")
@@ -138,7 +142,9 @@ def test_rows_are_found_by_ids_or_by_the_word_that_they_are_in_order(tmp_path: P
     wanted = vectors()
     np.save(tmp_path / "v.npy", wanted)
     turned = IDS[::-1]
-    with pytest.raises(ValueError, match="has 4 rows and does not say which items they are.*--in-order.*--embeddings-ids"):
+    with pytest.raises(
+        ValueError, match="has 4 rows and does not say which items they are.*--in-order.*--embeddings-ids"
+    ):
         open_vectors(tmp_path / "v.npy", IDS)
     assert np.array_equal(open_vectors(VectorSource(tmp_path / "v.npy", in_order=True), IDS).views["v"], wanted)
     (tmp_path / "ids.txt").write_text("\ufeff" + "\r\n".join(turned) + "\r\n", encoding="utf-8")
@@ -197,6 +203,11 @@ def _files() -> dict[str, bytes]:
 FILES = _files()
 
 
+def _check_sentence(text: str, path: Path) -> None:
+    assert str(path) in text
+    assert "\n" not in text
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(list(FILES)),
@@ -213,8 +224,7 @@ def test_any_bytes_are_vectors_or_one_sentence(tmp_path: Path, name: str, place:
         try:
             found = read_vector_file(path)
         except ValueError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
+            _check_sentence(str(error), path)
             return
     assert all(view.ndim == 2 and view.dtype == np.float32 and view.size < 10_000 for view in found.views.values())
     if name == ".npy":
