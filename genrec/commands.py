@@ -22,6 +22,7 @@ from recbase.options import (
     shared,
     summary_of,
 )
+from recbase.options import given as typed_names
 from seqrec.commands import compare, print_answers, print_metrics
 
 __all__ = ["main"]
@@ -96,6 +97,13 @@ def _training_command(name: str) -> click.Command:
         form = given["form"] if typed else overrides.get("form", given["form"])
         if recipe == "default":
             overrides = overrides | _FORM_DEFAULTS.get(form, {})
+        chosen_names = {"encoder", "views"} & typed_names()
+        vectors = VectorSource.of(
+            given.get("embeddings"),
+            given.get("embeddings_ids"),
+            given.get("in_order", False),
+            {name: given[name] for name in chosen_names if name in given},
+        )
         stages = resolve(name, {name: entry.preparation}, "preparation")
         metrics = train_generator(
             name,
@@ -108,7 +116,7 @@ def _training_command(name: str) -> click.Command:
             form,
             recipe,
             {"given": data},
-            VectorSource.of(given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)),
+            vectors,
             given.get("codes"),
             resume=resume,
         )

@@ -294,7 +294,9 @@ def fit(
     from semtok.ready_vectors import VectorSource
 
     started = time.perf_counter()
-    given_vectors = VectorSource.of(embeddings, embeddings_ids, in_order)
+    settings = chosen(_FIT_EMBED_OPTIONS) | {"encoder": encoder, "views": views}
+    typed = {name: value for name, value in settings.items() if name in given()}
+    given_vectors = VectorSource.of(embeddings, embeddings_ids, in_order, typed)
     made, source, dataset = _vectors_for(data, given_vectors, encoder, views, seed, quiet or as_json)
     if code_shards or encode_engine != "local":
         _need_shards(made, "--code-shards" if code_shards else "--encode-engine ray", source)
@@ -374,13 +376,11 @@ def _vectors_for(
     """The vectors to fit on, where they lie, and the data set (None where vectors were given and no data set)."""
     from recbase.datasets import load_dataset
     from semtok.embeddings import embeddings_for
-    from semtok.ready_vectors import check_settings, open_vectors
+    from semtok.ready_vectors import open_vectors
 
     if source is not None:
         dataset = load_dataset(data) if "data" in given() or source.in_order else None
         made = open_vectors(source, *(() if dataset is None else (dataset.item_ids, f"the data set {dataset.name}")))
-        options = chosen(_FIT_EMBED_OPTIONS) | {"encoder": encoder, "views": views}
-        check_settings(made.manifest, {name: options[name] for name in options if name in given()}, source.path)
         return made, source.path, dataset
     dataset = load_dataset(data)
     settings = chosen(_FIT_EMBED_OPTIONS) | {"views": views, "seed": seed, "quiet": quiet}

@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +39,19 @@ class VectorSource:
         File of the ids of the rows; see `read_ids`.
     in_order : bool, default False
         The rows are in the order of the items of the data set.
+    typed : mapping
+        Settings of encoding that the user typed beside them, which must be those that the vectors were made with.
     """
 
     path: Path
     ids: Path | None = None
     in_order: bool = False
+    typed: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Any, ids: Path | None = None, in_order: bool = False) -> VectorSource | None:
+    def of(
+        cls, path: Any, ids: Path | None = None, in_order: bool = False, typed: Mapping[str, Any] | None = None
+    ) -> VectorSource | None:
         """What options say; None where no vectors are given.
 
         Raises
@@ -58,7 +63,7 @@ class VectorSource:
             raise ValueError("--embeddings-ids and --in-order say whose the vectors of --embeddings are; give it too")
         if ids is not None and in_order:
             raise ValueError("--embeddings-ids and --in-order both say whose the vectors are; give one of them")
-        return path if path is None or isinstance(path, cls) else cls(Path(path), ids, in_order)
+        return path if path is None or isinstance(path, cls) else cls(Path(path), ids, in_order, typed or {})
 
     def __str__(self) -> str:
         return str(self.path)
@@ -104,6 +109,7 @@ def open_vectors(
         hint = f"; it holds {inside[0]}, which can be given itself" if inside else ""
         raise FileNotFoundError(f"{path} has no {MANIFEST}, so it is not a saved embeddings folder{hint}")
     made = load_embeddings(path)
+    check_settings(made.manifest, source.typed, path)
     return made if item_ids is None else made.align(item_ids)
 
 

@@ -21,6 +21,7 @@ from recbase.options import (
     shared,
     summary_of,
 )
+from recbase.options import given as typed_names
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 
@@ -124,9 +125,13 @@ def _training_command(name: str) -> click.Command:
         config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})
         context = click.get_current_context()
         source = context.get_parameter_source("form")
-        typed = source is not None and source.name != "DEFAULT"
-        form = given["form"] if typed else overrides.get("form", given["form"])
-        vectors = VectorSource.of(given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False))
+        form = (
+            given["form"] if source is not None and source.name != "DEFAULT" else overrides.get("form", given["form"])
+        )
+        typed = {option.name: given[option.name] for option in content if option.name in typed_names()}
+        vectors = VectorSource.of(
+            given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False), typed
+        )
         dataset, record = load_dataset(data), {"given": data}
         if given.get("stage") == "item-id":
             if given["base"] is None:

@@ -123,7 +123,7 @@ def test_a_header_that_claims_more_than_the_file_has_takes_no_memory(tmp_path: P
 
 def test_what_is_no_file_of_vectors_is_said(tmp_path: Path) -> None:
     torch.save(torch.zeros(2, 2), tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="is a pickle, and nothing is unpickled here.*safetensors.torch.save_file"):
+    with pytest.raises(ValueError, match=r"is a pickle, and nothing is unpickled here.*safetensors\.torch\.save_file"):
         open_vectors(tmp_path / "x.pt")
     (tmp_path / "x.csv").write_text("a")
     with pytest.raises(ValueError, match=r"is no file of vectors; expected a name that ends in \.npy"):
