@@ -621,7 +621,7 @@ def _read_notes(path: Path) -> dict[str, Any] | None:
     if (
         not isinstance(content["item_ids"], list)
         or not _whole_numbers(content["sizes"])
-        or not all(_whole_numbers(part) and len(part) == 2 for part in bounds)
+        or not all(_whole_numbers(part) and len(part or ()) == 2 for part in bounds)
     ):
         raise ValueError(f"{notes} is damaged: sizes, blocks or item_ids; delete it to read {path.name} on its own")
     return content

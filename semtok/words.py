@@ -42,7 +42,7 @@ def words_of(text: str, rules: int = RULES) -> list[str]:
     """
     if rules == 1 or text.isascii():  # there the rules agree
         return _PLAIN.findall(text.lower())
-    words = []
+    words: list[str] = []
     for word in _words().findall(_normal(text)):
         words += [word] if _NO_BLANKS.search(word) is None else _pieces(word)
     return words

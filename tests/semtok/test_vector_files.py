@@ -143,7 +143,7 @@ def test_rows_are_found_by_ids_or_by_the_word_that_they_are_in_order(tmp_path: P
     np.save(tmp_path / "v.npy", wanted)
     turned = IDS[::-1]
     with pytest.raises(
-        ValueError, match="has 4 rows and does not say which items they are.*--in-order.*--embeddings-ids"
+        ValueError, match=r"has 4 rows and does not say which items they are.*--in-order.*--embeddings-ids"
     ):
         open_vectors(tmp_path / "v.npy", IDS)
     assert np.array_equal(open_vectors(VectorSource(tmp_path / "v.npy", in_order=True), IDS).views["v"], wanted)
