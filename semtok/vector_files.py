@@ -37,7 +37,7 @@ VECTOR_FILES = (".npy", ".safetensors", ".parquet")
 IDS = "item_id"
 MISSING = ".missing"
 _ORDER = "views"  # entry of the metadata of our own shards: safetensors itself keeps no order
-_PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib"}
+_PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 _NUMPY_TYPES = {"F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL"}
 _FLOAT8 = {
     "F8_E4M3": "float8_e4m3fn",
