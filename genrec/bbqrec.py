@@ -25,6 +25,7 @@ from recbase.training import LossOutput
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["RECIPES", "BBQRec", "Preparation", "SimilarityGate", "similarity_buckets"]
 
@@ -72,7 +73,13 @@ class Preparation(ItemCodePreparation):
         return found | ablations | {"shared_codebook": self.shared_codebook}
 
     def prepare(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> Ingredients:
         """Codes [N, L * streams], level by level, and the quantized vectors that items are compared by."""
         import semtok

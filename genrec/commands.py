@@ -25,6 +25,7 @@ from recbase.options import (
     shared,
     summary_of,
 )
+from recbase.options import given as typed_names
 from seqrec.commands import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 
 __all__ = ["main"]
@@ -73,7 +74,7 @@ def _training_command(name: str) -> click.Command:
     @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
     @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
     @add_options([form_option(entry.forms, _FORMS)])
-    @add_options(shared("embeddings", "codes"), section="Stages before")
+    @add_options(shared("embeddings", "embeddings_ids", "in_order", "codes"), section="Stages before")
     @add_options(preparation, section="Stages before")
     @add_options(model, section="Model")
     @add_options(training, section="Training")
@@ -87,13 +88,21 @@ def _training_command(name: str) -> click.Command:
         from recbase.datasets import load_dataset
         from recbase.runs import resolve
         from recbase.training import TrainConfig
+        from semtok.ready_vectors import VectorSource
 
-        need_paths("embeddings", "codes", "stage1")
+        need_paths("embeddings", "embeddings_ids", "codes", "stage1")
         target = out or Path("runs/genrec") / name
         source = click.get_current_context().get_parameter_source("form")
         typed = source is not None and source.name != "DEFAULT"
         overrides = recipe_settings(name, recipe, given["form"] if typed else None)
         form = overrides["form"]
+        chosen_names = {"encoder", "views"} & typed_names()
+        vectors = VectorSource.of(
+            given.get("embeddings"),
+            given.get("embeddings_ids"),
+            given.get("in_order", False),
+            {name: given[name] for name in chosen_names if name in given},
+        )
         stages = resolve(name, {name: entry.preparation}, "preparation")
         metrics = train_generator(
             name,
@@ -106,7 +115,7 @@ def _training_command(name: str) -> click.Command:
             form,
             recipe,
             {"given": data},
-            given.get("embeddings"),
+            vectors,
             given.get("codes"),
             resume=resume,
         )

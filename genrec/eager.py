@@ -30,6 +30,7 @@ from seqrec.model import initialise
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["EAGER", "RECIPES", "Preparation"]
 
@@ -61,7 +62,13 @@ class Preparation(PRORecPreparation):
     method: ClassVar[str] = "hierarchical"
 
     def prepare(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> Ingredients:
         """Codes of behaviour, then those of the text, side by side: [N, Lb + Ls]."""
         import semtok
@@ -96,7 +103,7 @@ class Preparation(PRORecPreparation):
         self,
         dataset: Dataset,
         root: Path,
-        embeddings: Path | None,
+        embeddings: Path | VectorSource | None,
         seed: int,
         quiet: bool,
         record: dict[str, Any],

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from recbase.datasets import Dataset
     from recbase.splits import Split
     from recbase.training import TrainConfig
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
 
@@ -112,14 +113,15 @@ class Preparation(ItemCodePreparation):
 
         super().__post_init__()
         recipe_of("seqrec.din:DIN", self.stage1_recipe)  # refuses one that there is not
-        for name, least in (("stage1_epochs", 1), ("stage1_dim", 1), ("stage1_valid_users", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
-        if self.stage1_seconds is not None and not self.stage1_seconds > 0:
-            raise ValueError(f"--stage1-seconds must be > 0 (or none), got {self.stage1_seconds}")
 
     def prepare(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> Ingredients:
         """Item vectors and codes, each made as a stage under ``root`` if it was not given."""
         import semtok
@@ -133,7 +135,7 @@ class Preparation(ItemCodePreparation):
         return Ingredients(found, {"vectors": vectors}, {"vector_dim": vectors.shape[1]}, record)
 
     def item_vectors(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, seed: int, quiet: bool
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, seed: int, quiet: bool
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The vectors [N, D] that codes are made of, and what the manifest says of them."""
         record: dict[str, Any] = {"source": self.source}
@@ -147,7 +149,7 @@ class Preparation(ItemCodePreparation):
         return np.concatenate(parts, 1).astype(np.float32), record
 
     def _text(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, quiet: bool, record: dict[str, Any]
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
     ) -> np.ndarray:
         """The text vectors of the items, brought to ``stage1_dim`` by principal components."""
         from sklearn.decomposition import PCA
@@ -158,7 +160,7 @@ class Preparation(ItemCodePreparation):
         return reduced.astype(np.float32)
 
     def _joined(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, quiet: bool, record: dict[str, Any]
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
     ) -> np.ndarray:
         found = self.item_embeddings(dataset, root, embeddings, quiet)
         record |= {"embeddings": found.hash, "vectors": found.reduction}
@@ -170,7 +172,7 @@ class Preparation(ItemCodePreparation):
         self,
         dataset: Dataset,
         root: Path,
-        embeddings: Path | None,
+        embeddings: Path | VectorSource | None,
         seed: int,
         quiet: bool,
         record: dict[str, Any],

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from recbase.training import TrainConfig
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["SHAPES", "Ingredients", "Preparation", "build_model", "recipe_settings", "train_generator"]
 
@@ -109,7 +110,13 @@ class Preparation(Given):
         recipe_of(methods()[getattr(self, "tokenizer", self.method)], self.tokenizer_recipe)
 
     def prepare(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> Ingredients:
         """Read the codes in the folder ``codes``, or fit the tokenizer as a stage under ``root``.
 
@@ -122,7 +129,13 @@ class Preparation(Given):
         return Ingredients(found, record=record)
 
     def item_codes(
-        self, dataset: Dataset, root: Path, embeddings: Path | None, codes: Path | None, seed: int, quiet: bool
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
     ) -> tuple[ItemCodes, dict[str, Any]]:
         """Codes of the items in the order of their numbers, and what the manifest says of them."""
         import semtok
@@ -137,7 +150,12 @@ class Preparation(Given):
         return found, record | {"codes": found.hash, "codes_folder": str(codes)}
 
     def item_embeddings(
-        self, dataset: Dataset, root: Path, folder: Path | None, quiet: bool, images: bool = False
+        self,
+        dataset: Dataset,
+        root: Path,
+        folder: Path | VectorSource | None,
+        quiet: bool,
+        images: bool = False,
     ) -> Embeddings:
         """Vectors of the items, with those of their images if wanted, read from ``folder`` or made as a stage."""
         from seqrec.stages import Content, item_embeddings
@@ -227,7 +245,7 @@ def train_generator(
     form: SampleForm | None,
     recipe: str | None,
     record: Mapping[str, Any],
-    embeddings: Path | None = None,
+    embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
     root: Path | None = None,
     resume: bool = False,

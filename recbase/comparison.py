@@ -401,7 +401,7 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(runs))
     _draw_intervals(left, [run.interval for run in runs], places)
-    left.set_yticks(places, [run.label for run in runs])
+    left.set_yticks(places, [run.label.replace("$", r"\$") for run in runs])
     left.invert_yaxis()
     left.set_xlabel(f"{comparison.metric} ({comparison.confidence:.0%} interval)")
     tested = [(place, run) for place, run in enumerate(runs) if run.test is not None]
@@ -415,8 +415,10 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
             right.annotate(
                 note, (run.test.difference.mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=8
             )
-    right.set_xlabel(f"difference to {runs[0].label}")
-    figure.suptitle(f"{comparison.dataset}: {comparison.users:,} users, seen items {comparison.seen_items}")
+    right.set_xlabel("difference to " + runs[0].label.replace("$", r"\$"))
+    figure.suptitle(
+        comparison.dataset.replace("$", r"\$") + f": {comparison.users:,} users, seen items {comparison.seen_items}"
+    )
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150)
     write_file(path, out.getvalue())

@@ -393,7 +393,27 @@ SHARED: dict[str, Option] = {
     for option in [
         Option("data", "str", "journey", "Data set: a folder, or a name (journey, synthetic, a named public set)."),
         Option("out", "path", None, "Folder to write.", optional=True),
-        Option("embeddings", "path", None, "Folder of item embeddings; made and reused if not given.", optional=True),
+        Option(
+            "embeddings",
+            "path",
+            None,
+            "Item embeddings, folder or file (.npy, .safetensors, .parquet); else made.",
+            optional=True,
+        ),
+        Option(
+            "embeddings_ids",
+            "path",
+            None,
+            "File of the ids of the rows, where --embeddings is a file of vectors.",
+            optional=True,
+        ),
+        Option(
+            "in_order",
+            "bool",
+            False,
+            "The rows of that file are the items of the data set in their order.",
+            flag="in-order",
+        ),
         Option(
             "encoder",
             "str",
@@ -424,7 +444,7 @@ SHARED: dict[str, Option] = {
         Option("quiet", "bool", False, "No progress bars, no tables: only warnings and errors.", flag="quiet"),
         Option("debug", "bool", False, "Show the traceback of a failure.", flag="debug"),
     ]
-}
+}  # fmt: skip
 """The flags that every command shares, each with one name and one meaning (``--json`` arrives as ``as_json``)."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ _EXPORTS = (*_FILES, "hf", "faiss")
         ),
         Option("data", "str", None, "Data set of the items: their titles and categories, their order."),
         Option("embeddings", "path", None, "Vectors of the items; those of the fit if not given."),
+        Option("embeddings_ids", "path", None, "File of the ids of the rows, where --embeddings is a file of vectors."),
+        Option("in_order", "bool", False, "The rows of that file are the items in their order.", flag="in-order"),
         Option("out", "path", Path("runs/semtok/report"), "Folder of report.html, report.json and the figures."),
         Option("page", "bool", True, "Write the HTML page."),
         Option("figures", "bool", False, "Draw PNG figures as well (needs the extra semtok[plots])."),
@@ -50,6 +53,8 @@ def report_codes(
     conditions: tuple[str, ...],
     data: str | None,
     embeddings: Path | None,
+    embeddings_ids: Path | None,
+    in_order: bool,
     out: Path,
     page: bool,
     figures: bool,
@@ -71,6 +76,7 @@ def report_codes(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--fail-if") from error
     from recbase.files import write_file
+    from semtok.ready_vectors import VectorSource
     from semtok.report import numbers, print_comparison, print_report
     from semtok.subjects import examine
 
@@ -79,7 +85,8 @@ def report_codes(
         from recbase.datasets import load_dataset
 
         dataset = load_dataset(data)
-    subjects = examine(paths, None if dataset is None else dataset.items, embeddings, queries, seed)
+    vectors = VectorSource.of(embeddings, embeddings_ids, in_order)
+    subjects = examine(paths, None if dataset is None else dataset.items, vectors, queries, seed)
     found = [
         {"name": subject.name, "source": subject.source, "notes": subject.notes, "numbers": numbers(subject.report)}
         | subject.report
@@ -139,14 +146,6 @@ def _noted(subjects: list[Any]) -> list[str]:
     return [f"{', '.join(names)}: {note}" for note, names in about.items()]
 
 
-def _named(subjects: list[Any]) -> str:
-    """Heading of the page, from the data set that all tokenizers were fitted on."""
-    made = [(subject.manifest.get("made_from") or {}).get("dataset") or {} for subject in subjects if subject.manifest]
-    names = {part.get("name") for part in made}
-    name = names.pop() if len(names) == 1 else None
-    return "Item codes" if name is None else f"Item codes of {name}"
-
-
 def _items_of(subjects: list[Any]) -> Any:
     """Items of the built-in data set that the codes were made from, if it was one."""
     from recbase.datasets import BUILT_IN, load_dataset
@@ -166,11 +165,22 @@ def _draw(subjects: list[Any], out: Path, seed: int) -> list[Path]:
     from semtok.report import figures as draw
 
     drawn: list[Path] = []
+    used: set[str] = set()
     for subject in subjects:
         shown = subject.vectors if subject.vectors is not None else subject.decoded
-        folder = out / "figures" if len(subjects) == 1 else out / "figures" / subject.name.replace("/", "-")
+        folder = out / "figures" if len(subjects) == 1 else out / "figures" / _folder_name(subject.name, used)
         drawn += draw(subject.report, folder, subject.codes, shown, seed)
     return drawn
+
+
+def _folder_name(name: str, used: set[str]) -> str:
+    """A plain name of a folder for a subject, whose own comes from data; none is given twice."""
+    plain = re.sub(r"[^\w.-]+", "-", name).lstrip(".")[:100] or "codes"
+    count = 1
+    while (made := plain if count == 1 else f"{plain}-{count}") in used:
+        count += 1
+    used.add(made)
+    return made
 
 
 def _without_infinity(value: Any) -> Any:

@@ -33,6 +33,7 @@ from semtok.loading import methods
 
 if TYPE_CHECKING:
     from semtok.embeddings import Embeddings
+    from semtok.ready_vectors import VectorSource
     from semtok.sharded import ShardedEmbeddings
 
 __all__ = ["main"]
@@ -254,7 +255,7 @@ _SHARD_OPTIONS = [
 
 @main.command()
 @add_options([Option("method", "choice", "pq", "How vectors become codes; see `semtok list`.", tuple(_METHODS))])
-@add_options(shared("data", "embeddings", "encoder", "views"))
+@add_options(shared("data", "embeddings", "embeddings_ids", "in_order", "encoder", "views"))
 @add_options([Option("out", "path", None, "Folder to write; runs/semtok/METHOD if not given.")])
 @add_options(shared("recipe", "seed", "as_json", "quiet"))
 @add_options(_INPUT_OPTIONS)
@@ -266,6 +267,8 @@ def fit(
     method: str,
     data: str,
     embeddings: Path | None,
+    embeddings_ids: Path | None,
+    in_order: bool,
     encoder: str,
     views: tuple[str, ...] | None,
     out: Path | None,
@@ -283,9 +286,10 @@ def fit(
     """Fit a tokenizer on item vectors and write the codes of all items.
 
     Without --embeddings the vectors are made from --data and kept under runs/embeddings for the next time. --embeddings
-    may be a folder, a file of vectors (.npy, .safetensors), or a folder of shards (part-00000.safetensors or .parquet
-    ...) larger than memory, which are streamed. Methods that learn from behaviour read the training part
-    of --data. Ends with a table of the quality of the codes.
+    may be a folder, a file of vectors (.npy, .safetensors, .parquet), or a folder of shards (part-00000.safetensors or
+    .parquet ...) larger than memory, which are streamed. A file's rows are found by the ids that it or --embeddings-ids
+    has, or, with --in-order, are the items of --data in their order. Methods that learn from behaviour read the
+    training part of --data. Ends with a table of the quality of the codes.
     """
     from recbase.checkpoints import check_replaceable
     from semtok.codes import KIND, MANIFEST
@@ -295,9 +299,13 @@ def fit(
     check_replaceable(out, MANIFEST, KIND)
     tokenizer = _new_tokenizer(method, recipe, seed, quiet or as_json)
     from semtok.fitting import fit_codes
+    from semtok.ready_vectors import VectorSource
 
     started = time.perf_counter()
-    made, source, dataset = _vectors_for(data, embeddings, encoder, views, seed, quiet or as_json)
+    settings = chosen(_FIT_EMBED_OPTIONS) | {"encoder": encoder, "views": views}
+    typed = {name: value for name, value in settings.items() if name in given()}
+    given_vectors = VectorSource.of(embeddings, embeddings_ids, in_order, typed)
+    made, source, dataset = _vectors_for(data, given_vectors, encoder, views, seed, quiet or as_json)
     if code_shards or encode_engine != "local":
         _need_shards(made, "--code-shards" if code_shards else "--encode-engine ray", source)
     embedded = time.perf_counter()
@@ -371,38 +379,21 @@ def _refuse_strange_options(method: str) -> None:
 
 
 def _vectors_for(
-    data: str, embeddings: Path | None, encoder: str, views: tuple[str, ...] | None, seed: int, quiet: bool
+    data: str, source: VectorSource | None, encoder: str, views: tuple[str, ...] | None, seed: int, quiet: bool
 ) -> tuple[Embeddings | ShardedEmbeddings, Path, Any]:
     """The vectors to fit on, where they lie, and the data set (None where vectors were given and no data set)."""
     from recbase.datasets import load_dataset
     from semtok.embeddings import embeddings_for
+    from semtok.ready_vectors import open_vectors
 
-    if embeddings is not None:
-        made = _read_vectors(embeddings)
-        if "data" not in given():
-            return made, embeddings, None
-        dataset = load_dataset(data)
-        return made.align(dataset.items["item_id"]), embeddings, dataset
+    if source is not None:
+        dataset = load_dataset(data) if "data" in given() or source.in_order else None
+        made = open_vectors(source, *(() if dataset is None else (dataset.item_ids, f"the data set {dataset.name}")))
+        return made, source.path, dataset
     dataset = load_dataset(data)
     settings = chosen(_FIT_EMBED_OPTIONS) | {"views": views, "seed": seed, "quiet": quiet}
     made, folder = embeddings_for(dataset, encoder, **settings)
     return made, folder, dataset
-
-
-def _read_vectors(path: Path) -> Embeddings | ShardedEmbeddings:
-    """An embeddings folder, a folder of shards, or a file of vectors whose items are numbered from 0."""
-    import numpy as np
-
-    from semtok.embeddings import Embeddings, load_embeddings, load_vectors
-    from semtok.sharded import ShardedEmbeddings, is_sharded
-
-    if is_sharded(path):
-        return ShardedEmbeddings(path)
-    if path.suffix not in {".npy", ".safetensors"}:
-        return load_embeddings(path)
-    views = load_vectors(path)
-    count = len(next(iter(views.values())))
-    return Embeddings(views, {}, np.arange(count))
 
 
 def _origin(made: Embeddings | ShardedEmbeddings) -> str:
@@ -418,6 +409,7 @@ def _origin(made: Embeddings | ShardedEmbeddings) -> str:
     [
         Option("items", "path", None, "Table of new items (.parquet, .csv, .jsonl) with the views as columns."),
         Option("embeddings", "path", None, "Vectors to encode, or with --items those the tokenizer was fitted on."),
+        Option("embeddings_ids", "path", None, "File of the ids of the rows, where --embeddings is a file of vectors."),
         Option("out", "path", None, "Table to write (.parquet, .csv, .jsonl), or folder of shards for shards.",
                shown="runs/semtok/encoded.parquet, or the folder runs/semtok/encoded"),
         Option("append", "bool", False, "Write the new items into TOKENIZER, or the folder --out, for good."),
@@ -431,6 +423,7 @@ def encode(
     tokenizer: Path,
     items: Path | None,
     embeddings: Path | None,
+    embeddings_ids: Path | None,
     out: Path | None,
     append: bool,
     grow: bool,
@@ -447,7 +440,9 @@ def encode(
     """
     import semtok
     from recbase.checkpoints import open_folder
+    from recbase.readers import read_items
     from semtok.codes import KIND, MANIFEST
+    from semtok.ready_vectors import VectorSource, open_vectors
     from semtok.sharded import ShardedEmbeddings
 
     fitted = semtok.load(tokenizer)
@@ -457,18 +452,9 @@ def encode(
     if grow and not append:
         raise click.UsageError("--grow says what --append may do; give both")
     if items is None:
-        assert embeddings is not None
-        vectors = _read_vectors(embeddings)
+        vectors = open_vectors(cast(VectorSource, VectorSource.of(embeddings, embeddings_ids)))
     else:
-        folder = embeddings or made_from.get("embeddings_folder")
-        if folder is None or not Path(folder).exists():
-            raise FileNotFoundError(
-                f"{tokenizer} was fitted on the embeddings in {folder}, which are gone; give --embeddings"
-            )
-        source = _read_vectors(Path(folder))
-        if isinstance(source, ShardedEmbeddings):
-            raise ValueError(f"{folder} holds vectors in shards, which say nothing of how texts became vectors")
-        vectors = source.transform_new(_read_table(items))
+        vectors = _transforms_of(tokenizer, embeddings, made_from).transform_new(read_items(items))
     if append:
         _append(tokenizer, vectors, made_from, out, grow, as_json, quiet)
         return
@@ -482,6 +468,34 @@ def encode(
         print_json(said)
     elif not quiet:
         say(f"{said['items']:,} items of {said['levels']} codes each are in {said['file']}")
+
+
+def _transforms_of(tokenizer: Path, embeddings: Path | None, made_from: Mapping[str, Any]) -> Embeddings:
+    """The embeddings that a tokenizer was fitted on, which know how texts become vectors."""
+    from semtok.codes import load_codes
+    from semtok.embeddings import Embeddings
+    from semtok.ready_vectors import open_vectors
+
+    folder = embeddings or made_from.get("embeddings_folder")
+    if folder is None or not Path(folder).exists():
+        raise FileNotFoundError(
+            f"{tokenizer} was fitted on the embeddings in {folder}, which are gone; give --embeddings"
+        )
+    source = open_vectors(folder)
+    if not isinstance(source, Embeddings):
+        raise ValueError(f"{folder} holds vectors in shards, which say nothing of how texts became vectors")
+    if not source.manifest.get("views"):
+        raise ValueError(f"{folder} is a file of vectors, which says nothing of how texts became vectors; give vectors")
+    recorded = made_from.get("embeddings")
+    if recorded not in {None, source.hash}:
+        fitted_on = load_codes(tokenizer).item_ids[: len(source)]  # items that were appended later come last
+        same = set(fitted_on.tolist()) == set(source.item_ids.tolist())
+        if not same or source.align(fitted_on).hash != recorded:
+            raise ValueError(
+                f"{tokenizer} was fitted on other embeddings than those that are in {folder} now: new items would get "
+                "codes that do not fit; give --embeddings the ones it was fitted on, or fit anew"
+            )
+    return source
 
 
 def _append(
@@ -556,20 +570,6 @@ def _encode_shards(
         columns = {f"c{level}": column for level, column in enumerate(codes.T)}
         _write_table(pl.DataFrame({"item_id": vectors.item_ids, **columns}), out)
     return {"file": str(out), "items": len(vectors), "levels": len(fitted.sizes_), "shards": vectors.shards}
-
-
-def _read_table(path: Path) -> Any:
-    import polars as pl
-
-    readers: dict[str, Any] = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
-    if path.suffix not in readers:
-        raise ValueError(f"{path} is no table that can be read; expected .parquet, .csv or .jsonl")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        return readers[path.suffix](path)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _write_table(table: Any, path: Path) -> None:

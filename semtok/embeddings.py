@@ -8,6 +8,7 @@ i. This file knows data sets as tables of columns; it knows nothing of codes or 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -49,6 +50,8 @@ from recbase.files import is_abandoned
 from recbase.locks import FolderBusyError
 from recbase.options import progress
 from semtok.encoders import Encoder, ImageEncoder, Pca, TextEncoder, Tfidf, check_encoder_name, text_encoder
+from semtok.vector_files import is_vector_file, read_vector_file
+from semtok.words import RULES
 
 __all__ = [
     "Embeddings",
@@ -65,6 +68,9 @@ IMAGE_VIEW = "image"
 JOINED_VIEW = "joined"
 _CHUNK_ROWS = 65_536
 _PART_ITEMS = 512
+_SHOWN = 3
+_SOURCE_KIND = "content:"
+_SOURCE_SAMPLES, _SOURCE_BYTES = 64, 1 << 16
 _PART = re.compile(r"^[0-9a-f]{32}\.safetensors$|^\.writing-[0-9a-f]{32}$")  # the second as earlier versions wrote
 _Embed = TypeVar("_Embed", bound=Callable[..., Any])
 
@@ -260,11 +266,16 @@ class Embeddings:
                     texts, missing[name] = _texts(items[column])
                 if transform.tfidf is not None:
                     raw = transform.tfidf.encode(texts)
+                    _say_unknown(raw, missing[name], name)
                 elif name == IMAGE_VIEW:
+                    _check_source(made["encoder"], self.manifest.get("image_source"))
                     used = encoder or ImageEncoder(made["encoder"], root=made.get("root"), revision=made["revision"])
-                    raw = _filled(_encode(used, texts, name, None, True, missing[name]), missing[name], transform.pca)
+                    raw = _encode(used, texts, name, None, True, missing[name])
+                    missing[name] |= _unreadable(raw, used, texts)
+                    raw = _filled(raw, missing[name], transform.pca)
                 else:
                     if encoder is None:
+                        _check_source(made["encoder"], self.manifest.get("source"))
                         encoder = text_encoder(
                             made["encoder"],
                             max_tokens=made["max_tokens"],
@@ -273,6 +284,9 @@ class Embeddings:
                         )
                     raw = _encode(encoder, texts, name, None, True)
             views[name] = raw if transform.pca is None else transform.pca.transform(raw)
+        _say_missing(
+            {name: missing[name] for name in missing if self.manifest["views"][name]["encoder"] != "array"}, "new items"
+        )
         count = len(next(iter(views.values())))
         return Embeddings(views, missing, np.arange(count) if item_ids is None else item_ids, self.manifest)
 
@@ -333,7 +347,10 @@ def load_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     names = list(opened.manifest["widths"])
     transforms = {}
     for name in names:
-        tfidf = Tfidf(terms[name], fitted[f"{name}.idf"], fitted[f"{name}.directions"]) if name in terms else None
+        rules = (opened.manifest.get("views") or {}).get(name, {}).get("words", 1)
+        tfidf = None
+        if name in terms:
+            tfidf = Tfidf(terms[name], fitted[f"{name}.idf"], fitted[f"{name}.directions"], rules)
         has_pca = f"{name}.mean" in fitted
         pca = Pca(*(fitted[f"{name}.{part}"] for part in ("mean", "components", "scale"))) if has_pca else None
         transforms[name] = ViewTransform(tfidf, pca)
@@ -344,7 +361,15 @@ def load_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
 def _as_ids(item_ids: Any) -> np.ndarray:
     values = item_ids.to_list() if hasattr(item_ids, "to_list") else np.asarray(item_ids).tolist()
     text = any(isinstance(value, str) for value in values)
-    ids = np.array([str(value) for value in values] if text else values, dtype=str if text else np.int64)
+    wrong = next((value for value in values if not isinstance(value, str | int) or isinstance(value, bool)), "")
+    if wrong != "":
+        raise ValueError(f"item_ids holds {wrong!r}; expected text or whole numbers")
+    try:
+        ids = np.array([str(value) for value in values] if text else values, dtype=str if text else np.int64)
+    except OverflowError as error:
+        raise ValueError(
+            f"item_ids holds {max(values, key=abs)}; expected whole numbers below 2^63, or text"
+        ) from error
     if len(np.unique(ids)) < len(ids):
         raise ValueError(f"item_ids has {len(ids) - len(np.unique(ids))} ids more than once; expected each once")
     return ids
@@ -357,13 +382,17 @@ def _checked_vectors(vectors: Any, name: str, count: int) -> np.ndarray:
     if len(array) != count:
         hint = "; leave out the row of padding" if len(array) == count + 1 else ""
         raise ValueError(f"view {name!r} has {len(array)} rows but there are {count} items{hint}")
-    array = np.ascontiguousarray(array, dtype=np.float32)
-    for start in range(0, count, _CHUNK_ROWS):
-        finite = np.isfinite(array[start : start + _CHUNK_ROWS]).all(1)
-        if not finite.all():
-            raise ValueError(
-                f"view {name!r} holds NaN or infinity in row {start + int(finite.argmin())}; expected numbers"
-            )
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    broken = [
+        start + np.flatnonzero(~np.isfinite(array[start : start + _CHUNK_ROWS]).all(1))
+        for start in range(0, count, _CHUNK_ROWS)
+    ]
+    rows = np.concatenate(broken) if broken else np.zeros(0, dtype=np.int64)
+    if len(rows):
+        where = f"row {rows[0]}" if len(rows) == 1 else f"rows {', '.join(map(str, rows[:_SHOWN]))}"
+        more = f" ... ({len(rows):,} of {count:,} rows)" if len(rows) > _SHOWN else ""
+        raise ValueError(f"view {name!r} holds NaN or infinity in {where}{more}; expected numbers that float32 holds")
     return array
 
 
@@ -432,8 +461,9 @@ def embed_dataset(
     dataset : Dataset
         Anything with ``items`` (polars, column item_id first), ``views``, ``name`` and ``hash``.
     encoder : str, default "tfidf"
-        tfidf, minilm, a Hugging Face text model (owner/name or folder), or a file of ready vectors: .npy (one view) or
-        .safetensors (one view a tensor), rows in the order of the items.
+        tfidf, minilm, a Hugging Face text model (owner/name or folder), or a file of ready vectors: .npy (one view),
+        .safetensors (one view a tensor) or .parquet (one view a column of lists). Its rows are found by the ids that it
+        carries, else they must be in the order of the items.
     views : sequence of str or None, default None
         Columns to encode; those of the data set if None. ``image`` stands for the pictures in image_path.
     pca : int or None, default 128
@@ -481,7 +511,7 @@ def embed_dataset(
     check_encoder_name(encoder)
     given = {"pca": pca, "max_tokens": max_tokens, "batch_size": batch_size, "seed": seed, "device": device}
     check_arguments(embed_dataset, given | {"device_map": device_map, "revision": revision})
-    arrays = load_vectors(encoder, views) if encoder.endswith((".npy", ".safetensors")) else {}
+    arrays = _ready_vectors(encoder, views, dataset) if is_vector_file(encoder) else {}
     images = getattr(dataset, "images", None)
     if images is not None and (views is None or IMAGE_VIEW in views) and not arrays:
         arrays[IMAGE_VIEW] = np.asarray(images)
@@ -496,7 +526,9 @@ def embed_dataset(
         "whiten": whiten,
         "seed": seed,
     }
-    if encoder not in {"tfidf"} and not encoder.endswith((".npy", ".safetensors")):
+    if encoder == "tfidf":
+        settings |= {"words": RULES}
+    elif not is_vector_file(encoder):
         settings |= {"max_tokens": max_tokens, "dtype": dtype, "revision": revision}
     if IMAGE_VIEW in entries:
         settings |= {"image_encoder": image_encoder, "image_source": _source_hash(str(image_encoder))}
@@ -506,6 +538,7 @@ def embed_dataset(
     if out is not None and (kept := _kept(out, key)) is not None:
         return kept
 
+    _say_missing({name: mask for name, (_, mask) in entries.items()}, "items")
     loaded: list[TextEncoder] = []
 
     def shared_encoder() -> TextEncoder:
@@ -547,7 +580,9 @@ def embed_dataset(
                 used: Encoder = ImageEncoder(
                     str(image_encoder), image_root, max(1, batch_size // 2), device, device_map, revision
                 )
-                raw = _filled(_encode(used, texts, name, parts, quiet, missing[name]), missing[name], None)
+                raw = _encode(used, texts, name, parts, quiet, missing[name])
+                missing[name] |= _unreadable(raw, used, texts)
+                raw = _filled(raw, missing[name], None)
                 described[name] = used.describe() | {"root": image_root}
             elif encoder == "tfidf":
                 try:
@@ -556,7 +591,7 @@ def embed_dataset(
                     _drop(name, "no words")
                     continue
                 raw = tfidf.encode(texts)
-                described[name] = {"encoder": "tfidf"}
+                described[name] = {"encoder": "tfidf", "words": tfidf.rules}
             else:
                 raw = _encode(shared_encoder(), texts, name, parts, quiet)
                 described[name] = shared_encoder().describe()
@@ -634,7 +669,7 @@ def _text_views(
     columns = dataset.items.columns
     if image_encoder is not None and "image_path" not in columns:
         raise ValueError(f"image_encoder reads a column image_path; data set {dataset.name!r} has {_list(columns)}")
-    if encoder.endswith((".npy", ".safetensors")):
+    if is_vector_file(encoder):
         return []
     if views is None:
         wanted = [name for name in dataset.views if name in columns]
@@ -679,7 +714,8 @@ def load_vectors(path: str | os.PathLike[str], views: Sequence[str] | None = Non
     Parameters
     ----------
     path : path
-        A .npy file (one view, named after the file) or a .safetensors file (one view a tensor).
+        A .npy file (one view, named after the file), a .safetensors file (one view a tensor) or a .parquet file (one
+        view a column of lists); numbers of any type, which become float32.
     views : sequence of str or None, default None
         Which of them.
 
@@ -690,27 +726,101 @@ def load_vectors(path: str | os.PathLike[str], views: Sequence[str] | None = Non
     ValueError
         If it cannot be read, would need pickle, or lacks a view.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file of vectors")
-    if path.suffix == ".safetensors":
-        arrays = load_arrays(path)
-    else:
-        try:
-            arrays = {path.stem: np.load(path, allow_pickle=False)}
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is not a readable .npy file of numbers") from error
+    arrays = read_vector_file(path).views
     return arrays if views is None else {name: arrays[_known(name, arrays)] for name in views}
 
 
+def _ready_vectors(path: str, views: Sequence[str] | None, dataset: Any) -> dict[str, np.ndarray]:
+    """Arrays of a file, their rows those of the items: by the ids that the file carries, else as they are."""
+    read = read_vector_file(path)
+    arrays = read.views if views is None else {name: read.views[_known(name, read.views)] for name in views}
+    if read.item_ids is None:
+        return arrays
+    from semtok.ready_vectors import open_vectors
+
+    made = cast(Embeddings, open_vectors(path, dataset.items["item_id"], f"data set {dataset.name!r}"))
+    return {name: made.views[name] for name in arrays}
+
+
 def _source_hash(encoder: str) -> str | None:
-    """What tells two model folders of one name apart: their configuration and the sizes of their weights."""
+    """What tells two model folders of one name apart: the content of their configuration, tokenizer and weights."""
     folder = Path(encoder)
     if not folder.is_dir():
         return None
-    weights = sorted(f"{path.name} {path.stat().st_size}" for path in folder.glob("*.safetensors"))
-    config = folder / "config.json"
-    return sha256_of(config.read_bytes() if config.is_file() else b"", *weights)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".json", ".txt", ".model", ".safetensors"} and path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\0".encode())
+            with open(path, "rb") as file:
+                # Weights of gigabytes are sampled: training changes all of them, so no sample stays the same.
+                for place in range(_SOURCE_SAMPLES if size > _SOURCE_SAMPLES * _SOURCE_BYTES else 0):
+                    file.seek(place * (size - _SOURCE_BYTES) // (_SOURCE_SAMPLES - 1))
+                    digest.update(file.read(_SOURCE_BYTES))
+                if size <= _SOURCE_SAMPLES * _SOURCE_BYTES:
+                    digest.update(file.read())
+    return _SOURCE_KIND + digest.hexdigest()
+
+
+def _check_source(encoder: str, recorded: Any) -> None:
+    """Refuse a model folder that is no longer the one that vectors were made with.
+
+    Earlier versions recorded less of it, which cannot be compared.
+    """
+    if (
+        isinstance(recorded, str)
+        and recorded.startswith(_SOURCE_KIND)
+        and _source_hash(encoder) not in {None, recorded}
+    ):
+        raise ValueError(f"the model in {encoder} is not the one that the vectors were made with: it was changed since")
+
+
+def _say_missing(missing: Mapping[str, np.ndarray], what: str) -> None:
+    """Count the items that have nothing in a view."""
+    counts = {name: int(mask.sum()) for name, mask in missing.items() if mask.any()}
+    if counts:
+        total = len(next(iter(missing.values())))
+        said = ", ".join(f"{count:,} in {name!r}" for name, count in counts.items())
+        warnings.warn(
+            f"of {total:,} {what}, some have no text: {said}; their vector is that of an empty text (the mean picture)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _say_unknown(vectors: np.ndarray, missing: np.ndarray, view: str) -> None:
+    """Count the new items whose text has no word that TF-IDF was fitted on."""
+    unknown = int((~missing & ~vectors.any(1)).sum())
+    if unknown:
+        warnings.warn(
+            f"view {view!r}: {unknown:,} of {len(missing):,} new items have no word that any item had when the "
+            "vectors were made; each gets the vector of an empty text",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _unreadable(vectors: np.ndarray, encoder: Encoder, paths: Sequence[str]) -> np.ndarray:
+    """Which pictures could not be read: bool [N]; they are counted and the first of them named.
+
+    Raises
+    ------
+    OSError
+        If none could.
+    """
+    broken = np.isnan(vectors).any(1)
+    if broken.any():
+        first = paths[int(broken.argmax())]
+        reason = getattr(encoder, "unreadable", {}).get(first, first)
+        if int(broken.sum()) == sum(map(bool, paths)):
+            raise OSError(f"none of the {int(broken.sum()):,} pictures can be read, such as: {reason}")
+        warnings.warn(
+            f"{int(broken.sum()):,} of {len(paths):,} items have a picture that cannot be read and count as without "
+            f"one, such as: {reason}",
+            UserWarning,
+            stacklevel=3,
+        )
+    return broken
 
 
 def _filled(vectors: np.ndarray, missing: np.ndarray, pca: Pca | None) -> np.ndarray:
@@ -769,7 +879,7 @@ def _encode(
             encoded = None if parts is None else parts.get(key)
             if encoded is None or len(encoded) != len(chunk):
                 encoded = np.asarray(encoder.encode(chunk), dtype=np.float32)
-                if parts is not None:
+                if parts is not None and not np.isnan(encoded).any():  # a picture may be mended before the next run
                     parts.put(key, encoded)
             if vectors is None:
                 vectors = np.zeros((len(place), encoded.shape[1]), dtype=np.float32)

@@ -9,12 +9,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
+
+from semtok.vector_files import VECTOR_FILES, is_vector_file
+from semtok.words import RULES, cohesion, words_of
 
 __all__ = ["Encoder", "ImageEncoder", "Pca", "TextEncoder", "Tfidf", "check_encoder_name", "text_encoder"]
 
@@ -115,14 +120,17 @@ class Tfidf:
     terms : list of str
         The words, in column order.
     idf : float64 [V]
-        Inverse document frequency of each word.
+        Weight of each word: its inverse document frequency, times its cohesion where it is a piece of a run.
     directions : float32 [P, V]
         Right singular vectors.
+    rules : int, default 2
+        How texts were cut into words; see `semtok.words`.
     """
 
     terms: list[str]
     idf: np.ndarray
     directions: np.ndarray
+    rules: int = RULES
 
     @classmethod
     def fit(cls, texts: Sequence[str], dim: int, seed: int, max_terms: int = 50_000) -> Tfidf:
@@ -135,12 +143,16 @@ class Tfidf:
         """
         from sklearn.decomposition import TruncatedSVD
 
-        vectorizer = _vectorizer(max_features=max_terms)
+        vectorizer = _vectorizer(RULES, max_features=max_terms)
         try:
             weights = vectorizer.fit_transform(texts)  # sparse [N, V]
         except ValueError as error:
             raise ValueError("no text has a word (letters or digits)") from error
         terms = vectorizer.get_feature_names_out().tolist()
+        together = cohesion(terms, texts)
+        if together is not None:
+            vectorizer.idf_ = vectorizer.idf_ * together
+            weights = vectorizer.transform(texts)
         directions = min(dim, len(terms) - 1, len(texts) - 1)
         if directions < 1:
             return cls(terms, vectorizer.idf_, np.eye(1, len(terms), dtype=np.float32))
@@ -149,15 +161,15 @@ class Tfidf:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts, unknown words ignored: float32 [n, P]."""
-        vectorizer = _vectorizer(vocabulary=self.terms)
+        vectorizer = _vectorizer(self.rules, vocabulary=self.terms)
         vectorizer.idf_ = self.idf
         return np.asarray(vectorizer.transform(texts) @ self.directions.T, dtype=np.float32)
 
 
-def _vectorizer(**settings: Any) -> Any:
+def _vectorizer(rules: int, **settings: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True, **settings)
+    return TfidfVectorizer(analyzer=partial(words_of, rules=rules), sublinear_tf=True, **settings)
 
 
 # --------------------------------------------------------------------------------------- Transformer encoders
@@ -319,40 +331,53 @@ class ImageEncoder:
         self.root = Path(root) if root is not None else Path()
         self.batch_size = batch_size
         self.revision = getattr(self.model.config, "_commit_hash", None) or revision
+        self.unreadable: dict[str, str] = {}
 
     def describe(self) -> dict[str, Any]:
         """Name, revision and pooling."""
         return {"encoder": self.name, "revision": self.revision, "pooling": "image features or mean over patches"}
 
     def encode(self, entries: Sequence[str]) -> np.ndarray:
-        """Vectors of images, by path: float32 [n, D].
+        """Vectors of images, by path: float32 [n, D]; a row of NaN where a picture cannot be read.
 
-        Raises
-        ------
-        OSError
-            If a file is missing or no image.
+        Why it cannot stands in ``unreadable`` then, by path.
         """
         import torch
 
         batches = []
         for start in range(0, len(entries), self.batch_size):
-            images = [self._open(entry) for entry in entries[start : start + self.batch_size]]
+            opened = [self._open(entry) for entry in entries[start : start + self.batch_size]]
+            images = [image if image is not None else self._blank() for image in opened]
             pixels = self.processor(images=images, return_tensors="pt").to(self.model.device)
             with torch.inference_mode():
-                batches.append(self._features(pixels).float().cpu())
+                features = self._features(pixels).float().cpu()
+                features[torch.tensor([image is None for image in opened])] = torch.nan
+            batches.append(features)
         return torch.cat(batches).numpy()
 
+    def _blank(self) -> Any:
+        """What stands in for a picture that cannot be read, so that a batch keeps its rows."""
+        from PIL import Image
+
+        return Image.new("RGB", (32, 32))
+
     def _open(self, entry: str) -> Any:
-        from PIL import Image, UnidentifiedImageError
+        """A picture in colours, or None, with the reason noted."""
+        from PIL import Image
 
         path = self.root / entry
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except UnidentifiedImageError as error:
-            raise OSError(f"{path} is not an image that can be read") from error
-        except FileNotFoundError as error:
-            raise OSError(f"image {path} does not exist; relative paths start at {self.root.resolve()}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's on palettes and sizes, which change nothing here
+                with Image.open(path) as image:
+                    return image.convert("RGB")
+        except FileNotFoundError:
+            reason = f"image {path} does not exist; relative paths start at {self.root.resolve()}"
+        except Exception as error:  # damaged pictures raise whatever the decoder of their format raises
+            cannot_identify = type(error).__name__ == "UnidentifiedImageError"
+            reason = f"image {path} cannot be read: {'it is none' if cannot_identify else _sentence(error)}"
+        self.unreadable[entry] = reason
+        return None
 
     def _features(self, pixels: Any) -> Any:
         if hasattr(self.model, "get_image_features"):
@@ -391,13 +416,20 @@ def _loaded(name: str, loader: Any, **settings: Any) -> Any:
         logging.disable_progress_bar()
     try:
         return loader.from_pretrained(**settings)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(f"encoder {name!r} cannot be loaded: {first}") from error
+    except ImportError as error:
+        raise ImportError(f"encoder {name!r} needs a package that is not installed: {_sentence(error)}") from error
+    except Exception as error:  # safetensors, tokenizers and torch each raise errors of their own on damaged files
+        raise OSError(f"encoder {name!r} cannot be loaded: {_sentence(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _sentence(error: Exception) -> str:
+    """First line of what a library says."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip()[:300] if lines else type(error).__name__
 
 
 def text_encoder(encoder: str, **settings: Any) -> TextEncoder:
@@ -435,9 +467,9 @@ def check_encoder_name(encoder: str) -> None:
     ValueError
         If it is neither built in nor a model's name, a folder or a file of vectors.
     """
-    known = encoder in {"tfidf", "minilm"} or encoder.endswith((".npy", ".safetensors"))
+    known = encoder in {"tfidf", "minilm"} or is_vector_file(encoder)
     if not known and not Path(encoder).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", encoder):
         raise ValueError(
             f"encoder {encoder!r} is unknown; expected tfidf, minilm, a Hugging Face model (owner/name or a folder), "
-            "or a file of vectors (.npy or .safetensors)"
+            f"or a file of vectors ({', '.join(VECTOR_FILES)})"
         )

@@ -27,13 +27,15 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, load_arrays, tensor_bytes, write_file
+from recbase.checkpoints import FileContent, tensor_bytes, write_file
 from semtok.codes import ItemCodes
+from semtok.vector_files import read_npy, read_tensors
 
 __all__ = [
     "FORMATS",
@@ -59,8 +61,8 @@ FORMATS = {
 _NOTES = ".semtok.json"
 _NOTES_KIND = "semtok item codes"
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
-_TOKEN = re.compile(r"<([A-Za-z]+)_(\d+)>")
-_LEVEL = re.compile(r"c\d+")
+_TOKEN = re.compile(r"<([A-Za-z]+)_([0-9]{1,10})>")
+_LEVEL = re.compile(r"c[0-9]{1,6}")
 _TENSOR = "codes"
 
 
@@ -270,7 +272,7 @@ def methods_in(path: str | os.PathLike[str]) -> list[str]:
     if path.suffix != ".parquet":
         return []
     table = _parquet(path)
-    return table["method"].unique(maintain_order=True).to_list() if "method" in table.columns else []
+    return _methods_of(path, table) if "method" in table.columns else []
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -349,7 +351,7 @@ def _from_index(path: Path, content: Any) -> _Found:
 def _pattern_of(text: Any) -> re.Pattern[str] | None:
     """What all items must look like, by the first: its letters in their order."""
     letters = [letter for letter, _ in _TOKEN.findall(text)] if isinstance(text, str) else []
-    return re.compile("".join(rf"<{letter}_(\d+)>" for letter in letters)) if letters else None
+    return re.compile("".join(rf"<{letter}_([0-9]{{1,10}})>" for letter in letters)) if letters else None
 
 
 def _not_like(pattern: re.Pattern[str] | None, key: str, value: Any, text: Any) -> str:
@@ -379,28 +381,35 @@ def _from_ccfrec(path: Path, content: Any) -> _Found:
 
 def _from_tensor(path: Path, levels: int | None) -> _Found:
     if path.suffix == ".npy":
-        try:
-            tensor = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path} is not a readable array of numbers: {' '.join(str(error).split())}") from error
+        tensor = read_npy(path)
     else:
-        arrays = load_arrays(path)
+        arrays = read_tensors(path)
         if len(arrays) != 1 and _TENSOR not in arrays:
             raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected one tensor, or one called codes")
         tensor = arrays[_TENSOR] if _TENSOR in arrays else next(iter(arrays.values()))
-    if tensor.dtype.kind == "f" and tensor.size and np.isfinite(tensor).all() and (tensor == np.floor(tensor)).all():
-        tensor = tensor.astype(np.int64)  # GRID's own tensor is one of floats before codes are told apart
+    tensor = _whole(tensor)  # GRID's own tensor is one of floats before codes are told apart
     if tensor.ndim != 2 or tensor.dtype.kind not in "iu" or not tensor.size:
         raise ValueError(f"{path} has shape {tensor.shape} and type {tensor.dtype}; expected whole numbers [L, N]")
+    wrong = tensor >= 2**31
+    if wrong.any():
+        raise ValueError(f"{path} has the code {tensor[wrong][0]}; expected whole numbers from 0")
     upright = tensor.shape[0] > tensor.shape[1] if levels is None else tensor.shape[0] != levels
     codes = tensor if upright else tensor.T  # as GRID keeps it, or as it is before GRID turns it
     return _Found(codes, list(range(len(codes))), True)
 
 
+def _methods_of(path: Path, table: Any) -> list[str]:
+    known = table["method"].unique(maintain_order=True).to_list()
+    if not all(isinstance(name, str) and name for name in known):
+        wrong = next(name for name in known if not isinstance(name, str) or not name)
+        raise ValueError(f"{path} has {wrong!r} in the column method; expected the name of one in every row")
+    return list(known)
+
+
 def _from_table(path: Path, method: str | None) -> _Found:
     table = _parquet(path)
     if "method" in table.columns:
-        known = table["method"].unique(maintain_order=True).to_list()
+        known = _methods_of(path, table)
         if method is None and len(known) != 1:
             raise ValueError(f"{path} holds the codes of {len(known)} methods; choose one of {', '.join(known)}")
         if method is not None and method not in known:
@@ -421,10 +430,25 @@ def _from_table(path: Path, method: str | None) -> _Found:
     keys = table[id_column].to_list()
     if not levels:
         return _Found(_matrix(path, table[lists[0]].to_list(), keys), keys, False)
-    codes = table.select(levels).to_numpy()
+    kinds = [str(table.schema[name]) for name in levels if not table.schema[name].is_numeric()]
+    if kinds:
+        raise ValueError(f"{path} has codes of the type {kinds[0]}; expected whole numbers from 0 in every row")
+    empty = {name: table[name].null_count() for name in levels if table[name].null_count()}
+    if empty:
+        name, count = next(iter(empty.items()))
+        raise ValueError(f"{path} has {count} of {len(table)} rows without a code in {name}; expected one in every row")
+    codes = np.stack([_whole(table[name].to_numpy()) for name in levels], axis=1)
     if codes.dtype.kind not in "iu" or int(codes.min()) < 0 or int(codes.max()) >= 2**31:
-        raise ValueError(f"{path} has codes of the type {codes.dtype}; expected whole numbers from 0 in every row")
+        wrong = next(value for value in codes.ravel().tolist() if not _is_code(value))
+        raise ValueError(f"{path} has the code {_short(wrong)}; expected whole numbers from 0 in every row")
     return _Found(codes, keys, False)
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Floats that are all whole numbers as integers, as pandas and PyTorch write codes now and then; else as given."""
+    if values.dtype.kind != "f" or not np.isfinite(values).all() or (values != np.floor(values)).any():
+        return values
+    return values.astype(np.int64) if np.abs(values).max(initial=0) < 2**62 else values
 
 
 def _described(
@@ -436,6 +460,7 @@ def _described(
 ) -> ItemCodes:
     """The codes with sizes and ids: rows in the order of ``item_ids``, where these are given."""
     levels = found.codes.shape[1]
+    _check_keys(path, found.keys.tolist() if isinstance(found.keys, np.ndarray) else found.keys)
     if item_ids is not None:
         item_ids = item_ids.to_list() if hasattr(item_ids, "to_list") else np.asarray(item_ids).tolist()
     if sizes is None:
@@ -450,12 +475,29 @@ def _described(
             return ItemCodes(found.codes, sizes, keys, blocks).align(item_ids)
         if found.numbered and len(item_ids) == len(keys):
             return ItemCodes(found.codes, sizes, item_ids, blocks)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
     raise ValueError(
         f"{path} has codes of {len(keys)} items such as {keys[0]!r} but the data has {len(item_ids)} items such as "
         f"{item_ids[0]!r}: they do not belong together"
     )
+
+
+def _check_keys(path: Path, keys: Sequence[Any]) -> None:
+    """Refuse ids that are no plain text or whole numbers, each at most once; a sentence names the first."""
+    kinds = set(map(type, keys))
+    if kinds not in ({str}, {int}):
+        wrong = next((key for key in keys if type(key) not in (str, int)), keys[0])
+        raise ValueError(f"{path} has the item id {_short(wrong)}; expected all text or all whole numbers")
+    if kinds == {int}:
+        wrong = next((key for key in (min(keys), max(keys)) if not -(2**63) <= key < 2**63), None)
+        if wrong is not None:
+            raise ValueError(f"{path} has the item id {wrong}; expected whole numbers below 2^63, or text")
+        return
+    joined = "".join(keys)
+    if "\0" in joined or (not joined.isascii() and joined.encode(errors="replace").decode() != joined):
+        wrong = next(key for key in keys if "\0" in key or key.encode(errors="replace").decode() != key)
+        raise ValueError(f"{path} has the item id {_short(wrong)}, which is no text that every file can hold")
 
 
 def _matrix(path: Path, rows: list[Any], keys: Sequence[Any]) -> np.ndarray:
@@ -468,8 +510,9 @@ def _matrix(path: Path, rows: list[Any], keys: Sequence[Any]) -> np.ndarray:
                 raise ValueError(f"{path}: item {key!r} has {_short(row)}; expected its codes, such as [12, 7]")
             if len(row) != len(rows[0]):
                 raise ValueError(f"{path}: item {key!r} has {len(row)} codes but the first item has {len(rows[0])}")
+    kinds = set(map(type, chain.from_iterable(rows)))
     try:
-        codes = np.asarray(rows)
+        codes = _whole(np.asarray(rows)) if kinds <= {int, float} else np.empty((0, 0), dtype=object)
     except (ValueError, OverflowError):
         codes = np.empty((0, 0), dtype=object)
     if codes.ndim != 2 or codes.dtype.kind not in "iu" or int(codes.min()) < 0 or int(codes.max()) >= 2**31:
@@ -479,7 +522,8 @@ def _matrix(path: Path, rows: list[Any], keys: Sequence[Any]) -> np.ndarray:
 
 
 def _is_code(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return whole and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _integers(keys: Sequence[Any]) -> list[int] | None:
@@ -523,13 +567,14 @@ def _check_readable(path: Path) -> None:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+        text = path.read_text(encoding="utf-8-sig")  # with the mark that Windows puts before a text, or without
+        return json.loads(text, object_pairs_hook=_without_repetition)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is none of the formats {', '.join(FORMATS)}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
     except KeyError as error:
-        raise ValueError(f"{path} has the item {error.args[0]!r} more than once") from error
+        raise ValueError(f"{path} has the item {_short(error.args[0])} more than once") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits raise a plain ValueError
+        raise ValueError(f"{path} is not valid JSON: {_short(str(error))[1:-1]}") from error
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -549,8 +594,10 @@ def _parquet(path: Path) -> Any:
     _check_readable(path)
     try:
         return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet table: {' '.join(str(error).split())}") from error
+    except BaseException as error:  # polars panics on some damaged pages, which Exception does not catch
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise ValueError(f"{path} is not a readable Parquet table: {_short(' '.join(str(error).split()))}") from error
 
 
 def _read_notes(path: Path) -> dict[str, Any] | None:
@@ -563,4 +610,15 @@ def _read_notes(path: Path) -> dict[str, Any] | None:
     missing = {"sizes", "blocks", "item_ids", "hash"} - content.keys()
     if missing:
         raise ValueError(f"{notes} has no {', '.join(sorted(missing))}; delete it to read {path.name} on its own")
+    bounds = list(content["blocks"].values()) if isinstance(content["blocks"], dict) else [None]
+    if (
+        not isinstance(content["item_ids"], list)
+        or not _whole_numbers(content["sizes"])
+        or not all(_whole_numbers(part) and len(part or ()) == 2 for part in bounds)
+    ):
+        raise ValueError(f"{notes} is damaged: sizes, blocks or item_ids; delete it to read {path.name} on its own")
     return content
+
+
+def _whole_numbers(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) is int for value in values)

@@ -247,10 +247,10 @@ def export_language_model(
         config = AutoConfig.from_pretrained(name, revision=revision)
         kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = kind.from_pretrained(name, revision=revision, dtype="auto")
-    except (OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise OSError(f"the language model {name} cannot be read: {first}") from error
+        model = kind.from_pretrained(name, revision=revision, dtype="auto", use_safetensors=True)
+    except Exception as error:  # safetensors, tokenizers and torch each raise errors of their own on damaged files
+        first = str(error).strip().partition("\n")[0][:300]
+        raise OSError(f"the language model {name} cannot be read: {first or type(error).__name__}") from error
     numbers = np.concatenate(add_code_tokens(model, tokenizer, codes.sizes, words, seed))
     with new_folder(folder, _is_export) as made:
         model.save_pretrained(made)

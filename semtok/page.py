@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as _as_html
 from typing import Any
 
 import numpy as np
 
 from semtok.codes import ItemCodes
 from semtok.quality import closeness
-from semtok.report import MEASURES, numbers, project, shape_of
+from semtok.report import MEASURES, numbers, printable, project, shape_of
 from semtok.subjects import Subject
 
 __all__ = ["comparison_page", "nearest_by_codes", "prefix_tree"]
@@ -163,6 +163,11 @@ def comparison_page(
     )
 
 
+def escape(text: Any) -> str:
+    """Text from data as HTML: no tag, no control character, nothing that turns the writing of what follows around."""
+    return _as_html(printable(text))
+
+
 class _Names:
     """What items are called, as safe HTML."""
 
@@ -172,9 +177,9 @@ class _Names:
     def __call__(self, item: Any) -> str:
         text = self.titles.get(item)
         if text is None:
-            return f"item {escape(str(item))}"
+            return f"item <bdi>{escape(item)}</bdi>"
         short = text if len(text) <= _TITLE_LENGTH else text[: _TITLE_LENGTH - 1].rstrip() + "…"
-        return escape(short)
+        return f"<bdi>{escape(short)}</bdi>"  # a title in Arabic or Hebrew turns around alone
 
 
 # --------------------------------------------------------------------------------------- sections

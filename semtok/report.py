@@ -12,6 +12,7 @@ import math
 import operator
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "numbers",
     "print_comparison",
     "print_report",
+    "printable",
     "project",
 ]
 
@@ -363,6 +365,22 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def printable(text: Any) -> str:
+    """Text from data on one line, what does not print (control characters, directions of writing) spelled out."""
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(
+        letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii")
+        for letter in line
+    )
+
+
+def _drawn(text: Any) -> str:
+    """Text from data in a figure, where matplotlib would take what stands between two $ for a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def project(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Project vectors to the plane by t-SNE: float32 [n, 2]; up to three vectors lie on a line.
 
@@ -424,7 +442,9 @@ def figures(
     paths = []
     for name, figure in drawn.items():
         path = folder / f"{name}.png"
-        write_file(path, functools.partial(figure.savefig, format="png", dpi=150))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # drawn as a box
+            write_file(path, functools.partial(figure.savefig, format="png", dpi=150))
         paths.append(path)
     return paths
 
@@ -444,7 +464,9 @@ def _level_names(report: Mapping[str, Any]) -> list[str]:
     names, last = [], None
     for row in report["levels"]:
         several = len({other["block"] for other in report["levels"]}) > 1
-        names.append(f"{row['level']}\n{row['block']}" if several and row["block"] != last else str(row["level"]))
+        names.append(
+            f"{row['level']}\n{_drawn(row['block'])}" if several and row["block"] != last else str(row["level"])
+        )
         last = row["block"]
     return names
 
@@ -522,7 +544,7 @@ def _projection(codes: ItemCodes, vectors: np.ndarray, seed: int) -> Any:
         if len(chosen):
             axes.scatter(*chosen.T, s=13, color=colour, linewidths=0, label=str(code))
     name = next(iter(codes.blocks))
-    view = f" of view {name}" if len(codes.blocks) > 1 else ""
+    view = f" of view {_drawn(name)}" if len(codes.blocks) > 1 else ""
     axes.set_title(f"Item vectors{view} (t-SNE of {len(rows):,}), by first code")
     figure.legend(
         loc="outside lower center", ncols=9, frameon=False, handletextpad=0.1, columnspacing=1.0, markerscale=2

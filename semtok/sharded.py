@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from recbase.checkpoints import sha256_of, tensor_bytes, write_file
+from semtok.vector_files import float8_values
 
 __all__ = [
     "ShardedArray",
@@ -32,7 +33,7 @@ IDS = "item_id"
 _MISSING = ".missing"
 _ORDER = "views"  # entry of a shard's metadata: safetensors itself keeps no order
 _SHARD = re.compile(r"^part-(\d+)\.(safetensors|parquet)$")
-_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
+_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2", "F8_E4M3": "|u1", "F8_E5M2": "|u1"}
 _OTHERS = {"I64": "<i8", "I32": "<i4", "BOOL": "|b1", "U8": "|u1"}
 
 
@@ -97,6 +98,8 @@ def _mapped(path: Path, tensor: _Tensor) -> np.ndarray:
 def _floats(values: np.ndarray, kind: str) -> np.ndarray:
     if kind == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
+    if kind.startswith("F8"):
+        return float8_values(kind)[values]
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
 

@@ -20,12 +20,14 @@ import numpy as np
 
 from recbase.checkpoints import consistent, open_folder
 from semtok.codes import KIND, MANIFEST, ItemCodes
-from semtok.embeddings import Embeddings, load_embeddings, load_vectors
+from semtok.embeddings import Embeddings
 from semtok.fitting import decoded_from
 from semtok.formats import methods_in, read_codes
 from semtok.layouts import Layout, laid_out_as, lay_out
 from semtok.quality import category_columns, code_report, collision_report
+from semtok.ready_vectors import VectorSource, open_vectors
 from semtok.sharded import is_sharded
+from semtok.vector_files import is_vector_file
 
 __all__ = ["Subject", "examine", "item_titles", "open_subjects", "vectors_at"]
 
@@ -70,21 +72,20 @@ class Subject:
     kept: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-def vectors_at(path: str | os.PathLike[str]) -> Embeddings:
-    """An embeddings folder, or a file of vectors (.npy, .safetensors) whose items are numbered from 0.
+def vectors_at(path: str | os.PathLike[str] | VectorSource, item_ids: Any = None) -> Embeddings:
+    """Vectors that lie in one piece: an embeddings folder, or a file of vectors; see `open_vectors`.
 
     Raises
     ------
     FileNotFoundError
         If there is nothing there.
     ValueError
-        If it holds no vectors.
+        If it holds no vectors, or they are in shards.
     """
-    path = Path(path)
-    if path.suffix not in {".npy", ".safetensors"}:
-        return load_embeddings(path)
-    views = load_vectors(path)
-    return Embeddings(views, {}, np.arange(len(next(iter(views.values())))))
+    found = open_vectors(path, item_ids, "the set of codes")
+    if not isinstance(found, Embeddings):
+        raise ValueError(f"{path} holds vectors in shards; a report takes an embeddings folder or one file")
+    return found
 
 
 def open_subjects(paths: Sequence[str | os.PathLike[str]], item_ids: Any = None) -> list[Subject]:
@@ -153,7 +154,7 @@ def _tell_apart(subjects: list[Subject]) -> None:
 def examine(
     paths: Sequence[str | os.PathLike[str]],
     items: Any = None,
-    embeddings: str | os.PathLike[str] | None = None,
+    embeddings: str | os.PathLike[str] | VectorSource | None = None,
     queries: int = 1000,
     seed: int = 0,
 ) -> list[Subject]:
@@ -182,7 +183,10 @@ def examine(
     """
     subjects = open_subjects(paths, None if items is None else items["item_id"])
     categories = None if items is None else category_columns(items)
-    given = None if embeddings is None else vectors_at(embeddings)
+    # A file without ids takes those of the codes; a folder says its own, which may be fewer (items appended later).
+    source = embeddings.path if isinstance(embeddings, VectorSource) else embeddings
+    named = source is not None and not is_vector_file(source)
+    given = None if embeddings is None else vectors_at(embeddings, None if named else subjects[0].codes.item_ids)
     cache: dict[str, Embeddings] = {}
     borrowed: tuple[str, Embeddings] | None = None
     for subject in sorted(subjects, key=lambda subject: subject.method is None):

@@ -120,6 +120,6 @@ def draw_streams(models: Mapping[str, TSSR], path: str | os.PathLike[str], items
             (slice(len(shown), None), "tab:red", "content"),
         ):
             axis.scatter(placed[part, 0], placed[part, 1], s=4, c=colour, label=label, linewidths=0)
-        axis.set(xticks=[], yticks=[], title=title)
+        axis.set(xticks=[], yticks=[], title=title.replace("$", r"\$"))
     axes[0].legend(markerscale=3, fontsize=8)
     write_file(path, partial(figure.savefig, format=Path(path).suffix[1:] or "png", dpi=140))

@@ -25,6 +25,7 @@ from recbase.options import (
     shared,
     summary_of,
 )
+from recbase.options import given as typed_names
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 
@@ -118,7 +119,9 @@ def _training_command(name: str) -> click.Command:
     wanted = {option for source in entry.inputs for option in _CONTENT_OPTIONS.get(source, ())}
     content = [option for option in options_from(_CONTENT) if option.name in wanted]
     content = [replace(option, default=usual.get(option.name, option.default)) for option in content]
-    folders = ["embeddings"] if {"text", "views", "images", "codes"} & set(entry.inputs) else []
+    folders = (
+        ["embeddings", "embeddings_ids", "in_order"] if {"text", "views", "images", "codes"} & set(entry.inputs) else []
+    )
     folders += ["codes"] if "codes" in entry.inputs else []
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
 
@@ -136,17 +139,23 @@ def _training_command(name: str) -> click.Command:
     ) -> None:
         from recbase.datasets import load_dataset
         from recbase.training import TrainConfig
+        from semtok.ready_vectors import VectorSource
         from seqrec.stages import Content, train_item_ids, train_network
 
-        need_paths("embeddings", "codes", "vectors", "base")
+        need_paths("embeddings", "embeddings_ids", "codes", "vectors", "base")
         _refuse_unread(given)
         target = out or Path("runs/seqrec") / (name if given.get("base") is None else f"{name}-item-id")
         overrides = recipe_of(MODELS[name], recipe)
         config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})
         context = click.get_current_context()
         source = context.get_parameter_source("form")
-        typed = source is not None and source.name != "DEFAULT"
-        form = given["form"] if typed else overrides.get("form", given["form"])
+        form = (
+            given["form"] if source is not None and source.name != "DEFAULT" else overrides.get("form", given["form"])
+        )
+        typed = {option.name: given[option.name] for option in content if option.name in typed_names()}
+        vectors = VectorSource.of(
+            given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False), typed
+        )
         dataset, record = load_dataset(data), {"given": data}
         if given.get("stage") == "item-id":
             if given["base"] is None:
@@ -164,7 +173,7 @@ def _training_command(name: str) -> click.Command:
                 recipe,
                 record,
                 Content(**chosen(content, overrides)) if content else None,
-                given.get("embeddings"),
+                vectors,
                 given.get("codes"),
                 resume=resume,
             )

@@ -56,26 +56,58 @@ def write_faiss(model: Any, factory: str = "Flat") -> Callable[[Path], None]:
     ImportError
         If faiss is missing, naming the extra.
     ValueError
-        If the model has no such vectors, or faiss does not know the description.
+        If the model has no such vectors, or faiss does not know the description, or such an index does not fit the
+        items.
     """
     faiss = _module("faiss")
     if not (hasattr(model, "item_vectors") and hasattr(model, "user_vectors")):
         raise ValueError(f"{type(model).__name__} has no user and item vectors to search by inner product")
     vectors = np.ascontiguousarray(model.item_vectors().detach().cpu().float().numpy())
+    if not np.isfinite(vectors).all():
+        raise ValueError("the item vectors hold NaN or infinity, so no index is made of them")
     try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
+        index = _trained(faiss, factory, vectors)
+        content = faiss.serialize_index(index).tobytes()
+    except (RuntimeError, MemoryError, OverflowError, TypeError, NotImplementedError) as error:
+        raise ValueError(_does_not_fit(factory, vectors, str(error))) from error
+    return lambda path: _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _trained(faiss: Any, factory: str, vectors: np.ndarray) -> Any:
+    """The index with all items in it, item i being number i - 1."""
+    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise RuntimeError("failed: it cannot search by inner product")
+    inner = index
+    while inner is not None:
+        if hasattr(inner, "do_polysemous_training"):
+            # Minutes of annealing for a kind of search by Hamming distance that is not used here.
+            inner.do_polysemous_training = False
+        inner = faiss.downcast_index(inner.index) if hasattr(inner, "index") else None
+    index.train(vectors)
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2):
+        index.add_with_ids(vectors, np.arange(len(vectors)))
+    else:
         index.add(vectors)
-    except RuntimeError as error:
-        # faiss says the condition, the function and the file before the reason
-        said = str(error).splitlines()[-1].rpartition("failed: ")[2]
-        raise ValueError(f"faiss cannot make an index {factory!r}: {said}") from error
-    content = faiss.serialize_index(index).tobytes()
+    return index
 
-    def write(path: Path) -> None:
-        path.write_bytes(content)
 
-    return write
+def _does_not_fit(factory: str, vectors: np.ndarray, said: str) -> str:
+    """Sentence on an index that faiss refuses: which, why where faiss says it in words, and what fits."""
+    count, width = vectors.shape
+    reason = " ".join(said.rpartition("failed: ")[2].split()) if "failed: " in said else ""
+    parts = [part for part in (2, 4, 8, 16, 32, 64) if width % part == 0]
+    quantized = f", PQ<m> with an m that divides {width} ({', '.join(map(str, parts))})" if parts else ""
+    few = "" if count >= 256 else ", with x4 behind it for fewer than 256 items"
+    return (
+        f"faiss cannot make the index {factory!r} of {count:,} vectors of {width} numbers"
+        f"{f' ({reason[:150]})' if reason else ''}; what fits: Flat, HNSW32, IVF<n>,Flat with n of at most {count:,}"
+        f"{quantized}{few}"
+    )
 
 
 class FaissItems:
@@ -85,10 +117,22 @@ class FaissItems:
     ----------
     path : Path
         File written by :func:`write_faiss`.
+
+    Raises
+    ------
+    ImportError
+        If faiss is missing, naming the extra.
+    ValueError
+        If the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        self.index = _module("faiss").read_index(str(path))
+        faiss = _module("faiss")
+        try:
+            self.index = faiss.read_index(str(path))
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError(f"{path} is not a readable faiss index: truncated or damaged") from error
+        self.path = path
         self.n_items = int(self.index.ntotal)
 
     @torch.no_grad()
@@ -103,10 +147,19 @@ class FaissItems:
         k : int
         mask_seen : bool
             Leave out the items of the history.
+
+        Raises
+        ------
+        ValueError
+            If the index is of vectors of another width than the model's.
         """
         items, lengths = (torch.from_numpy(part) for part in histories.padded(slice(None), model.scorer().max_len))
         device = next(model.parameters()).device
         vectors = model.eval().user_vectors(items.to(device), lengths.to(device)).float().cpu().numpy()
+        if vectors.shape[1] != self.index.d:
+            raise ValueError(
+                f"{self.path} is an index of vectors of {self.index.d} numbers but the model's have {vectors.shape[1]}"
+            )
         wanted = k + (int(histories.lengths.max(initial=0)) if mask_seen else 0)
         scores, rows = self.index.search(np.ascontiguousarray(vectors), min(wanted, self.n_items))
         found, values = np.full((len(rows), k), -1, dtype=np.int64), np.full((len(rows), k), -np.inf, dtype=np.float32)
@@ -175,7 +228,7 @@ def write_onnx(model: Any) -> Callable[[Path], None]:
                 output_names=["scores"],
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError as error:
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(f"{type(model).__name__} computes something that ONNX cannot express") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
@@ -190,12 +243,28 @@ class OnnxScorer:
     ----------
     path : Path
         File written by :func:`write_onnx`.
+
+    Raises
+    ------
+    ImportError
+        If ONNX Runtime is missing, naming the extra.
+    ValueError
+        If the file is damaged, or is another ONNX model.
     """
 
     def __init__(self, path: Path) -> None:
-        self.session = _module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        runtime = _module("onnxruntime")
+        settings = runtime.SessionOptions()
+        settings.log_severity_level = 4  # its log would say on stderr what the error says
+        try:
+            self.session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no parent
+            raise ValueError(f"{path} is not a readable ONNX model: truncated or damaged") from error
         facts = self.session.get_modelmeta().custom_metadata_map
-        self.n_items, self.max_len = int(facts["n_items"]), int(facts["max_len"])
+        try:
+            self.n_items, self.max_len = int(facts["n_items"]), int(facts["max_len"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is no scorer of ours: it does not say its n_items and max_len") from error
         self.fixed = isinstance(self.session.get_inputs()[0].shape[1], int)
 
     def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:

@@ -129,7 +129,8 @@ def draw_neighbours(report: NeighbourReport, path: str | os.PathLike[str], seed:
                 axis.scatter(placed[mask, 0], placed[mask, 1], s=4, c=colour, label=label, linewidths=0)
             axis.set(xticks=[], yticks=[])
             title = str(report.rows[row]["title"] or report.rows[row]["item_id"])
-            axis.set_title(f"{space}: {title[:28]}", fontsize=8)
+            shown = title[:28].replace("$", r"\$")  # else a formula between two prices
+            axis.set_title(f"{space}: {shown}", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, markerscale=3, fontsize=8)
     write_file(path, partial(figure.savefig, format=Path(path).suffix[1:] or "png", dpi=140))

@@ -58,9 +58,16 @@ def recommend_ids(
     histories, count = Histories.from_lists([known]), min(k, len(run.items))
     if engine == "faiss":
         index = FaissItems(run.folder.file(FAISS_FILE))
+        _check_count(run, FAISS_FILE, index.n_items)
         return answer_rows(run, index.topk(run.model, histories, count, mask_seen=not keep_seen)), unknown
     scorer = OnnxScorer(run.folder.file(ONNX_FILE)) if engine == "onnx" else run.model.scorer()
+    _check_count(run, ONNX_FILE if engine == "onnx" else "model", scorer.n_items)
     return answer_rows(run, topk(scorer, histories, count, mask_seen=not keep_seen)), unknown
+
+
+def _check_count(run: Run, file: str, count: int) -> None:
+    if count != len(run.items):
+        raise ValueError(f"{file} in {run.folder.path} is of {count} items but the run has {len(run.items)}")
 
 
 def known_items(run: Run, history: Sequence[str | int]) -> tuple[list[int], list[str]]:
@@ -122,8 +129,8 @@ def export_run(
     Raises
     ------
     ValueError
-        If the model has no item vectors (popularity and other counts), or cannot be written as was asked, or ``out``
-        holds a trained run or anything else that is no export.
+        If the model has no item vectors (popularity and other counts); or ``out`` holds a trained run or anything else
+        that is no export; or, after the rest was written, if the index or the scorer that was asked for could not be.
     ImportError
         If an engine that was asked for is not installed.
     """
@@ -136,7 +143,7 @@ def export_run(
     if hasattr(model, "tabulated"):
         name, model = "ccfrec-tabulated", model.tabulated()
     files: dict[str, FileContent] = {}
-    notes = []
+    notes, refused = [], ""
     for file, asked, write in (
         (FAISS_FILE, faiss, lambda: write_faiss(model, factory)),
         (ONNX_FILE, onnx, lambda: write_onnx(model)),
@@ -146,11 +153,14 @@ def export_run(
         try:
             files[file] = write()
         except (ImportError, ValueError) as error:
-            if asked:
+            if asked and isinstance(error, ImportError):
                 raise
             notes.append(f"no {file}: {error}")
+            refused = refused or (notes[-1] if asked else "")
     kept = {key: run.manifest[key] for key in ("data", "split", "recipe", "form") if key in run.manifest}
     with folder_lock(out, "exporting a run"):
         _check_export(out)
         written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]}, files)
+    if refused:
+        raise ValueError(f"{refused}; the rest of the export is in {out}")
     return sorted(written), notes

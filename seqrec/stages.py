@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from recbase.datasets import Dataset
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
+    from semtok.ready_vectors import VectorSource
     from seqrec.training import train_counted, train_item_ids, train_network
 
 __all__ = [
@@ -171,7 +172,7 @@ def item_embeddings(
     dataset: Dataset,
     content: Content,
     root: Path,
-    folder: Path | None = None,
+    folder: Path | VectorSource | None = None,
     quiet: bool = False,
     images: bool = False,
 ) -> Embeddings:
@@ -180,20 +181,21 @@ def item_embeddings(
     Raises
     ------
     ValueError
-        If ``folder`` belongs to other items.
+        If ``folder`` (or file; see `semtok.ready_vectors.open_vectors`) belongs to other items.
     """
-    import click
-
-    from semtok.embeddings import embeddings_for, load_embeddings
+    from recbase.console import say
+    from semtok.embeddings import Embeddings, embeddings_for
+    from semtok.ready_vectors import open_vectors
 
     def said(found: Embeddings) -> Embeddings:
         if not quiet:
-            click.echo(f"Content: {found.described()}", err=True)
+            say(f"Content: {found.described()}", err=True)
         return found
 
     if folder is not None:
-        embeddings = load_embeddings(folder)
-        _check_items(dataset, embeddings.item_ids, f"the embeddings in {folder}")
+        embeddings = open_vectors(folder, dataset.item_ids, f"the data set {dataset.name}")
+        if not isinstance(embeddings, Embeddings):
+            raise ValueError(f"{folder} holds vectors in shards; a model takes an embeddings folder or one file")
         return said(embeddings)
     views = list(content.views or dataset.views)
     settings: dict[str, Any] = {"pca": content.pca, "whiten": content.whiten, "quiet": quiet}
@@ -332,7 +334,7 @@ def item_content(
     dataset: Dataset,
     content: Content,
     root: Path,
-    embeddings: Path | None = None,
+    embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
     seed: int = 0,
     quiet: bool = False,

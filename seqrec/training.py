@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from recbase.splits import Split
     from recbase.training import TrainConfig, TrainResult
     from semtok.codes import ItemCodes
+    from semtok.ready_vectors import VectorSource
 
 __all__ = ["train_counted", "train_item_ids", "train_network"]
 
@@ -47,7 +48,7 @@ def train_network(
     recipe: str | None,
     record: dict[str, Any],
     content: Content | None = None,
-    embeddings: Path | None = None,
+    embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
     root: Path | None = None,
     resume: bool = False,

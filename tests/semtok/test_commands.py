@@ -1,5 +1,6 @@
 """The command line: every stage from a folder of its own, one object under --json, one sentence on failure."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from semtok.codes import load_codes
 from semtok.commands import main
 from semtok.uniqueness import POLICIES
 
@@ -221,3 +223,30 @@ def test_root_command_joins_the_groups(arguments):
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     expected = {"--help": "seqrec", "semtok": "--codebook-size", "genrec": "tiger"}[arguments[0]]
     assert expected in result.stdout
+
+
+def test_new_items_are_not_encoded_by_other_embeddings_than_those_of_the_fit(tmp_path: Path) -> None:
+    pairs = itertools.product("abcdef", "uvwxyz")
+    table = [f"{number:04d},{word} {other} shoe" for number, (word, other) in enumerate(pairs)]
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "\n".join(table) + "\n")
+    events = [f"u{user},{item:04d},{item}" for user in range(12) for item in range(36)]
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(events) + "\n")
+    data, made, codes = (str(tmp_path / name) for name in ("data", "made", "codes"))
+    files = [str(tmp_path / "events.csv"), "--items", str(tmp_path / "items.csv")]
+    prepared = ["prepare", *files, "--out", data, "--quiet"]
+    embedded = ["embed", "--data", data, "--out", made, "--quiet"]
+    fitted = ["fit", "--method", "rq", "--codebook-size", "4", "--levels", "2", "--embeddings", made, "--data", data]
+    for command in (prepared, embedded, [*fitted, "--out", codes, "--quiet"]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    encode = ["encode", codes, "--items", str(tmp_path / "items.csv"), "--out", str(tmp_path / "again.csv"), "--quiet"]
+    done = CliRunner().invoke(main, encode)
+    assert done.exit_code == 0, done.output
+    again = pl.read_csv(tmp_path / "again.csv", infer_schema=False)
+    assert again["item_id"].to_list() == [row[:4] for row in table]
+    same = again.select("c0", "c1").cast(pl.Int64).to_numpy() == load_codes(codes).codes
+    assert same.all()
+    assert CliRunner().invoke(main, [*embedded, "--pca", "3"]).exit_code == 0
+    done = CliRunner().invoke(main, encode)
+    assert done.exit_code == 1
+    assert "was fitted on other embeddings than those that are in" in done.output

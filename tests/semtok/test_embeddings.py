@@ -325,6 +325,90 @@ def test_minilm_knows_what_words_mean():
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2] + 0.2
 
 
+@pytest.mark.parametrize("encoder", ["tfidf", "array"])
+def test_few_items_and_equal_texts_are_right_or_one_sentence(tmp_path, encoder):
+    one = Data(pl.DataFrame({"item_id": ["a"], "title": ["red shoe"]}), ["title"])
+    with (
+        pytest.warns(UserWarning, match="dropped"),
+        pytest.raises(ValueError, match="no view of data set 'toy' is left"),
+    ):
+        embed_dataset(one)
+    two = Data(pl.DataFrame({"item_id": ["a", "b"], "title": ["red shoe", "blue hat"]}), ["title"])
+    np.save(tmp_path / "v.npy", np.eye(2))
+    made = embed_dataset(two, "tfidf" if encoder == "tfidf" else str(tmp_path / "v.npy"))
+    found = next(iter(made.views.values()))
+    assert found.shape == (2, 128)
+    assert np.isfinite(found).all()
+    assert (found[0] != found[1]).any()
+
+
+def test_broken_rows_are_counted_and_named(data, tmp_path):
+    vectors = np.ones((60, 2))
+    vectors[[3, 5, 8, 13], 1] = [np.nan, np.inf, -np.inf, 1e300]
+    with pytest.raises(ValueError, match=r"NaN or infinity in rows 3, 5, 8 \.\.\. \(4 of 60 rows\)"):
+        Embeddings({"v": vectors}, {}, np.arange(60))
+    for ids, words in (([1.5, 2], "holds 1.5"), ([None, 1], "holds None"), ([2**63, 1], "below 2\\^63")):
+        with pytest.raises(ValueError, match=words):
+            Embeddings({"v": np.ones((2, 2))}, {}, np.array(ids, dtype=object))
+
+
+def test_items_without_text_or_known_words_are_counted(data):
+    with pytest.warns(UserWarning, match="of 60 items, some have no text: 9 in 'brand'"):
+        made = embed_dataset(data, pca=4)
+    new = {"title": ["red shoe", "", "zebra"], "brand": ["maker 1", None, "maker 2"]}
+    with (
+        pytest.warns(UserWarning, match="of 3 new items, some have no text: 1 in 'title', 1 in 'brand'"),
+        pytest.warns(UserWarning, match="view 'title': 1 of 3 new items have no word that any item had"),
+    ):
+        made.transform_new(new)
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_named(data, image_model, tmp_path):
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        Image.fromarray(draw.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    whole = (tmp_path / "7.png").read_bytes()
+    (tmp_path / "7.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "9.png").write_text("no picture")
+    (tmp_path / "11.png").unlink()
+    data.items = data.items.with_columns(image_path=pl.Series([f"{number}.png" for number in range(60)]))
+    with pytest.warns(UserWarning, match=r"3 of 60 items have a picture that cannot be read .*7\.png cannot be read"):
+        made = embed_dataset(data, views=["image"], image_encoder=image_model, image_root=str(tmp_path), pca=4)
+    assert np.flatnonzero(made.missing["image"]).tolist() == [7, 9, 11]
+    assert (made.views["image"][7] == made.views["image"][9]).all()
+
+
+def test_a_model_that_was_changed_is_not_taken_for_the_one_of_before(data, text_model, tmp_path):
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(text_model, tmp_path / "model")
+    made = embed_dataset(data, str(tmp_path / "model"), views=["title"], pca=4, out=tmp_path / "e")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: value + torch.ones_like(value) for name, value in weights.items()},
+              tmp_path / "model" / "model.safetensors", {"format": "pt"})  # fmt: skip
+    with pytest.raises(ValueError, match="is not the one that the vectors were made with: it was changed since"):
+        made.transform_new({"title": ["red hat"]})
+    again = embed_dataset(data, str(tmp_path / "model"), views=["title"], pca=4, out=tmp_path / "e")
+    assert again.hash != made.hash
+
+
+def test_composed_and_decomposed_texts_have_one_vector():
+    import unicodedata
+
+    from semtok.encoders import Tfidf
+
+    texts = ["crème brûlée", "café noir", "ガラス 瓶", "ＡＢＣ 12", "noir abc"]
+    fitted = Tfidf.fit(texts, 4, 0)
+    turned = [unicodedata.normalize("NFD", text) for text in texts]
+    assert (fitted.encode(texts) == fitted.encode(turned)).all()
+    assert fitted.encode(texts).any(1).all()
+
+
 def test_of_two_that_want_the_same_embeddings_one_makes_them(data, tmp_path, monkeypatch):
     real, fitted, found = module.Tfidf.fit, [], []
 

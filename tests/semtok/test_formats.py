@@ -1,6 +1,7 @@
 """Codes in the files of other projects: what is written comes back whole, anything else is refused."""
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -142,7 +143,7 @@ BAD = {
     "a row without codes": ("x.json", [[], [1], []], r"item 2 has \[\]; expected its codes"),
     "a pickle": ("x.pt", b"whatever", "is a pickle, and nothing is unpickled here"),
     "a pickle by another name": ("x.json", b"\x80\x04K\x01.", "is a pickle"),
-    "objects": ("x.npy", np.array([[1, None]], dtype=object), "is not a readable array of numbers"),
+    "objects": ("x.npy", np.array([[1, None]], dtype=object), "is not a readable .npy file of numbers"),
     "a vector": ("x.npy", np.arange(4), r"has shape \(4,\) and type int64; expected whole numbers \[L, N\]"),
     "vectors": ("x.npy", np.full((2, 3), 0.5), "has shape .* and type float64; expected whole numbers"),
     "below zero in a tensor": ("x.npy", np.full((2, 3), -1), r"codes\[0, 0\] is -1"),
@@ -175,7 +176,7 @@ def test_archive_of_torch_is_refused_by_its_content(tmp_path: Path) -> None:
         ({"item_id": [1], "c0": [1], "c2": [1]}, "has the levels c0, c2; expected c0, c1, ... without a gap"),
         ({"item_id": [1], "title": ["x"]}, "expected item_id and c0, c1, ... or one column of lists"),
         ({"item_id": [1, 1], "c0": [1, 2]}, "1 ids more than once"),
-        ({"item_id": [1, 2], "c0": [1, None]}, "has codes of the type float64; expected whole numbers"),
+        ({"item_id": [1, 2], "c0": [1, None]}, "has 1 of 2 rows without a code in c0; expected one in every row"),
         ({"item_id": [1, 2], "c0": [1, -4]}, "expected whole numbers from 0"),
         ({"item_id": [1, 2], "codes": [[1], [1, 2]]}, "item 2 has 2 codes but the first item has 1"),
     ],
@@ -264,3 +265,114 @@ def test_faiss_index_finds_the_nearest_decoded_vectors(tmp_path: Path, metric: s
         write_faiss(vectors[:3], some_codes(), tmp_path / "y.faiss")
     with pytest.raises(ValueError, match="metric='dot' is not one of cosine, l2"):
         write_faiss(vectors, some_codes(), tmp_path / "y.faiss", "dot")
+
+
+def _sentence(path: Path) -> str:
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        read_codes(path)
+    _check_sentence(str(caught.value), path)
+    return str(caught.value)
+
+
+def _check_sentence(text: str, path: Path) -> None:
+    assert str(path) in text
+    assert "\n" not in text
+    assert len(text) < len(str(path)) * 2 + 400
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "x.index.json").write_text(
+        mark + '{"0": ["<a_3>", "<b_1>"], "1": ["<a_0>", "<b_2>"]}', encoding="utf-8"
+    )
+    assert read_codes(tmp_path / "x.index.json").codes.tolist() == [[3, 1], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": [1, true]}', "item 'a' has \\[1, True\\]; expected whole numbers from 0"),
+        ('{"a": [1, NaN]}', "item 'a' has \\[1, nan\\]"),
+        ('{"a": [1, -1]}', "item 'a' has \\[1, -1\\]"),
+        ('{"a": [1, 2.5]}', "item 'a' has \\[1, 2.5\\]"),
+        ('{"a": [' + "9" * 5000 + "]}", "is not valid JSON"),
+        ('{"a": ["<a_' + "9" * 5000 + '>"]}', "expected tokens such as"),
+        ('{"a": ["<a_\u0661>"]}', "expected tokens such as"),
+        ('{"a\\u0000": [1]}', "which is no text that every file can hold"),
+        ('{"\\ud800": [1]}', "which is no text that every file can hold"),
+        ('{"a": [1], "a": [2]}', "has the item 'a' more than once"),
+    ],
+)
+def test_codes_that_are_none_are_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    _sentence(tmp_path / "x.json")
+    with pytest.raises(ValueError, match=words):
+        read_codes(tmp_path / "x.json")
+
+
+def test_whole_floats_are_codes_in_every_format(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": [1.0, 2], "b": [3, 4.0]}')
+    assert read_codes(tmp_path / "x.json").codes.tolist() == [[1, 2], [3, 4]]
+    pl.DataFrame({"item_id": ["a", "b"], "c0": [1.0, 3.0]}).write_parquet(tmp_path / "x.parquet")
+    assert read_codes(tmp_path / "x.parquet").codes.tolist() == [[1], [3]]
+    np.save(tmp_path / "x.npy", np.array([[1.0, 2.0, 3.0]]))
+    assert read_codes(tmp_path / "x.npy").codes.tolist() == [[1], [2], [3]]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"item_id": pl.Series([2**63, 1], dtype=pl.UInt64), "c0": [1, 2]},
+        {"item_id": [1.5, 2.5], "c0": [1, 2]},
+        {"item_id": [{"a": 1}, {"a": 2}], "c0": [1, 2]},
+        {"item_id": ["a", "b"], "c0": ["1", "2"]},
+        {"item_id": ["a", "b"], "c0": pl.Series([2**63, 1], dtype=pl.UInt64)},
+        {"method": ["pq", None], "item_id": ["a", "b"], "c0": [1, 2]},
+        {"item_id": ["a", None], "c0": [1, 2]},
+    ],
+)
+def test_tables_of_strange_types_are_one_sentence(tmp_path: Path, columns: dict) -> None:
+    pl.DataFrame(columns).write_parquet(tmp_path / "x.parquet")
+    _sentence(tmp_path / "x.parquet")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**33) | st.floats() | st.sampled_from(["<a_1>", "<b_2>", "x", "7"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["0", "1", "07", "é"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_json_is_codes_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
+    path = tmp_path_factory.mktemp("json") / "x.json"
+    path.write_text(json.dumps(content))
+    try:
+        found = read_codes(path)
+    except ValueError as error:
+        _check_sentence(str(error), path)
+        return
+    rows = list(content.values()) if isinstance(content, dict) else content[1:]
+    if not isinstance(content, dict) or not isinstance(rows[0], str | list) or not isinstance(rows[0][0], str):
+        assert found.codes.tolist() == [list(map(int, row)) for row in rows]
+    assert len(found) == len(rows)
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.npy", "x.safetensors", "x.parquet"])
+@given(place=st.integers(0, 300), put=st.binary(max_size=8), cut=st.integers(0, 30))
+def test_any_damage_is_codes_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, name: str, place: int, put: bytes, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("damage") / name
+    write_codes(some_codes(), path, {"x.json": "rpg", "x.parquet": "table"}.get(name, "grid"))
+    (path.parent / f"{name}.semtok.json").unlink()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + put + whole[place + cut :])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            assert len(read_codes(path)) < 100
+        except ValueError as error:
+            _check_sentence(str(error), path)

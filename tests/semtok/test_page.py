@@ -227,7 +227,7 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path, tmp_path: P
     with pytest.raises(ValueError, match="alone: the codes are of 60 items such as 'i0', 'i1', 'i2' but the data has"):
         examine([folder / "alone"], ITEMS.head(5))
     np.save(tmp_path / "other.npy", np.eye(60, 3))
-    with pytest.raises(ValueError, match="alone: the embeddings are of 60 items such as 0 but"):
+    with pytest.raises(ValueError, match=r"has 60 rows and does not say which items they are.*--in-order"):
         examine([folder / "alone"], embeddings=tmp_path / "other.npy")
     narrow = {"title": np.eye(60, 3, dtype=np.float32), "brand": np.eye(60, 4, dtype=np.float32)}
     Embeddings(narrow, {}, IDS).save(tmp_path / "narrow")
@@ -371,3 +371,26 @@ def test_many_levels_fit_on_the_page(tmp_path: Path) -> None:
     page = Checked(text)
     assert page.figures == 1 + 8
     assert "24 more levels not drawn" in "".join(page.text)
+
+
+def test_titles_cannot_leave_their_place_in_the_page(folder: Path) -> None:
+    bad = "<script>alert(1)</script> & \"quoted\" 'x' \u202egnp.exe\x1b[31m\x00"
+    subjects = examine([folder / "alone"])
+    titles = dict.fromkeys(subjects[0].codes.item_ids.tolist(), bad)
+    subjects[0].name = bad
+    page = comparison_page(subjects, titles, bad)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quoted&quot;" in page
+    assert not {"\u202e", "\x1b", "\x00"} & set(page)
+    assert "\\u202egnp.exe\\x1b[31m\\x00" in page
+
+
+def test_dollars_in_a_figure_are_no_formula(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
+    from semtok.quality import code_report
+    from semtok.report import figures
+
+    table = np.array([[0, 1], [1, 0], [1, 1], [0, 0]])
+    codes = ItemCodes(table, (2, 2), np.arange(4), {"$\\frac{1$": slice(0, 1), "5$ $x_": slice(1, 2)})
+    drawn = figures(code_report(codes), tmp_path, codes, np.eye(4, dtype=np.float32))
+    assert all(path.stat().st_size > 1000 for path in drawn)

@@ -59,8 +59,46 @@ def test_an_index_shorter_than_the_list_ends_with_no_item(tmp_path):
     found = FaissItems(tmp_path / "items.faiss").topk(model, Histories.from_lists([[1, 2, 3]]), ITEMS, True)
     assert found.items[0, -3:].tolist() == [-1, -1, -1]
     assert not set(found.items[0]) & {1, 2, 3}
-    with pytest.raises(ValueError, match="faiss cannot make an index 'nonsense'"):
+    with pytest.raises(ValueError, match="faiss cannot make the index 'nonsense' of"):
         write_faiss(model, "nonsense")
+
+
+@pytest.mark.parametrize("factory", ["", "PQ7", "IVF1024,Flat", "PQ8", "LSH", "PCA999,Flat", "IVF99999999999,Flat"])
+def test_an_index_that_does_not_fit_is_one_sentence_and_the_rest_stays(tmp_path, factory):
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    run = exported("sasrec", tmp_path)
+    written, notes = export_run(run, tmp_path / "out", factory=factory, onnx=False)
+    assert "model.safetensors" in written
+    assert "items.faiss" not in written
+    (note,) = notes
+    assert f"faiss cannot make the index {factory!r} of {ITEMS} vectors" in note
+    assert "what fits: Flat, HNSW32, IVF<n>,Flat with n of at most" in note
+    assert not any(trace in note for trace in ("::", ".cpp", "Error"))
+    with pytest.raises(ValueError, match="the rest of the export is in"):
+        export_run(run, tmp_path / "asked", faiss=True, factory=factory, onnx=False)
+    assert (tmp_path / "asked" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "IDMap2,Flat", "PQ2x4", "IVF2,Flat"])
+def test_an_index_with_ids_of_its_own_or_few_items_answers(tmp_path, factory):
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    model, _ = trained("sasrec")
+    write_faiss(model, factory)(tmp_path / "items.faiss")
+    found = FaissItems(tmp_path / "items.faiss").topk(model, Histories.from_lists(LISTS), 3, False)
+    if "Flat" in factory and "IVF" not in factory:
+        assert np.array_equal(found.items, topk(model.scorer(), Histories.from_lists(LISTS), 3, False).items)
+    assert found.items.min() >= 1
+    assert found.items.max() <= ITEMS
+
+
+def test_damaged_files_are_named(tmp_path):
+    for package in ("faiss", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extras faiss and onnx")
+    (tmp_path / "x").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="x is not a readable faiss index: truncated or damaged"):
+        FaissItems(tmp_path / "x")
+    with pytest.raises(ValueError, match="x is not a readable ONNX model: truncated or damaged"):
+        OnnxScorer(tmp_path / "x")
 
 
 @pytest.mark.slow  # seconds a model; the command's test exports one
