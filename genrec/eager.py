@@ -242,6 +242,11 @@ class EAGER(Generator):
         self._tries = None
         return super().load_state_dict(*given, **named)
 
+    def code_parts(self) -> list[Tensor]:
+        """Codes of behaviour and of content."""
+        table = self.code_table[1:]
+        return [table[:, : self.split], table[:, self.split :]]
+
     @property
     def streams(self) -> tuple[DistillingDecoder, DistillingDecoder]:
         """The decoders of behaviour and of content."""

@@ -106,6 +106,26 @@ class Generator(Pretrained, nn.Module):
         self._trie = None
         return super().load_state_dict(*given, **named)
 
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"code_table": (NO_CODE, np.array(self.sizes) - 1)}
+
+    def code_parts(self) -> list[Tensor]:
+        """Codes of the catalogue [N, l], a table for every tree that is searched."""
+        return [self.code_table[1:]]
+
+    def check_restored(self) -> None:
+        """Refuse codes that name no item: none at all, or with a gap before their end."""
+        for part in self.code_parts():
+            ended = part < 0
+            wrong = ended[:, 0] | (ended[:, :-1] & ~ended[:, 1:]).any(1)
+            if bool(wrong.any()):
+                row = int(wrong.nonzero()[0, 0])
+                raise ValueError(
+                    f"'code_table' gives item {row + 1} the codes {part[row].tolist()}, expected one or more codes, "
+                    f"filled up with {NO_CODE} at the end"
+                )
+
     # ------------------------------------------------------------------------------------ what a model defines
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Any:

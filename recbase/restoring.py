@@ -351,6 +351,10 @@ def _size_of(func: Any, args: Any) -> int | None:
 def load_weights(path: str | os.PathLike[str], model: Any, arrays: Mapping[str, np.ndarray], owner: str) -> None:
     """Put arrays into a module, which must be exactly its parameters and buffers, and finite.
 
+    A module may have ``index_ranges()``: the least and the largest value of its whole-number buffers, which are indices
+    into tables and would fail far from here; ``unfilled``: names of buffers that may hold NaN; and the model itself
+    ``check_restored()``, which raises ValueError where parts do not belong together.
+
     Parameters
     ----------
     path : path
@@ -367,9 +371,35 @@ def load_weights(path: str | os.PathLike[str], model: Any, arrays: Mapping[str, 
     """
     import torch
 
-    def expected(value: Any) -> Expected:
-        kind = "f" if value.is_floating_point() else "b" if value.dtype == torch.bool else "i"
-        return Expected(tuple(value.shape), kind)
+    unfilled = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "unfilled", ())
+    }
 
-    check_arrays(path, arrays, {name: expected(value) for name, value in model.state_dict().items()}, owner)
+    def expected(name: str, value: Any) -> Expected:
+        kind = "f" if value.is_floating_point() else "b" if value.dtype == torch.bool else "i"
+        return Expected(tuple(value.shape), kind, finite=name not in unfilled)
+
+    check_arrays(path, arrays, {name: expected(name, value) for name, value in model.state_dict().items()}, owner)
+    for prefix, module in model.named_modules():
+        for name, (low, high) in module.index_ranges().items() if hasattr(module, "index_ranges") else ():
+            whole = f"{prefix}.{name}" if prefix else name
+            _check_range(path, whole, arrays[whole], low, high)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    if hasattr(model, "check_restored"):
+        try:
+            model.check_restored()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _check_range(path: str | os.PathLike[str], name: str, array: np.ndarray, low: Any, high: Any) -> None:
+    wrong = (array < np.asarray(low)) | (array > np.asarray(high))
+    if wrong.any():
+        place = np.unravel_index(int(wrong.argmax()), array.shape)
+        most = int(np.broadcast_to(high, array.shape)[place])
+        raise ValueError(
+            f"{path}: {name!r} is {int(array[place])} at {[int(at) for at in place]}, expected numbers from "
+            f"{int(np.min(low))} to {most}"
+        )

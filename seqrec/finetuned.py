@@ -121,6 +121,13 @@ class FinetunedEncoder(nn.Module):
             self.register_buffer("missing", torch.ones(items + 1, dtype=torch.bool))
             self.absent = nn.Parameter(torch.zeros(dim))
 
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        if self.content != "sentences":
+            return {}
+        words = int(self.backbone.config.vocab_size)
+        return {"tokens": (0, words - 1), "token_counts": (1, self.tokens.shape[1])}
+
     def start(self) -> None:
         """Set the bottlenecks to the identity; called after the model around this has set its weights."""
         for adapter in getattr(self, "adapters", []):
