@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, Folder, load_arrays, open_folder, save_folder, sha256_of, tensor_bytes
+from recbase.checkpoints import FileContent, Folder, load_arrays, save_folder, sha256_of, tensor_bytes
+from recbase.restoring import Expected, check_arrays
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.loading import load
+from semtok.schemas import open_tokenizer
 from semtok.uniqueness import SUFFIX, costs_of, make_unique
 
 __all__ = ["ERRORS_FILE", "Appended", "append_items", "drift_report", "error_sample", "generations", "unseen_prefixes"]
@@ -114,7 +116,7 @@ def append_items(
     >>> found.codes, found.generation["generation"], found.generation["items"]
     (ItemCodes(105 items, sizes=(16, 16), blocks=['item']), 1, 5)
     """
-    opened = open_folder(folder, MANIFEST, KIND)
+    opened = open_tokenizer(folder)
     tokenizer = load(folder)
     old = ItemCodes.load(folder)
     history = _history(opened, old)
@@ -173,7 +175,7 @@ def generations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ValueError
         If it holds no codes, or they were changed since the last generation.
     """
-    return _history(open_folder(folder, MANIFEST, KIND), ItemCodes.load(folder))
+    return _history(open_tokenizer(folder), ItemCodes.load(folder))
 
 
 def error_sample(tokenizer: Any, X: Any, codes: Any, seed: int = 0) -> np.ndarray | None:
@@ -322,7 +324,10 @@ def _history(opened: Folder, codes: ItemCodes) -> list[dict[str, Any]]:
 
 def _training_errors(opened: Folder, tokenizer: Any, reference: Any) -> np.ndarray | None:
     if ERRORS_FILE in opened:
-        return load_arrays(opened.file(ERRORS_FILE))["errors"]
+        path = opened.file(ERRORS_FILE)
+        arrays = load_arrays(path)
+        check_arrays(path, arrays, {"errors": Expected((None,))}, "a tokenizer")
+        return arrays["errors"]
     if reference is None:
         return None
     return error_sample(tokenizer, reference, tokenizer.encode(reference))

@@ -141,21 +141,25 @@ def load_code_shards(folder: str | os.PathLike[str]) -> ItemCodes:
     path = folder / CODES_MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CODES_MANIFEST}, so it holds no complete set of code shards")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    tables = []
+    manifest = read_json(path)
+    check(path, manifest, CODE_SHARDS)
+    parts = []
     for number, rows in enumerate(manifest["rows"]):
         part = folder / _part(number)
         if not part.is_file():
             raise FileNotFoundError(f"{part} is named by {path} but is missing")
-        tables.append(pl.read_parquet(part))
-        if len(tables[-1]) != rows:
-            raise ValueError(f"{part} has {len(tables[-1])} rows but {path} says {rows}")
-    table = pl.concat(tables)
-    names = [f"c{level}" for level in range(len(manifest["sizes"]))]
+        parts.append(read_code_table(part, manifest | {"items": rows}))
+    if not parts:
+        raise ValueError(f"{path}: 'rows' is [], expected the rows of one shard or more")
+    kinds = {codes.item_ids.dtype.kind for codes in parts if len(codes)}
+    if len(kinds) > 1:
+        raise ValueError(f"{folder} has shards with text ids and shards with whole numbers as ids, expected one kind")
     blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
-    return ItemCodes(
-        table.select(names).to_numpy(), tuple(manifest["sizes"]), np.asarray(table["item_id"].to_list()), blocks
-    )
+    ids = np.concatenate([codes.item_ids for codes in parts if len(codes)] or [parts[0].item_ids])
+    try:
+        return ItemCodes(np.concatenate([codes.codes for codes in parts]), tuple(manifest["sizes"]), ids, blocks)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def _part(number: int) -> str:

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import open_folder
-from semtok.codes import KIND, MANIFEST, ItemCodes
+from semtok.codes import ItemCodes
 from semtok.embeddings import Embeddings, load_embeddings, load_vectors
 from semtok.fitting import decoded_from
 from semtok.formats import methods_in, read_codes
 from semtok.layouts import Layout, laid_out_as, lay_out
 from semtok.quality import category_columns, code_report, collision_report
+from semtok.schemas import open_tokenizer, read_report
 from semtok.sharded import is_sharded
 
 __all__ = ["Subject", "examine", "item_titles", "open_subjects", "vectors_at"]
@@ -128,8 +128,8 @@ def open_subjects(paths: Sequence[str | os.PathLike[str]], item_ids: Any = None)
 
 
 def _open_folder(path: Path) -> Subject:
-    opened = open_folder(path, MANIFEST, KIND)
-    kept = json.loads(opened.file("report.json").read_text(encoding="utf-8")) if "report.json" in opened else {}
+    opened = open_tokenizer(path)
+    kept = read_report(opened) if "report.json" in opened else {}
     codes = ItemCodes.load(path)
     name = path.resolve().name
     return Subject(name, str(path), codes, opened.manifest.get("method"), manifest=opened.manifest, kept=kept)

@@ -20,9 +20,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from recbase.checkpoints import FileContent, load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import FileContent, Folder, save_folder, tensor_bytes
+from recbase.restoring import build
 from semtok.clustering import INITS, PRECISIONS, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
+from semtok.schemas import CODEBOOKS_FILE, open_tokenizer, read_state
 from semtok.vectors import Rows, check_count, check_finite, checked_views
 
 __all__ = [
@@ -35,7 +37,6 @@ __all__ = [
     "power_of_two_bits",
 ]
 
-CODEBOOKS_FILE = "codebooks.safetensors"
 ENGINES = ("torch", "faiss")
 
 Self = TypeVar("Self", bound="ItemTokenizer")
@@ -211,18 +212,24 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
 
             found: Self = load(folder)
             return found
-        opened = open_folder(folder, MANIFEST, KIND)
+        opened = open_tokenizer(folder)
         if opened.manifest.get("method") != cls.method:
             raise ValueError(
                 f"{folder} holds a tokenizer of method {opened.manifest.get('method')!r}, not {cls.method!r}"
             )
         arguments = opened.manifest["arguments"]
-        made = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+        made: Self = build(opened.path / MANIFEST, cls, tuples, f"a tokenizer of method {cls.method}")
         made.n_features_in_ = int(opened.manifest["n_features"])
         made.views_ = {name: slice(*bounds) for name, bounds in opened.manifest["views"].items()}
         made.blocks_ = {name: slice(*bounds) for name, bounds in opened.manifest["blocks"].items()}
         made.sizes_ = [int(size) for size in opened.manifest["sizes"]]
-        made._restore(opened.manifest, load_arrays(opened.file(CODEBOOKS_FILE)))
+        arrays = read_state(opened)
+        try:
+            made._restore(opened.manifest, arrays)
+        except (ValueError, KeyError, TypeError) as error:  # of a third party's method, which is not checked above
+            raise ValueError(f"{opened.path} holds no whole tokenizer of method {cls.method}: {error}") from error
+        made._origin = opened
         return made
 
     def save_pretrained(
