@@ -14,22 +14,47 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMAT", "Folder", "load_arrays", "open_folder", "save_folder", "sha256_of", "tensor_bytes"]
+from recbase.files import (
+    TEMPORARY,
+    FileContent,
+    fill_file,
+    flush_file,
+    flush_folder,
+    is_abandoned,
+    new_file,
+    why_unwritten,
+    write_file,
+)
+from recbase.integrity import check_content, check_inside, checked_entries, hash_file, read_manifest, remember
+from recbase.locks import folder_lock
+from recbase.reading import consistent, note_opened
+
+__all__ = [
+    "FORMAT",
+    "FileContent",
+    "Folder",
+    "consistent",
+    "folder_lock",
+    "load_arrays",
+    "open_folder",
+    "save_folder",
+    "sha256_of",
+    "tensor_bytes",
+    "write_file",
+]
 
 FORMAT = 1
 _DIGITS = 12
-_HASHED = re.compile(rf"^.+\.[0-9a-f]{{{_DIGITS}}}(\.[A-Za-z0-9]+)?$")
-_TEMPORARY = ".writing-"
+_HASHED = re.compile(rf"^(.+)\.([0-9a-f]{{{_DIGITS}}})(\.[^.]+)?$")
 _VERSIONS = ("semtok", "torch", "numpy", "polars", "transformers", "scikit-learn", "faiss-cpu", "faiss-gpu")
-
-FileContent = bytes | Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -42,11 +67,19 @@ class Folder:
         The folder.
     manifest : dict
         The parsed manifest, without the book-keeping of files.
+    files : dict
+        Of each file its name on disk (``file``), ``sha256`` and ``bytes``.
+    manifest_name : str
+        Name of the manifest.
+    state : tuple of int
+        Tells this manifest from one that replaced it.
     """
 
     path: Path
     manifest: dict[str, Any]
     files: dict[str, dict[str, Any]]
+    manifest_name: str = ""
+    state: tuple[int, ...] | None = None
 
     def __contains__(self, name: object) -> bool:
         return name in self.files
@@ -55,32 +88,36 @@ class Folder:
         return iter(self.files)
 
     def file(self, name: str, verify: bool = False) -> Path:
-        """Path of the file that the manifest calls ``name``.
+        """Path of the file that the manifest calls ``name``, whose content has the recorded size and SHA-256.
 
         Parameters
         ----------
         name : str
             Name without the hash, such as ``"model.safetensors"``.
         verify : bool, default False
-            Hash the content again; otherwise only its size is compared.
+            Hash the content also where this process has hashed this very state of the file before.
 
         Raises
         ------
         ValueError
-            If the manifest names no such file, or the file is missing, truncated or (with ``verify``) changed.
+            If the manifest names no such file, or the file is missing, damaged, or a link that leads out of the folder.
         """
         if name not in self.files:
             raise ValueError(f"{self.path} holds no {name}; it holds {', '.join(sorted(self.files)) or 'no files'}")
         entry = self.files[name]
         path = self.path / entry["file"]
-        if not path.is_file():
-            raise ValueError(f"{path} is named by the manifest of {self.path} but is missing")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise ValueError(f"{path} has {size} bytes but its manifest says {entry['bytes']}: the file is damaged")
-        if verify and _hash_file(path) != entry["sha256"]:
-            raise ValueError(f"{path} does not have the hash its manifest gives: the file is damaged")
+        check_inside(path)
+        try:
+            check_content(path, entry["bytes"], entry["sha256"], verify)
+        except FileNotFoundError:
+            if self.is_replaced():
+                raise ValueError(f"{self.path} was replaced since it was opened: open it again") from None
+            raise ValueError(f"{path} is named by the manifest of {self.path} but is missing") from None
         return path
+
+    def is_replaced(self) -> bool:
+        """True if another manifest stands in the place of the one that was read."""
+        return self.state != _state(self.path / self.manifest_name)
 
     def sha256(self, name: str) -> str:
         """SHA-256 (hex) that the manifest records for ``name``."""
@@ -117,47 +154,62 @@ def save_folder(
     ------
     OSError
         If the folder cannot be made or written (no permission, no space left), naming the path; what was there stays.
+        :class:`recbase.locks.FolderBusyError`, which is one, if another writer holds the folder for a minute.
+    ValueError
+        If a file of the manifest's name is there that is no manifest of this kind: it would be lost.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    entries: dict[str, dict[str, Any]] = {}
-    if keep and (folder / manifest_name).is_file():
-        entries.update(open_folder(folder, manifest_name, kind).files)
-    written: list[Path] = []
-    try:
-        for name, content in files.items():
-            entries[name] = _write_file(folder, name, content, written)
-        body = dict(manifest) | {"format": FORMAT, "kind": kind, "versions": _versions(), "files": entries}
-        temporary = folder / f"{_TEMPORARY}{manifest_name}"
-        with open(temporary, "w", encoding="utf-8") as out:
-            json.dump(body, out, indent=1, default=_plain)
-            out.write("\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, folder / manifest_name)
-        _flush_folder(folder)
-    except OSError as error:
-        named = _named_files(folder, manifest_name)
-        for path in [*written, *folder.glob(f"{_TEMPORARY}*")]:
-            if path.name not in named:
-                path.unlink(missing_ok=True)
-        raise OSError(f"cannot write to {folder}: {error.strerror or error}; what it held before is kept") from error
-    _sweep(folder, {entry["file"] for entry in entries.values()} | _all_named(folder))
-    return open_folder(folder, manifest_name, kind)
+    with folder_lock(folder, f"saving a {kind}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        old = replaced_files(folder, manifest_name, kind)
+        entries = dict(old) if keep else {}
+        written: list[Path] = []
+        try:
+            for name, content in files.items():
+                entries[name] = _write_hashed(folder, name, content, written)
+            body = dict(manifest) | {"format": FORMAT, "kind": kind, "versions": _versions(), "files": entries}
+            text = json.dumps(body, indent=1, default=_plain) + "\n"
+            with new_file(folder, ".json") as temporary:
+                temporary.write_bytes(text.encode("utf-8"))
+                flush_file(temporary)
+                os.replace(temporary, folder / manifest_name)
+        except BaseException as error:
+            _unlink(path for path in written if path.name not in _all_named(folder))
+            reason = why_unwritten(error)
+            if reason is None:
+                raise
+            raise OSError(f"cannot write to {folder}: {reason}; what it held before is kept") from error
+        flush_folder(folder)
+        _sweep(folder, manifest_name, old, entries)
+        return open_folder(folder, manifest_name, kind)
 
 
-def open_folder(folder: str | os.PathLike[str], manifest_name: str, kind: str) -> Folder:
+def open_folder(
+    folder: str | os.PathLike[str],
+    manifest_name: str,
+    kind: str,
+    check: Callable[[dict[str, Any]], None] | None = None,
+) -> Folder:
     """Read the manifest of ``folder``.
+
+    Parameters
+    ----------
+    folder : path
+    manifest_name : str
+    kind : str
+    check : callable, optional
+        Is given the manifest's content; raises ValueError where an entry is missing or of another type.
 
     Raises
     ------
     FileNotFoundError
         If the folder or its manifest does not exist.
     ValueError
-        If the manifest is not JSON, is of another kind, or of a newer format than this version reads.
+        If the manifest is not JSON, is of another kind, of a newer format than this version reads, or names files in
+        any other way than by plain names inside the folder.
     """
     folder = Path(folder)
     path = folder / manifest_name
@@ -165,17 +217,26 @@ def open_folder(folder: str | os.PathLike[str], manifest_name: str, kind: str) -
         raise FileNotFoundError(f"{folder} is not a folder; expected a saved {kind} there")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {manifest_name}, so it is not a saved {kind}")
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(body, dict) or body.get("kind", kind) != kind:
-        found = body.get("kind") if isinstance(body, dict) else type(body).__name__
+    check_inside(path)
+    state = _state(path)  # before it is read: a manifest that is put in place in between counts as another one
+    body = read_manifest(path)
+    if not isinstance(body, dict) or body.get("kind") != kind:
+        found = body.get("kind", "manifest without a kind") if isinstance(body, dict) else type(body).__name__
         raise ValueError(f"{folder} holds a {found}, expected a {kind}")
-    if body.get("format", FORMAT) > FORMAT:
-        raise ValueError(f"{path} has format {body['format']}; this version reads up to {FORMAT}: update semtok")
-    files = body.pop("files", {})
-    return Folder(folder, body, files)
+    number = body.get("format", FORMAT)
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{path} has format {number!r}; expected a whole number from 1 to {FORMAT}")
+    if number > FORMAT:
+        raise ValueError(f"{path} has format {number}; this version reads up to {FORMAT}: update semtok")
+    files = checked_entries(body.pop("files", {}), path)
+    if check is not None:
+        try:
+            check(body)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    opened = Folder(folder, body, files, manifest_name, state)
+    note_opened(opened)
+    return opened
 
 
 def tensor_bytes(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -225,57 +286,89 @@ def sha256_of(*parts: np.ndarray | bytes | str) -> str:
     return digest.hexdigest()
 
 
-def _write_file(folder: Path, name: str, content: FileContent, written: list[Path]) -> dict[str, Any]:
-    temporary = folder / f"{_TEMPORARY}{name}"
-    if isinstance(content, bytes):
-        with open(temporary, "wb") as out:
-            out.write(content)
-    else:
-        content(temporary)
-    with open(temporary, "rb+") as handle:
-        os.fsync(handle.fileno())
-    digest = _hash_file(temporary)
-    stem, suffix = Path(name).stem, Path(name).suffix
-    target = folder / f"{stem}.{digest[:_DIGITS]}{suffix}"
-    size = temporary.stat().st_size
-    os.replace(temporary, target)
-    written.append(target)
-    return {"file": target.name, "sha256": digest, "bytes": size}
+def replaced_files(folder: Path, manifest_name: str, kind: str) -> dict[str, dict[str, Any]]:
+    """Files of the manifest that is about to be replaced; none where there is no manifest yet.
 
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _named_files(folder: Path, manifest_name: str) -> set[str]:
+    Raises
+    ------
+    ValueError
+        If what stands in its place is no manifest of this kind.
+    """
+    path = folder / manifest_name
+    if not os.path.lexists(path):
+        return {}
     try:
-        files = json.loads((folder / manifest_name).read_text(encoding="utf-8")).get("files", {})
-        return {entry["file"] for entry in files.values()}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return set()
+        body = read_manifest(path)
+        if isinstance(body, dict) and body.get("kind") == kind and isinstance(body.get("format"), int):
+            return checked_entries(body.get("files", {}), path)
+        held = body.get("kind") if isinstance(body, dict) else None
+    except (OSError, ValueError):
+        held = None
+    what = f"a {held}" if isinstance(held, str) else f"a {manifest_name} that is no manifest of ours"
+    raise ValueError(f"{folder} holds {what}, and a {kind} would replace it: give another folder")
+
+
+def _write_hashed(folder: Path, name: str, content: FileContent, written: list[Path]) -> dict[str, Any]:
+    """Write one file under a name that carries its hash; returns its entry in the manifest."""
+    stem, suffix = Path(name).stem, Path(name).suffix
+    with new_file(folder, suffix) as temporary:
+        fill_file(temporary, content)
+        flush_file(temporary)
+        digest, size = hash_file(temporary), temporary.stat().st_size
+        target = folder / f"{stem}.{digest[:_DIGITS]}{suffix}"
+        if not os.path.lexists(target):
+            written.append(target)
+        os.replace(temporary, target)
+    remember(target, digest)
+    return {"file": target.name, "sha256": digest, "bytes": size}
 
 
 def _all_named(folder: Path) -> set[str]:
     """Files that any manifest in the folder names: two manifests may share one folder."""
-    return set().union(*(_named_files(folder, path.name) for path in folder.glob("*.json")))
+    named: set[str] = set()
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            named |= {entry["file"] for entry in checked_entries(read_manifest(path).get("files", {}), path).values()}
+    return named
 
 
-def _sweep(folder: Path, named: set[str]) -> None:
+def _sweep(folder: Path, manifest_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Remove what the replaced manifest named, and what writers that were killed have left.
+
+    A file that a killed writer had named already is known by its name, which carries the hash of its own content.
+    """
+    named = _all_named(folder)
+    before = {entry["file"] for entry in old.values()}
+    ours = {*old, *new}
+    leavings = {f"{TEMPORARY}{name}" for name in (*ours, manifest_name)}  # as earlier versions called them
     for path in folder.iterdir():
-        stale = _HASHED.match(path.name) is not None or path.name.startswith(_TEMPORARY)
-        if path.is_file() and stale and path.name not in named:
+        if path.name in named or path.is_symlink() or not path.is_file():
+            continue
+        if path.name in before or path.name in leavings or is_abandoned(path) or _is_orphan(path, ours):
+            _unlink([path])
+
+
+def _is_orphan(path: Path, names: set[str]) -> bool:
+    found = _HASHED.match(path.name)
+    if found is None or f"{found[1]}{found[3] or ''}" not in names:
+        return False
+    with suppress(OSError):
+        return hash_file(path).startswith(found[2])
+    return False
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Tells one manifest from the next: each is a new file."""
+    with suppress(OSError):
+        said = path.stat()
+        return said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns
+    return None
 
 
 def _versions() -> dict[str, str]:

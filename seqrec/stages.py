@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recbase.checkpoints import FileContent
+from recbase.checkpoints import FileContent, folder_lock
 from recbase.runs import resolve, save_run
 from recbase.sequences import SampleForm, SequenceBatches
 from seqrec import MODELS, REGISTRY
@@ -161,13 +162,10 @@ def stage(root: Path, kind: str, made_from: Mapping[str, Any], manifest: str, bu
     build : callable
         Writes the folder it is given.
     """
-    from filelock import FileLock
-
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = root / STAGES / f"{kind}-{digest}"
     if not (folder / manifest).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        with folder_lock(folder, f"making the {kind}", wait=math.inf):
             if not (folder / manifest).is_file():
                 build(folder)
     return folder

@@ -1,0 +1,173 @@
+"""One way to write a file: it is wholly the new one or wholly the old one, whatever happens in between.
+
+Content goes into a temporary file beside its place, is flushed to the disk, and takes the place in one step. A disk
+that fills up, a kill or a second writer leaves the old file as it was. Knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+__all__ = [
+    "TEMPORARY",
+    "FileContent",
+    "fill_file",
+    "flush_file",
+    "flush_folder",
+    "is_abandoned",
+    "new_file",
+    "why_unwritten",
+    "write_file",
+]
+
+TEMPORARY = ".writing-"
+_OWN = re.compile(rf"^{re.escape(TEMPORARY)}([0-9a-f]{{6}})-(\d+)-[0-9a-f]{{12}}(\.[^/]*)?$")
+# polars, safetensors, faiss and pyarrow write in their own languages and raise their own classes on a full disk: what
+# they have in common is the system's reason in their text, as "(os error 28)" or in words.
+_NUMBERED = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
+_WORDED = re.compile(
+    r"No space left on device|File too large|Disk quota exceeded|Input/output error|Read-only file system"
+    r"|\d+ requested and \d+ written|write error",
+    re.IGNORECASE,
+)
+
+FileContent = bytes | str | Callable[[Path], object]
+
+
+def write_file(path: str | os.PathLike[str], content: FileContent) -> None:
+    """Write a file so that at every moment ``path`` is wholly the old file or wholly the new one.
+
+    A link is followed, so that it goes on pointing to its file; a device or a pipe is written to as it is. The
+    permissions of a file that is replaced are kept.
+
+    Parameters
+    ----------
+    path : path
+        Its folder is made if it does not exist.
+    content : bytes, str or callable
+        The content (text as UTF-8), or a function that writes it to the path it is given.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written (no permission, no space left), naming it; what it held before is kept.
+    """
+    path = Path(path)
+    held = path.is_file()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"cannot write {path}: it is a folder")
+        if path.exists() and not held:  # /dev/stdout, a pipe: there is nothing to keep and nothing to replace
+            fill_file(path, content)
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(target.parent, target.suffix) as temporary:
+            fill_file(temporary, content)
+            flush_file(temporary)
+            if held:
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            os.replace(temporary, target)
+    except IsADirectoryError:
+        raise
+    except BaseException as error:
+        reason = why_unwritten(error)
+        if reason is None:
+            raise
+        kept = "; what it held before is kept" if held else ""
+        raise OSError(f"cannot write {path}: {reason}{kept}") from error
+    flush_folder(target.parent)
+
+
+@contextmanager
+def new_file(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """An empty file of a name that no other writer has; what is left of it at the end of the block is removed.
+
+    It is made as a new file, so that a link which lies in its place is never followed.
+    """
+    temporary = folder / f"{TEMPORARY}{_host()}-{os.getpid()}-{os.urandom(6).hex()}{suffix}"
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666))
+    try:
+        yield temporary
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def is_abandoned(path: Path) -> bool:
+    """True of a temporary file of :func:`new_file` whose writer, a process of this machine, is dead."""
+    found = _OWN.match(path.name)
+    return found is not None and found[1] == _host() and not _is_alive(int(found[2]))
+
+
+def why_unwritten(error: BaseException) -> str | None:
+    """The reason why a file could not be written, in the system's words; None where the error is about something else.
+
+    Libraries that write in another language raise classes of their own on a full disk; they are known by their text.
+    """
+    text = " ".join(str(error).split())
+    numbered = _NUMBERED.search(text)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if numbered is not None:
+        return os.strerror(int(numbered[1]))
+    worded = _WORDED.search(text)
+    if worded is not None:
+        return worded[0] if worded[0][0].isupper() else text
+    return text or type(error).__name__ if isinstance(error, OSError) else None
+
+
+def flush_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with open(path, "rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Ask that the names in a folder are on the disk; done after a file took its place, so a refusal changes nothing.
+
+    Some file systems cannot flush a folder; they say so by an error that nobody can act on.
+    """
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def fill_file(path: Path, content: FileContent) -> None:
+    """Write the content to a path, as it is."""
+    if callable(content):
+        content(path)
+        return
+    with open(path, "wb") as out:
+        out.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@cache
+def _host() -> str:
+    """Six hex digits of the machine's name: a process number means something on its own machine alone."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # os.kill would end the process there
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
