@@ -17,9 +17,10 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
-from recbase.checkpoints import load_arrays, open_folder
-from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
+from recbase.checkpoints import open_folder
+from recbase.dataset import MANIFEST, SCHEMA, VIEW_COLUMNS, Dataset, checked_items, read_images, same_id_type
 from recbase.interactions import Order, Ties
+from recbase.manifests import check
 from recbase.verification import Verification, verify
 
 __all__ = ["BUILT_IN", "VIEW_COLUMNS", "Dataset", "Verification", "load_dataset", "prepare_dataset", "verify"]
@@ -212,15 +213,18 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
     images: np.ndarray | None = None
     if (path / MANIFEST).is_file():
         folder = open_folder(path, MANIFEST, "dataset")
+        check(path / MANIFEST, folder.manifest, SCHEMA)
         manifest = folder.manifest
         files |= {name: folder.file(name) for name in files if name in folder}
         if "images.safetensors" in folder:
-            images = load_arrays(folder.file("images.safetensors"))["images"]
+            images = read_images(folder, folder.manifest.get("counts", {}).get("items"))
     for name, file in files.items():
         if not file.is_file():
             raise FileNotFoundError(f"{path} is not a data set: it has no {name}")
     table = events.check_interactions(_read_parquet(files["interactions.parquet"]), str(files["interactions.parquet"]))
     items = checked_items(_read_parquet(files["items.parquet"]), str(files["items.parquet"]))
+    if images is not None and len(images) != items.height:
+        raise ValueError(f"{path} has vectors of {len(images)} images but {items.height} items")
     order = order or ("position" if "position" in table.columns else "time" if "timestamp" in table.columns else "file")
     table = events.order_events(table, order, ties or manifest.get("ties") or "file", seed or manifest.get("seed") or 0)
     recorded, facts = manifest.pop("hash", None), manifest.pop("facts", {})
@@ -242,5 +246,5 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise ValueError(f"{path} is empty; expected a Parquet table")
     try:
         return pl.read_parquet(path, glob=False)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: truncated or damaged") from error

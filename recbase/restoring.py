@@ -8,6 +8,7 @@ no model and no manifest.
 from __future__ import annotations
 
 import inspect
+import io
 import math
 import os
 import types
@@ -129,13 +130,17 @@ def _listed(names: Collection[str]) -> str:
 
 
 def read_table(
-    path: str | os.PathLike[str], columns: Mapping[str, str], rows: int | None = None, distinct: str | None = None
+    file: str | os.PathLike[str] | bytes,
+    columns: Mapping[str, str],
+    rows: int | None = None,
+    distinct: str | None = None,
 ) -> pl.DataFrame:
     """Read a Parquet table.
 
     Parameters
     ----------
-    path : path
+    file : path or bytes
+        The file, or its content.
     columns : mapping of str to {"id", "text", "whole", "any"}
         Columns it must have, and what is in them: ids are texts or whole numbers, none of them null.
     rows : int, optional
@@ -152,15 +157,16 @@ def read_table(
     """
     import polars as pl
 
-    path = Path(path)
-    if not path.is_file():
+    path = "the table" if isinstance(file, bytes) else os.fspath(file)
+    if not isinstance(file, bytes) and not Path(file).is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a Parquet table")
     try:
-        # Rust panics reach Python as a BaseException of their own.
-        schema = pl.read_parquet_schema(path)
-        count = int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
-        _check_table(path, schema, columns, count, rows, distinct)
-        table = pl.read_parquet(path, glob=False)
+        # One reading of the bytes serves all three; Rust panics reach Python as a BaseException of their own.
+        content = file if isinstance(file, bytes) else Path(file).read_bytes()
+        schema = pl.read_parquet_schema(io.BytesIO(content))
+        count = int(pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item())
+        _check_table(path, schema, columns, (count, len(content)), rows, distinct)
+        table = pl.read_parquet(io.BytesIO(content))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise ValueError(f"{path} is not a readable Parquet table: truncated or damaged") from error
     for name, kind in columns.items():
@@ -173,8 +179,9 @@ def read_table(
 
 
 def _check_table(
-    path: Path, schema: Any, columns: Mapping[str, str], count: int, rows: int | None, distinct: str | None
+    path: Any, schema: Any, columns: Mapping[str, str], held: tuple[int, int], rows: int | None, distinct: str | None
 ) -> None:
+    """Refuse a table by what its footer says, before its content is unpacked."""
     import polars as pl
 
     fits: dict[str, Callable[[Any], bool]] = {
@@ -189,10 +196,11 @@ def _check_table(
             raise ValueError(f"{path} has no column {name!r}; it has {_listed(list(schema)) or 'none'}")
         if not fits[kind](schema[name]):
             raise ValueError(f"{path} has {str(schema[name]).lower()} in the column {name!r}, expected {said[kind]}")
+    count, size = held
     if rows is not None and count != rows:
         raise ValueError(f"{path} has {count} rows, expected {rows}")
-    if distinct is not None and count > _ROWS_A_BYTE * path.stat().st_size:
-        raise ValueError(f"{path} speaks of {count} rows in {path.stat().st_size} bytes: it is damaged")
+    if distinct is not None and count > _ROWS_A_BYTE * size:
+        raise ValueError(f"{path} speaks of {count} rows in {size} bytes: it is damaged")
 
 
 # --------------------------------------------------------------------------------------- constructors

@@ -39,8 +39,8 @@ MANIFEST = "config.json"
 KIND = "run"
 SCHEMA = record(
     {
-        "model": TEXT,
-        "arguments": OBJECT,
+        "model": maybe(TEXT),
+        "arguments": maybe(OBJECT),
         "data": maybe(record({"name": TEXT, "hash": TEXT, "given": maybe(TEXT)})),
         "recipe": maybe(TEXT),
         "form": maybe(null_or(TEXT)),
@@ -50,6 +50,7 @@ SCHEMA = record(
     }
 )
 """Schema of ``config.json``; more entries may stand in it."""
+_MODEL = record({"model": TEXT, "arguments": OBJECT})
 
 METRICS = record(
     {
@@ -177,6 +178,7 @@ def load_run(folder: str | os.PathLike[str], registry: Mapping[str, str]) -> Run
         If a part is damaged, or the model is not in the registry, or weights do not fit the arguments.
     """
     opened = open_run(folder)
+    check(opened.path / MANIFEST, opened.manifest, _MODEL)
     path, name, arguments = opened.path / MANIFEST, opened.manifest["model"], opened.manifest["arguments"]
     if name not in registry:
         raise ValueError(f"{path}: 'model' is {shown(name)}, which is unknown; known: {', '.join(sorted(registry))}")

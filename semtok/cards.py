@@ -6,7 +6,6 @@ The licence is left to whoever publishes. Knows nothing of how a method works.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from recbase.manifests import check, read_json
 from recbase.options import progress
-from semtok.codes import ItemCodes
+from semtok.codes import ItemCodes, read_code_table
 from semtok.layouts import laid_out_as
+from semtok.schemas import CODE_SHARDS
 from semtok.sharded import ShardedEmbeddings
 
 __all__ = ["CODES_MANIFEST", "ENGINES", "encode_shard", "encode_shards", "load_code_shards", "write_code_shards"]
@@ -135,8 +137,6 @@ def load_code_shards(folder: str | os.PathLike[str]) -> ItemCodes:
     ValueError
         If a part does not hold the rows that the manifest says.
     """
-    import polars as pl
-
     folder = Path(folder)
     path = folder / CODES_MANIFEST
     if not path.is_file():

@@ -105,11 +105,16 @@ _UNUSED = {"unused": list_of(WHOLE)}
 _STATE: dict[str, dict[str, Kind]] = {
     "additive": {"engine": TEXT, "columns": list_of(RANGE), "used": list_of(COUNT), **_UNUSED},
     "residual-network": {
-        **{"layers": between(1, 1000), **_UNUSED, "seconds": NUMBER, "history": list_of(OBJECT)},
+        "layers": between(1, 1000),
+        **_UNUSED,
+        "seconds": NUMBER,
+        "history": list_of(OBJECT),
         "arguments": record({"hidden": list_of(COUNT), "latent_dim": COUNT}),
     },
     "behavior": {
-        **{"streams": list_of(one_of("id", "text", "image"), least=1), "neighbors": COUNT, "levels": COUNT},
+        "streams": list_of(one_of("id", "text", "image"), least=1),
+        "neighbors": COUNT,
+        "levels": COUNT,
         "training": record({"history": list_of(OBJECT), "seconds": NUMBER}),
     },
     "tree": {"arguments": record({"normalize": Kind("true or false", lambda value: isinstance(value, bool))})},
@@ -150,13 +155,13 @@ def _check_fitted(path: Path, manifest: Mapping[str, Any]) -> None:
             if hi > limit:
                 whole = "views" if what == "columns" else "blocks"
                 raise ValueError(f"{path}: '{whole}.{name}' is [{lo}, {hi}] but there are {limit} {what}")
-    if state is not None and manifest["program"] != "behavior":
-        if list(manifest["views"]) != list(manifest["blocks"]):
+    if state is not None:
+        apart = list(manifest["views"]) != list(manifest["blocks"])
+        if apart and manifest["program"] != "behavior":  # its blocks are levels, of all views
             raise ValueError(
                 f"{path}: 'blocks' has {', '.join(manifest['blocks']) or 'nothing'} but 'views' has "
                 f"{', '.join(manifest['views']) or 'nothing'}"
             )
-    if state is not None:
         ends = [0, *(part for bounds in manifest["blocks"].values() for part in bounds), len(manifest["sizes"])]
         if any(first != second for first, second in zip(ends[::2], ends[1::2], strict=True)):
             raise ValueError(f"{path}: 'blocks' do not follow each other from 0 to {len(manifest['sizes'])} levels")
@@ -286,7 +291,9 @@ def _behavior(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
 def _check_behavior(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     books, streams = arrays["codebooks"], manifest["streams"]
     if len(books) not in (1, len(streams)):
-        raise ValueError(f"'codebooks' has {len(books)} tables, expected one, or one for each of {len(streams)} streams")
+        raise ValueError(
+            f"'codebooks' has {len(books)} tables, expected one, or one for each of {len(streams)} streams"
+        )
     if "id" in streams and not arrays["trained"].any():
         raise ValueError("'trained' names no item, so that no new item could be placed")
     for name in manifest["views"]:

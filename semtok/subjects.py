@@ -6,7 +6,6 @@ them is left out, and the subject's notes say so. Reads only; shows nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter

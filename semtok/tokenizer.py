@@ -8,9 +8,12 @@ side by side, residual ones on top of each other. Knows nothing of how codebooks
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,7 +23,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from recbase.checkpoints import FileContent, Folder, save_folder, tensor_bytes
+from recbase.checkpoints import FileContent, Folder, load_arrays, save_folder, tensor_bytes
 from recbase.restoring import build
 from semtok.clustering import INITS, PRECISIONS, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
@@ -89,6 +92,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
     views_: dict[str, slice]
     sizes_: list[int]
     blocks_: dict[str, slice]
+    _origin: Folder  # folder that this was read from
 
     def fit(self: Self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> Self:
         """Learn from item vectors [N, D]."""
@@ -146,6 +150,9 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
     ) -> None:
         """Write the tokenizer folder: ``semtok.json``, ``codebooks.safetensors`` and the codes, if given.
 
+        A tokenizer that was read from a folder and not fitted again keeps what that one holds (codes, report, and what
+        it was made from) wherever nothing else is given, so that the new folder equals the old one.
+
         Parameters
         ----------
         folder : path
@@ -176,6 +183,11 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
                 f"share theirs: resolve them first (semtok.make_unique)"
             )
         entries, arrays = self._state()
+        if item_codes is None and (unique, resolving, made_from, files) == ("none", None, None, None):
+            kept = self._kept(entries, arrays)
+            if kept is not None:
+                save_folder(folder, MANIFEST, KIND, *kept)
+                return
         manifest = {
             "method": self.method,
             "program": self.program,
@@ -289,6 +301,22 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder, item_codes, **saving)
             return push_folder(folder, repository, private)
+
+    def _kept(
+        self, entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, Any], dict[str, FileContent]] | None:
+        """Manifest and files of the folder that this was read from, if it is what was fitted there; else None."""
+        origin = getattr(self, "_origin", None)
+        if origin is None:
+            return None
+        held = load_arrays(origin.file(CODEBOOKS_FILE))
+        own = {name: array for name, array in held.items() if name != "codes"}
+        same = own.keys() == arrays.keys() and all(np.array_equal(own[name], arrays[name]) for name in own)
+        said = json.loads(json.dumps(dict(entries) | {"arguments": self.get_params(deep=False)}, default=str))
+        if not same or any(origin.manifest.get(name) != value for name, value in said.items()):
+            return None
+        facts = {name: value for name, value in origin.manifest.items() if name not in ("format", "kind", "versions")}
+        return facts, {name: partial(shutil.copyfile, origin.file(name)) for name in origin}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +117,7 @@ class Pretrained:
             if len(ids) != count:
                 raise ValueError(f"item_ids has {len(ids)} ids but the model has {count} items")
             if len(set(ids)) != count:
-                twice = next(item for item in ids if ids.count(item) > 1)
+                twice = Counter(ids).most_common(1)[0][0]
                 raise ValueError(f"item_ids has {twice!r} more than once, expected each id once")
             items = pl.DataFrame({"item_id": ids})
         if titles is None:

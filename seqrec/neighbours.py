@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import load_arrays
-from recbase.runs import Run
+from recbase.runs import Run, read_item_vectors
 from semtok.embeddings import Embeddings
 
 __all__ = ["NeighbourReport", "draw_neighbours", "neighbour_shares"]
@@ -134,7 +133,7 @@ def draw_neighbours(report: NeighbourReport, path: str | os.PathLike[str], seed:
 
 
 def _vectors(run: Run) -> np.ndarray:
-    return load_arrays(run.folder.file("item_vectors.safetensors"))["item_vectors"]
+    return read_item_vectors(run.folder)
 
 
 def _nearest(vectors: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:

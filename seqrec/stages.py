@@ -266,7 +266,7 @@ def _text_codes(
 
 def _behaviour_vectors(dataset: Dataset, content: Content, root: Path, seed: int, quiet: bool) -> np.ndarray:
     """Item vectors [N, D] of the run given, or of a SASRec of width 128 trained here."""
-    from recbase.checkpoints import load_arrays, open_folder
+    from recbase.runs import open_run, read_item_vectors
     from recbase.training import TrainConfig
 
     folder = content.vectors
@@ -278,7 +278,7 @@ def _behaviour_vectors(dataset: Dataset, content: Content, root: Path, seed: int
             train_network("sasrec", dataset, target, {"dim": 128}, config, "all", "default", {})
 
         folder = stage(root, "sasrec", key, "config.json", build)
-    vectors = load_arrays(open_folder(folder, "config.json", "run").file("item_vectors.safetensors"))["item_vectors"]
+    vectors = read_item_vectors(open_run(folder))
     if len(vectors) != dataset.n_items:
         raise ValueError(f"the run in {folder} has vectors of {len(vectors)} items, {dataset.name} {dataset.n_items}")
     return vectors
@@ -516,8 +516,8 @@ def train_item_ids(
     run = load_run(base, MODELS)
     if run.manifest["model"] != "ccfrec":
         raise ValueError(f"the item-id stage starts from a ccfrec run, but {base} holds a {run.manifest['model']}")
-    if run.manifest["data"]["hash"] != dataset.hash:
-        raise ValueError(f"{base} was trained on {run.manifest['data']['name']}, not on this {dataset.name}")
+    if run.data["hash"] != dataset.hash:
+        raise ValueError(f"{base} was trained on {run.data['name']}, not on this {dataset.name}")
     model = run.model.tabulated(item_ids=True, id_in_candidates=id_in_candidates)
     manifest = record | {"stage": "item-id", "base": run.metrics["test"]}
     form = run.manifest["form"]

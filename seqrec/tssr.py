@@ -481,10 +481,10 @@ class TSSR(SequentialModel):
         self._encode_items()
         return super().scorer()
 
-    def save_pretrained(self, folder: Any, item_ids: Any = None) -> None:
+    def save_pretrained(self, folder: Any, item_ids: Any = None, titles: Any = None) -> None:
         """Write the model as a run folder (see :meth:`seqrec.model.Pretrained.save_pretrained`)."""
         self._encode_items()
-        super().save_pretrained(folder, item_ids)
+        super().save_pretrained(folder, item_ids, titles)
 
     def _encode_items(self) -> None:
         if isinstance(self.content, FinetunedEncoder):

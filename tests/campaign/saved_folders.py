@@ -28,7 +28,7 @@ from semtok.sharded import ShardedEmbeddings, write_shard
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "seqrec"))
-import small_models
+import small_models  # noqa: E402
 
 ITEMS = small_models.ITEMS
 IDS = np.array([f"i{number:02}" for number in range(ITEMS)])
@@ -43,12 +43,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "random": {"levels": 2, "codebook_size": 8},
     "rqvae": {"levels": 2, "codebook_size": 4, "latent_dim": 3, "hidden": (5,), "steps": 4, "batch_size": 16},
     "letter": {
-        **{"levels": 2, "codebook_size": 4, "latent_dim": 3, "hidden": (5,), "steps": 4, "batch_size": 16},
-        **{"groups": 2},
+        "levels": 2,
+        "codebook_size": 4,
+        "latent_dim": 3,
+        "hidden": (5,),
+        "steps": 4,
+        "batch_size": 16,
+        "groups": 2,
     },
     "behavior": {
-        **{"levels": 2, "codebook_size": 4, "latent_dim": 4, "hidden": (5,), "steps": 4, "batch_size": 16},
-        **{"inner_steps": 1, "heads": 2, "max_len": 5, "max_seconds": 60.0},
+        "levels": 2,
+        "codebook_size": 4,
+        "latent_dim": 4,
+        "hidden": (5,),
+        "steps": 4,
+        "batch_size": 16,
+        "inner_steps": 1,
+        "heads": 2,
+        "max_len": 5,
+        "max_seconds": 60.0,
     },
 }
 """Constructor arguments with which every method is fitted in less than a second."""
