@@ -15,7 +15,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,15 @@ from recbase.files import (
     why_unwritten,
     write_file,
 )
-from recbase.integrity import check_content, check_inside, checked_entries, hash_file, read_manifest, remember
+from recbase.integrity import (
+    check_content,
+    check_inside,
+    checked_entries,
+    hash_file,
+    is_plain_name,
+    read_manifest,
+    remember,
+)
 from recbase.locks import folder_lock
 from recbase.reading import consistent, note_opened
 
@@ -41,6 +49,7 @@ __all__ = [
     "FORMAT",
     "FileContent",
     "Folder",
+    "check_replaceable",
     "consistent",
     "folder_lock",
     "load_arrays",
@@ -115,6 +124,11 @@ class Folder:
             raise ValueError(f"{path} is named by the manifest of {self.path} but is missing") from None
         return path
 
+    @property
+    def place(self) -> str:
+        """The manifest's path, one for all spellings of the folder."""
+        return os.path.join(os.path.realpath(self.path), self.manifest_name)
+
     def is_replaced(self) -> bool:
         """True if another manifest stands in the place of the one that was read."""
         return self.state != _state(self.path / self.manifest_name)
@@ -132,8 +146,12 @@ def save_folder(
     manifest: Mapping[str, Any],
     files: Mapping[str, FileContent],
     keep: bool = False,
+    plain: bool = False,
+    former: Callable[[Any], Iterable[str] | None] | None = None,
 ) -> Folder:
     """Write ``files`` and the manifest that names them, so that a crash leaves the old folder whole.
+
+    One writer at a time; a second one waits. Readers see the old folder or the new one.
 
     Parameters
     ----------
@@ -148,7 +166,13 @@ def save_folder(
     files : mapping
         Name to bytes, or to a function that writes the content to the path it is given.
     keep : bool, default False
-        Keep files of the old manifest that are not replaced by ``files``.
+        Keep files of the old manifest that are not replaced by ``files``. Whoever has read that manifest to write a
+        new one holds :func:`recbase.locks.folder_lock` from then on, or the work of another writer is lost.
+    plain : bool, default False
+        Call files by their names as they are where no other file has them, for folders that other programs read, too.
+    former : callable, optional
+        Is given the content of a manifest without a kind; returns the names of its files if an earlier version wrote
+        it, else None.
 
     Raises
     ------
@@ -164,12 +188,11 @@ def save_folder(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-        old = replaced_files(folder, manifest_name, kind)
-        entries = dict(old) if keep else {}
+        old = _replaced_files(folder, manifest_name, kind, former)
+        kept = open_folder(folder, manifest_name, kind).files if keep and old else {}
         written: list[Path] = []
         try:
-            for name, content in files.items():
-                entries[name] = _write_hashed(folder, name, content, written)
+            entries = kept | _write_files(folder, files, plain, written)
             body = dict(manifest) | {"format": FORMAT, "kind": kind, "versions": _versions(), "files": entries}
             text = json.dumps(body, indent=1, default=_plain) + "\n"
             with new_file(folder, ".json") as temporary:
@@ -177,13 +200,14 @@ def save_folder(
                 flush_file(temporary)
                 os.replace(temporary, folder / manifest_name)
         except BaseException as error:
-            _unlink(path for path in written if path.name not in _all_named(folder))
+            named = _all_named(folder)
+            _unlink(path for path in written if path.name not in named)
             reason = why_unwritten(error)
             if reason is None:
                 raise
             raise OSError(f"cannot write to {folder}: {reason}; what it held before is kept") from error
         flush_folder(folder)
-        _sweep(folder, manifest_name, old, entries)
+        _sweep(folder, old, {*entries, manifest_name})
         return open_folder(folder, manifest_name, kind)
 
 
@@ -286,41 +310,76 @@ def sha256_of(*parts: np.ndarray | bytes | str) -> str:
     return digest.hexdigest()
 
 
-def replaced_files(folder: Path, manifest_name: str, kind: str) -> dict[str, dict[str, Any]]:
-    """Files of the manifest that is about to be replaced; none where there is no manifest yet.
+def check_replaceable(
+    folder: str | os.PathLike[str],
+    manifest_name: str,
+    kind: str,
+    former: Callable[[Any], Iterable[str] | None] | None = None,
+) -> None:
+    """Refuse a folder that :func:`save_folder` would refuse; for commands that work for long before they save.
 
     Raises
     ------
     ValueError
-        If what stands in its place is no manifest of this kind.
+        If the folder holds a file of the manifest's name that is no manifest of this kind, or is a file itself.
     """
+    folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a folder for a {kind}")
+    _replaced_files(folder, manifest_name, kind, former)
+
+
+def _replaced_files(
+    folder: Path, manifest_name: str, kind: str, former: Callable[[Any], Iterable[str] | None] | None = None
+) -> set[str]:
+    """Names on disk of the files whose manifest is about to be replaced; none where there is no manifest yet."""
     path = folder / manifest_name
     if not os.path.lexists(path):
-        return {}
-    try:
+        return set()
+    held = None
+    with suppress(OSError, ValueError):
         body = read_manifest(path)
-        if isinstance(body, dict) and body.get("kind") == kind and isinstance(body.get("format"), int):
-            return checked_entries(body.get("files", {}), path)
-        held = body.get("kind") if isinstance(body, dict) else None
-    except (OSError, ValueError):
-        held = None
-    what = f"a {held}" if isinstance(held, str) else f"a {manifest_name} that is no manifest of ours"
-    raise ValueError(f"{folder} holds {what}, and a {kind} would replace it: give another folder")
+        if isinstance(body, dict):
+            held = body.get("kind")
+            if held == kind and type(body.get("format")) is int:
+                return {entry["file"] for entry in checked_entries(body.get("files", {}), path).values()}
+            names = former(body) if former is not None and "kind" not in body else None
+            if names is not None:
+                return {name for name in names if is_plain_name(name)}
+    what = f"a {held}" if isinstance(held, str) and held != kind else f"a {manifest_name} that no {kind} of ours has"
+    raise ValueError(f"{folder} holds {what}, which a {kind} would replace: give another folder")
 
 
-def _write_hashed(folder: Path, name: str, content: FileContent, written: list[Path]) -> dict[str, Any]:
-    """Write one file under a name that carries its hash; returns its entry in the manifest."""
-    stem, suffix = Path(name).stem, Path(name).suffix
-    with new_file(folder, suffix) as temporary:
-        fill_file(temporary, content)
-        flush_file(temporary)
-        digest, size = hash_file(temporary), temporary.stat().st_size
-        target = folder / f"{stem}.{digest[:_DIGITS]}{suffix}"
-        if not os.path.lexists(target):
-            written.append(target)
-        os.replace(temporary, target)
-    remember(target, digest)
-    return {"file": target.name, "sha256": digest, "bytes": size}
+def _write_files(
+    folder: Path, files: Mapping[str, FileContent], plain: bool, written: list[Path]
+) -> dict[str, dict[str, Any]]:
+    """Write all files, then give all of them their names, which carry their hashes; returns the manifest's entries."""
+    entries: dict[str, dict[str, Any]] = {}
+    with ExitStack() as unfinished:
+        made: list[tuple[Path, str]] = []
+        for name, content in files.items():
+            temporary = unfinished.enter_context(new_file(folder, Path(name).suffix))
+            fill_file(temporary, content)
+            flush_file(temporary)
+            digest = hash_file(temporary)
+            made.append((temporary, digest))
+            entries[name] = {"file": name, "sha256": digest, "bytes": temporary.stat().st_size}
+        for (name, entry), (temporary, digest) in zip(entries.items(), made, strict=True):
+            target = folder / name
+            if not plain or (os.path.lexists(target) and not _has_hash(target, digest)):
+                target = folder / f"{Path(name).stem}.{digest[:_DIGITS]}{Path(name).suffix}"
+            if not os.path.lexists(target):
+                written.append(target)
+            os.replace(temporary, target)
+            remember(target, digest)
+            entry["file"] = target.name
+    return entries
+
+
+def _has_hash(path: Path, beginning: str) -> bool:
+    with suppress(OSError):
+        return path.is_file() and not path.is_symlink() and hash_file(path).startswith(beginning)
+    return False
 
 
 def _all_named(folder: Path) -> set[str]:
@@ -332,29 +391,23 @@ def _all_named(folder: Path) -> set[str]:
     return named
 
 
-def _sweep(folder: Path, manifest_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _sweep(folder: Path, old: set[str], names: set[str]) -> None:
     """Remove what the replaced manifest named, and what writers that were killed have left.
 
-    A file that a killed writer had named already is known by its name, which carries the hash of its own content.
+    A file that a killed writer had given its name already is known by it: it carries the hash of the file's content.
     """
     named = _all_named(folder)
-    before = {entry["file"] for entry in old.values()}
-    ours = {*old, *new}
-    leavings = {f"{TEMPORARY}{name}" for name in (*ours, manifest_name)}  # as earlier versions called them
+    former = {f"{TEMPORARY}{name}" for name in names}  # as earlier versions called what they were writing
     for path in folder.iterdir():
         if path.name in named or path.is_symlink() or not path.is_file():
             continue
-        if path.name in before or path.name in leavings or is_abandoned(path) or _is_orphan(path, ours):
+        if path.name in old or path.name in former or is_abandoned(path) or _is_orphan(path, names):
             _unlink([path])
 
 
 def _is_orphan(path: Path, names: set[str]) -> bool:
     found = _HASHED.match(path.name)
-    if found is None or f"{found[1]}{found[3] or ''}" not in names:
-        return False
-    with suppress(OSError):
-        return hash_file(path).startswith(found[2])
-    return False
+    return found is not None and f"{found[1]}{found[3] or ''}" in names and _has_hash(path, found[2])
 
 
 def _unlink(paths: Iterable[Path]) -> None:

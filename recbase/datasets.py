@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
-from recbase.checkpoints import open_folder
+from recbase.checkpoints import consistent, open_folder
 from recbase.dataset import MANIFEST, SCHEMA, VIEW_COLUMNS, Dataset, checked_items, read_images, same_id_type
 from recbase.interactions import Order, Ties
 from recbase.manifests import check
@@ -206,6 +206,7 @@ def _raw_folder(path: Path) -> Any:
     return RawData(loaded.name, loaded.interactions(), loaded.items, source, views=loaded.views)
 
 
+@consistent
 def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, order: Order | None = None) -> Dataset:
     """Open a dataset folder, or any folder that has the two Parquet files."""
     manifest: dict[str, Any] = {}

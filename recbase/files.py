@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ __all__ = [
     "flush_folder",
     "is_abandoned",
     "new_file",
+    "new_folder",
+    "new_path",
     "why_unwritten",
     "write_file",
 ]
@@ -87,19 +90,77 @@ def write_file(path: str | os.PathLike[str], content: FileContent) -> None:
     flush_folder(target.parent)
 
 
-@contextmanager
-def new_file(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """An empty file of a name that no other writer has; what is left of it at the end of the block is removed.
+def new_path(folder: Path, suffix: str = "") -> Path:
+    """An empty file of a name that no other writer has.
 
     It is made as a new file, so that a link which lies in its place is never followed.
     """
-    temporary = folder / f"{TEMPORARY}{_host()}-{os.getpid()}-{os.urandom(6).hex()}{suffix}"
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666))
+    path = folder / f"{TEMPORARY}{_host()}-{os.getpid()}-{os.urandom(6).hex()}{suffix}"
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666))
+    return path
+
+
+@contextmanager
+def new_file(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """A :func:`new_path`; if it still lies there at the end of the block, it is removed."""
+    temporary = new_path(folder, suffix)
     try:
         yield temporary
     finally:
         with suppress(OSError):
             os.unlink(temporary)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str], is_ours: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+    """A folder to be filled, which takes the place of ``path`` when the block ends well, and else is removed.
+
+    For folders of other projects' formats, which have no manifest that could say which of their files belong together.
+
+    Parameters
+    ----------
+    path : path
+        Absent, or an empty folder, or one that ``is_ours``, which is replaced as a whole.
+    is_ours : callable, optional
+        Says of a folder whether it may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If something else is there.
+    OSError
+        If it cannot be written; what was there before is kept.
+    """
+    path = Path(os.path.realpath(path))
+    empty = not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
+    if not empty and (is_ours is None or not path.is_dir() or not is_ours(path)):
+        raise FileExistsError(f"{path} exists already and is not an empty folder; give a new one")
+    made = old = path.with_name(f"{TEMPORARY}{_host()}-{os.getpid()}-{os.urandom(6).hex()}")
+    try:
+        made.mkdir(parents=True)
+        yield made
+        for file in made.rglob("*"):
+            if file.is_file():
+                flush_file(file)
+        if not empty:  # a folder cannot take the place of one with files: for a moment both lie beside the place
+            old = made.with_name(made.name + "-old")
+            os.replace(path, old)
+        try:
+            os.replace(made, path)
+        except BaseException:
+            if old != made:
+                os.replace(old, path)
+            raise
+        flush_folder(path.parent)
+    except BaseException as error:
+        reason = why_unwritten(error)
+        if reason is None:
+            raise
+        raise OSError(f"cannot write {path}: {reason}; what it held before is kept") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        if old != made and path.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def is_abandoned(path: Path) -> bool:
@@ -121,7 +182,7 @@ def why_unwritten(error: BaseException) -> str | None:
         return os.strerror(int(numbered[1]))
     worded = _WORDED.search(text)
     if worded is not None:
-        return worded[0] if worded[0][0].isupper() else text
+        return worded[0] if worded[0][0].isupper() else f"the disk took a part of it only ({text})"
     return text or type(error).__name__ if isinstance(error, OSError) else None
 
 

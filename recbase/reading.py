@@ -18,6 +18,12 @@ _Loader = TypeVar("_Loader", bound=Callable[..., Any])
 
 
 class _Opened(Protocol):
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def state(self) -> tuple[int, ...] | None: ...
+
     def is_replaced(self) -> bool: ...
 
 
@@ -27,7 +33,8 @@ _OPENED: ContextVar[list[_Opened] | None] = ContextVar("opened", default=None)
 def consistent(load: _Loader) -> _Loader:
     """Decorator of a function that reads folders: it runs again where a folder was replaced while it was read.
 
-    A failure counts as the loader's own unless one of the folders it opened is another one by then.
+    A failure counts as the loader's own unless one of the folders it opened is another one by then. A loader that
+    opened one folder in two states runs again, too.
     """
 
     @functools.wraps(load)
@@ -37,14 +44,18 @@ def consistent(load: _Loader) -> _Loader:
             opened: list[_Opened] = []
             token = _OPENED.set(opened)
             try:
-                return load(*args, **kwargs)
+                found = load(*args, **kwargs)
+                if not left or len({folder.place for folder in opened}) == len(
+                    {(folder.place, folder.state) for folder in opened}
+                ):
+                    if outer is not None:
+                        outer.extend(opened)
+                    return found
             except Exception:
                 if not left or not any(folder.is_replaced() for folder in opened):
                     raise
             finally:
                 _OPENED.reset(token)
-                if outer is not None:
-                    outer.extend(opened)
 
     return cast(_Loader, again)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recbase.checkpoints import FileContent, Folder, load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import FileContent, Folder, consistent, load_arrays, open_folder, save_folder, tensor_bytes
 from recbase.manifests import COUNT, NUMBER, OBJECT, TEXT, check, map_of, maybe, null_or, read_json, record, shown
 from recbase.restoring import Expected, build, check_arrays, load_weights, read_table
 
@@ -161,6 +161,7 @@ def save_run(
     return save_folder(folder, MANIFEST, KIND, body, content | dict(files or {}))
 
 
+@consistent
 def load_run(folder: str | os.PathLike[str], registry: Mapping[str, str]) -> Run:
     """Rebuild the model of a run folder.
 

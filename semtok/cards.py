@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recbase.checkpoints import folder_lock, write_file
 from semtok.codes import MANIFEST, ItemCodes
 from semtok.schemas import open_tokenizer, read_report
 
@@ -45,6 +46,11 @@ def write_card(folder: str | os.PathLike[str], name: str | None = None) -> Path 
         If it cannot be written.
     """
     folder = Path(folder)
+    with folder_lock(folder, "writing the model card"):
+        return _write_card(folder, name)
+
+
+def _write_card(folder: Path, name: str | None) -> Path | None:
     path = folder / CARD_FILE
     licence: dict[str, Any] = {}
     if path.is_file():
@@ -61,13 +67,7 @@ def write_card(folder: str | os.PathLike[str], name: str | None = None) -> Path 
         from semtok.quality import code_report
 
         report = code_report(codes)
-    text = card_text(opened.manifest, report, name or folder.resolve().name, licence)
-    temporary = folder / f".writing-{CARD_FILE}"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(path, card_text(opened.manifest, report, name or folder.resolve().name, licence))
     return path
 
 

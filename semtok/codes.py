@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, Folder, save_folder, sha256_of
+from recbase.checkpoints import FileContent, Folder, consistent, save_folder, sha256_of
 from recbase.restoring import read_table
 from semtok.schemas import KIND, MANIFEST, open_tokenizer
 
@@ -251,6 +251,7 @@ class ItemCodes:
         save_folder(folder, MANIFEST, KIND, {"method": None, "codes": self.manifest()}, self.files())
 
     @classmethod
+    @consistent
     def load(cls, folder: str | os.PathLike[str]) -> ItemCodes:
         """Read the codes of a folder written by :meth:`save` or by a tokenizer's ``save``.
 

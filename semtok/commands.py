@@ -541,14 +541,12 @@ def _read_table(path: Path) -> Any:
 
 
 def _write_table(table: Any, path: Path) -> None:
+    from recbase.files import write_file
+
     writers = {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}
     if path.suffix not in writers:
         raise ValueError(f"--out is {path}; expected a name that ends in .parquet, .csv or .jsonl")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        getattr(table, writers[path.suffix])(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(path, getattr(table, writers[path.suffix]))
 
 
 # --------------------------------------------------------------------------------------- list

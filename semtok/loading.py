@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recbase.reading import consistent
 from semtok.plugins import ENTRY_POINTS, third_party
 
 __all__ = ["BACKENDS", "load", "methods", "tokenizer_class"]
@@ -46,6 +47,7 @@ def tokenizer_class(method: str) -> type[Any]:
     return found
 
 
+@consistent
 def load(folder: str | os.PathLike[str], backend: str = "torch") -> Any:
     """Read the tokenizer of a folder, whatever its method.
 

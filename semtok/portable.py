@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from recbase.checkpoints import consistent
 from semtok.plugins import PROGRAM_POINTS, third_party
 from semtok.schemas import open_tokenizer, read_state
 
@@ -700,6 +701,7 @@ PROGRAMS: dict[str, Any] = {
 }
 
 
+@consistent
 def load_portable(folder: str | os.PathLike[str]) -> Program:
     """Read the tokenizer of a folder for use with NumPy alone.
 

@@ -58,7 +58,7 @@ BLOCKS = map_of(RANGE)
 CODES = record({"sizes": SIZES, "blocks": BLOCKS, "items": maybe(WHOLE), "hash": TEXT})
 """What a manifest says of a table of codes."""
 
-CODE_SHARDS = record({"sizes": SIZES, "blocks": BLOCKS, "rows": list_of(WHOLE)})
+CODE_SHARDS = record({"sizes": SIZES, "blocks": BLOCKS, "rows": list_of(WHOLE, least=1)})
 """Manifest of codes in shards."""
 
 _SHARED = record({"items": WHOLE, "rate": NUMBER, "largest": maybe(WHOLE)})

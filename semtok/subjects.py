@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from recbase.checkpoints import consistent
 from semtok.codes import ItemCodes
 from semtok.embeddings import Embeddings, load_embeddings, load_vectors
 from semtok.fitting import decoded_from
@@ -126,6 +127,7 @@ def open_subjects(paths: Sequence[str | os.PathLike[str]], item_ids: Any = None)
     return found
 
 
+@consistent
 def _open_folder(path: Path) -> Subject:
     opened = open_tokenizer(path)
     kept = read_report(opened) if "report.json" in opened else {}
