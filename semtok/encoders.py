@@ -16,7 +16,16 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-__all__ = ["Encoder", "ImageEncoder", "Pca", "TextEncoder", "Tfidf", "check_encoder_name", "text_encoder"]
+__all__ = [
+    "Encoder",
+    "ImageEncoder",
+    "Pca",
+    "TextEncoder",
+    "Tfidf",
+    "check_encoder_name",
+    "load_backbone",
+    "text_encoder",
+]
 
 _CHUNK_ROWS = 65_536
 _SMALLEST_EIGENVALUE = 1e-6
@@ -392,12 +401,46 @@ def _loaded(name: str, loader: Any, **settings: Any) -> Any:
     try:
         return loader.from_pretrained(**settings)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(f"encoder {name!r} cannot be loaded: {first}") from error
+        raise OSError(f"encoder {name!r} cannot be loaded: {_reason(name, error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def load_backbone(loader: Any, name: str | os.PathLike[str], what: str, **settings: Any) -> Any:
+    """``loader.from_pretrained(name)``, from safetensors alone.
+
+    Parameters
+    ----------
+    loader : class of transformers
+    name : str or path
+        Repository of the hub, or a folder.
+    what : str
+        What it is called in a sentence, such as ``"--backbone"``.
+    **settings : object
+        Other arguments of ``from_pretrained``.
+
+    Raises
+    ------
+    OSError
+        If the weights cannot be found or read, or are pickled: then with how they are converted.
+    """
+    try:
+        return loader.from_pretrained(name, use_safetensors=True, local_files_only=Path(name).is_dir(), **settings)
+    except (OSError, ValueError) as error:
+        raise OSError(f"{what} {name} cannot be loaded: {_reason(str(name), error)}") from error
+
+
+def _reason(name: str, error: Exception) -> str:
+    """First line of what transformers said; where the weights are pickled, how they are converted."""
+    folder = Path(name)
+    if folder.is_dir() and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return (
+            "its weights are pickled (*.bin), and nothing is unpickled here: where you trust them, open it with "
+            "transformers and call save_pretrained(FOLDER), which writes model.safetensors"
+        )
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def text_encoder(encoder: str, **settings: Any) -> TextEncoder:

@@ -719,7 +719,13 @@ def load_portable(folder: str | os.PathLike[str]) -> Program:
     arrays = read_state(opened)
     try:
         made: Program = make(opened.manifest, arrays)
-    except (ValueError, KeyError, TypeError) as error:  # of a third party's program, which is not checked above
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+    ) as error:  # of a third party's program, which is not checked above
         raise ValueError(f"{opened.path} holds no whole program {opened.manifest['program']}: {error}") from error
     return made
 

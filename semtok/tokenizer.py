@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -248,7 +249,13 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         arrays = read_state(opened)
         try:
             made._restore(opened.manifest, arrays)
-        except (ValueError, KeyError, TypeError) as error:  # of a third party's method, which is not checked above
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+        ) as error:  # of a third party's method, which is not checked above
             raise ValueError(f"{opened.path} holds no whole tokenizer of method {cls.method}: {error}") from error
         made._origin = opened
         return made
@@ -319,7 +326,11 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         origin = getattr(self, "_origin", None)
         if origin is None:
             return None
-        held = load_arrays(origin.file(CODEBOOKS_FILE))
+        try:
+            held = load_arrays(origin.file(CODEBOOKS_FILE))
+        except (OSError, ValueError):
+            warnings.warn(f"{origin.path} is gone or was replaced: the codes it held are not kept", stacklevel=4)
+            return None
         own = {name: array for name, array in held.items() if name != "codes"}
         same = own.keys() == arrays.keys() and all(np.array_equal(own[name], arrays[name]) for name in own)
         said = json.loads(json.dumps(dict(entries) | {"arguments": self.get_params(deep=False)}, default=str))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,8 +103,13 @@ class Pretrained:
         if self.origin is None or not self.origin.holds(self, items):
             save_run(folder, _name_of(type(self)), self, items, {})
             return
+        try:
+            files = self.origin.other_files()
+        except (OSError, ValueError):
+            warnings.warn(f"{self.origin.folder.path} is gone or was replaced: what it held is not kept", stacklevel=2)
+            files = {}
         facts = {key: value for key, value in self.origin.folder.manifest.items() if key not in _KEPT_BY_SAVE_RUN}
-        save_run(folder, self.origin.folder.manifest["model"], self, items, facts, self.origin.other_files())
+        save_run(folder, self.origin.folder.manifest["model"], self, items, facts, files)
 
     def _items(self, item_ids: Sequence[str | int] | None, titles: Sequence[str | None] | None) -> pl.DataFrame:
         """Ids and titles of item 1..N."""

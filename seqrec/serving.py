@@ -57,9 +57,9 @@ def recommend_ids(
     known, unknown = known_items(run, history)
     histories, count = Histories.from_lists([known]), min(k, len(run.items))
     if engine == "faiss":
-        index = FaissItems(run.folder.file(FAISS_FILE))
+        index = FaissItems(run.folder.file(FAISS_FILE), len(run.items))
         return answer_rows(run, index.topk(run.model, histories, count, mask_seen=not keep_seen)), unknown
-    scorer = OnnxScorer(run.folder.file(ONNX_FILE)) if engine == "onnx" else run.model.scorer()
+    scorer = OnnxScorer(run.folder.file(ONNX_FILE), len(run.items)) if engine == "onnx" else run.model.scorer()
     return answer_rows(run, topk(scorer, histories, count, mask_seen=not keep_seen)), unknown
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.losses import gather_with_gradient, info_nce
+from recbase.manifests import shown
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Packing
@@ -403,6 +404,18 @@ class TSSR(SequentialModel):
                     nn.init.zeros_(module.weight[module.padding_idx])
         if isinstance(self.content, FinetunedEncoder):
             self.content.start()
+
+    @staticmethod
+    def check_saved(arguments: Mapping[str, Any]) -> None:
+        """Refuse a saved model that would have to fetch its encoder: opening a run reads its folder alone."""
+        config = arguments.get("backbone_config")
+        if arguments.get("content") not in ("sentences", "pictures"):
+            return
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ValueError(
+                f"'arguments.backbone_config' is {shown(config)}, expected the configuration of the encoder "
+                f"{arguments.get('backbone') or 'that was trained'}, with its 'model_type'"
+            )
 
     @staticmethod
     def reads(arguments: Mapping[str, Any]) -> tuple[str, ...]:
