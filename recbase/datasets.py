@@ -227,7 +227,11 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
     if images is not None and len(images) != items.height:
         raise ValueError(f"{path} has vectors of {len(images)} images but {items.height} items")
     order = order or ("position" if "position" in table.columns else "time" if "timestamp" in table.columns else "file")
-    table = events.order_events(table, order, ties or manifest.get("ties") or "file", seed or manifest.get("seed") or 0)
+    try:
+        ties_by = ties or manifest.get("ties") or "file"
+        table = events.order_events(table, order, ties_by, seed or manifest.get("seed") or 0)
+    except ValueError as error:
+        raise ValueError(f"{files['interactions.parquet']}: {error}") from error
     recorded, facts = manifest.pop("hash", None), manifest.pop("facts", {})
     for derived in ("sequences_hash", "pattern_hash"):
         manifest.pop(derived, None)
