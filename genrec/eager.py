@@ -237,6 +237,10 @@ class EAGER(Generator):
         self._tries = None
         return super().with_codes(codes, priority)
 
+    def search_trees(self) -> tuple[CodeTrie, ...]:
+        """The trees that a search walks: of behaviour and of content."""
+        return self.tries
+
     def load_state_dict(self, *given: Any, **named: Any) -> Any:
         """As in PyTorch; the trees are built anew."""
         self._tries = None

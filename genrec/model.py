@@ -24,6 +24,8 @@ from seqrec.model import Pretrained, check_arguments
 
 __all__ = ["Generator", "Samples", "samples"]
 
+_STEP_CHILDREN = 1 << 23  # children of all prefixes of a step; some 40 bytes each
+
 
 class Generator(Pretrained, nn.Module):
     """A model that answers a history with the codes of the next item.
@@ -160,6 +162,23 @@ class Generator(Pretrained, nn.Module):
         return level_loss(logits, targets, scale)
 
     # --------------------------------------------------------------------------------------------- items out
+
+    def rows_at_once(self, beams: int) -> int:
+        """Histories that can be searched together within a bounded memory.
+
+        A step holds every child of every prefix. Where codes repeat, thousands of items may follow one prefix, and a
+        batch that is small for codes of 256 children would fill the memory.
+        """
+        widest = 1
+        for trie in self.search_trees():
+            prefixes = [1, *(len(tokens) for tokens in trie.tokens[:-1])]
+            for count, most in zip(prefixes, trie.fan_outs, strict=True):
+                widest = max(widest, min(beams, count) * most)
+        return max(1, _STEP_CHILDREN // widest)
+
+    def search_trees(self) -> tuple[CodeTrie, ...]:
+        """The trees that a search walks."""
+        return (self.trie,)
 
     @torch.no_grad()
     def search(

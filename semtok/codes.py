@@ -16,7 +16,7 @@ import numpy as np
 
 from recbase.checkpoints import FileContent, Folder, consistent, save_folder, sha256_of
 from recbase.restoring import read_table
-from semtok.schemas import KIND, MANIFEST, open_tokenizer
+from semtok.schemas import KIND, MANIFEST, MOST_CODES, open_tokenizer
 
 __all__ = ["CODES_FILE", "KIND", "MANIFEST", "Collisions", "ItemCodes", "load_codes", "read_code_table"]
 
@@ -324,6 +324,8 @@ def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"codes has {codes.shape[1]} levels but sizes names {len(sizes)}")
     if min(sizes) < 1:
         raise ValueError(f"sizes is {sizes}; every level needs at least one code")
+    if max(sizes) > MOST_CODES:
+        raise ValueError(f"sizes has a level of {max(sizes)} codes; expected at most {MOST_CODES}")
     wrong = (codes < 0) | (codes >= np.array(sizes))
     if wrong.any():
         row, level = (int(place[0]) for place in np.nonzero(wrong))

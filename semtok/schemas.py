@@ -36,13 +36,16 @@ from recbase.manifests import (
 from recbase.restoring import Expected, check_arrays, check_finite_array
 
 __all__ = [
+    "BLOCKS",
     "CODEBOOKS_FILE",
     "CODES",
     "CODE_SHARDS",
     "KIND",
     "MANIFEST",
+    "MOST_CODES",
     "check_state",
     "REPORT",
+    "SIZES",
     "open_tokenizer",
     "read_report",
     "read_state",
@@ -52,7 +55,10 @@ MANIFEST = "semtok.json"
 KIND = "tokenizer"
 CODEBOOKS_FILE = "codebooks.safetensors"
 
-SIZES = list_of(COUNT, least=1)
+MOST_CODES = 1 << 24
+"""Codes of one level at most: tables and counts of a level are made in full, so a size is a claim on memory."""
+
+SIZES = list_of(between(1, MOST_CODES), least=1)
 BLOCKS = map_of(RANGE)
 
 CODES = record({"sizes": SIZES, "blocks": BLOCKS, "items": maybe(WHOLE), "hash": TEXT})

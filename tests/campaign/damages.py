@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 Random = np.random.Generator
@@ -29,7 +30,10 @@ def damage(folder: Path, random: Random) -> str:
     names = list(DAMAGES)
     while True:
         name = names[int(random.integers(len(names)))]
-        said = DAMAGES[name](folder, random)
+        try:
+            said = DAMAGES[name](folder, random)
+        except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError):  # a second damage of one file
+            continue
         if said is not None:
             return f"{name}: {said}"
 
