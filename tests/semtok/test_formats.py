@@ -264,3 +264,11 @@ def test_faiss_index_finds_the_nearest_decoded_vectors(tmp_path: Path, metric: s
         write_faiss(vectors[:3], some_codes(), tmp_path / "y.faiss")
     with pytest.raises(ValueError, match="metric='dot' is not one of cosine, l2"):
         write_faiss(vectors, some_codes(), tmp_path / "y.faiss", "dot")
+
+
+@pytest.mark.parametrize("content", ['{"a": [2000000000, 1]}', '{"1": "<a_2000000000><b_7>"}', "[[], [16777216]]"])
+def test_a_code_that_would_ask_for_gigabytes_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "codes.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"codes.json: item .* has the code \d+; expected codes below 16777216"):
+        read_codes(path)
