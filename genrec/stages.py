@@ -29,7 +29,7 @@ import numpy as np
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
 from recbase.checkpoints import FileContent, tensor_bytes
-from recbase.runs import resolve, save_run
+from recbase.runs import check_run_folder, resolve, save_run
 from recbase.sequences import SampleForm, SequenceBatches
 from seqrec.stages import stage
 
@@ -231,6 +231,7 @@ def train_generator(
 
     if form not in REGISTRY[name].forms:
         raise ValueError(f"--form {form} is not for {name}; use {' or '.join(REGISTRY[name].forms)}")
+    check_run_folder(out)
     set_seed(config.seed)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # the others find the stages done

@@ -216,6 +216,7 @@ def open_folder(
     manifest_name: str,
     kind: str,
     check: Callable[[dict[str, Any]], None] | None = None,
+    by_hand: bool = False,
 ) -> Folder:
     """Read the manifest of ``folder``.
 
@@ -226,6 +227,8 @@ def open_folder(
     kind : str
     check : callable, optional
         Is given the manifest's content; raises ValueError where an entry is missing or of another type.
+    by_hand : bool, default False
+        Take a manifest without a kind, as people write it by hand.
 
     Raises
     ------
@@ -244,7 +247,7 @@ def open_folder(
     check_inside(path)
     state = _state(path)  # before it is read: a manifest that is put in place in between counts as another one
     body = read_manifest(path)
-    if not isinstance(body, dict) or body.get("kind") != kind:
+    if not isinstance(body, dict) or body.get("kind", kind if by_hand else None) != kind:
         found = body.get("kind", "manifest without a kind") if isinstance(body, dict) else type(body).__name__
         raise ValueError(f"{folder} holds a {found}, expected a {kind}")
     number = body.get("format", FORMAT)
@@ -346,8 +349,10 @@ def _replaced_files(
             names = former(body) if former is not None and "kind" not in body else None
             if names is not None:
                 return {name for name in names if is_plain_name(name)}
-    what = f"a {held}" if isinstance(held, str) and held != kind else f"a {manifest_name} that no {kind} of ours has"
-    raise ValueError(f"{folder} holds {what}, which a {kind} would replace: give another folder")
+    what = f"of a {held}" if isinstance(held, str) and held != kind else "none of ours"
+    raise ValueError(
+        f"cannot save a {kind} in {folder}: the {manifest_name} there is {what} and would be lost; give another folder"
+    )
 
 
 def _write_files(
@@ -397,6 +402,7 @@ def _sweep(folder: Path, old: set[str], names: set[str]) -> None:
     A file that a killed writer had given its name already is known by it: it carries the hash of the file's content.
     """
     named = _all_named(folder)
+    names |= {f"{found[1]}{found[3] or ''}" for found in map(_HASHED.match, old) if found}
     former = {f"{TEMPORARY}{name}" for name in names}  # as earlier versions called what they were writing
     for path in folder.iterdir():
         if path.name in named or path.is_symlink() or not path.is_file():

@@ -213,7 +213,7 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
     files = {name: path / name for name in ("interactions.parquet", "items.parquet")}
     images: np.ndarray | None = None
     if (path / MANIFEST).is_file():
-        folder = open_folder(path, MANIFEST, "dataset")
+        folder = open_folder(path, MANIFEST, "dataset", by_hand=True)
         check(path / MANIFEST, folder.manifest, SCHEMA)
         manifest = folder.manifest
         files |= {name: folder.file(name) for name in files if name in folder}

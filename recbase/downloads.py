@@ -292,7 +292,7 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
         total = None if length is None else have + int(length)
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         if tag and not tag.startswith("W/"):
-            write_file(mark, tag)
+            mark.write_text(tag, encoding="utf-8")
         progress.update(task, total=total, completed=have)
         with open(part, "ab" if have else "wb") as out:
             while block := answer.read(_BLOCK):

@@ -38,9 +38,8 @@ _OWN = re.compile(rf"^{re.escape(TEMPORARY)}([0-9a-f]{{6}})-(\d+)-[0-9a-f]{{12}}
 _NUMBERED = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 _WORDED = re.compile(
     r"No space left on device|File too large|Disk quota exceeded|Input/output error|Read-only file system"
-    r"|\d+ requested and \d+ written|write error",
-    re.IGNORECASE,
 )
+_SHORT = re.compile(r"\d+ requested and \d+ written|write error")  # NumPy and faiss, where a write came to an early end
 
 FileContent = bytes | str | Callable[[Path], object]
 
@@ -88,6 +87,7 @@ def write_file(path: str | os.PathLike[str], content: FileContent) -> None:
         kept = "; what it held before is kept" if held else ""
         raise OSError(f"cannot write {path}: {reason}{kept}") from error
     flush_folder(target.parent)
+    _sweep_once(target.parent)
 
 
 def new_path(folder: Path, suffix: str = "") -> Path:
@@ -152,6 +152,9 @@ def new_folder(path: str | os.PathLike[str], is_ours: Callable[[Path], bool] | N
                 os.replace(old, path)
             raise
         flush_folder(path.parent)
+        for left in path.parent.glob(f"{TEMPORARY}*"):
+            if left.is_dir() and not left.is_symlink() and is_abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
     except BaseException as error:
         reason = why_unwritten(error)
         if reason is None:
@@ -174,15 +177,15 @@ def why_unwritten(error: BaseException) -> str | None:
 
     Libraries that write in another language raise classes of their own on a full disk; they are known by their text.
     """
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     text = " ".join(str(error).split())
-    numbered = _NUMBERED.search(text)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if numbered is not None:
+    if (numbered := _NUMBERED.search(text)) is not None:
         return os.strerror(int(numbered[1]))
-    worded = _WORDED.search(text)
-    if worded is not None:
-        return worded[0] if worded[0][0].isupper() else f"the disk took a part of it only ({text})"
+    if (worded := _WORDED.search(text)) is not None:
+        return worded[0]
+    if _SHORT.search(text) is not None:
+        return f"the disk took only a part of it ({text})"
     return text or type(error).__name__ if isinstance(error, OSError) else None
 
 
@@ -214,6 +217,15 @@ def fill_file(path: Path, content: FileContent) -> None:
         return
     with open(path, "wb") as out:
         out.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@cache  # once a folder: listing one of many shards for every shard would take long
+def _sweep_once(folder: Path) -> None:
+    """Remove the temporary files that writers which were killed have left in a folder."""
+    with suppress(OSError):
+        for path in folder.glob(f"{TEMPORARY}*"):
+            if path.is_file() and not path.is_symlink() and is_abandoned(path):
+                os.unlink(path)
 
 
 @cache

@@ -138,7 +138,7 @@ def _acquired(folder: str | os.PathLike[str], path: Path, wait: float) -> tuple[
                 return None
             if error.errno not in _READ_ONLY:
                 break
-    raise OSError(f"cannot write to {folder}: {reason}")
+    raise OSError(f"cannot write to {folder}: {reason}; what it held before is kept")
 
 
 def _places(folder: str | os.PathLike[str], path: Path) -> Iterator[Path]:
@@ -162,8 +162,8 @@ def _record(place: Path, purpose: str) -> None:
     """Write down who holds the lock; without it a second writer is refused all the same, only less clearly."""
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
     body = {"process": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "command": command[:200]}
-    with suppress(OSError), open(place, "w", encoding="utf-8") as out:
-        json.dump(body | {"since": _now()}, out)
+    with suppress(OSError):
+        place.write_text(json.dumps(body | {"since": _now()}), encoding="utf-8")
 
 
 def _holder(place: Path) -> tuple[str, str]:

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recbase.checkpoints import FileContent, Folder, consistent, load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import (
+    FileContent,
+    Folder,
+    check_replaceable,
+    consistent,
+    load_arrays,
+    open_folder,
+    save_folder,
+    tensor_bytes,
+)
 from recbase.manifests import COUNT, NUMBER, OBJECT, TEXT, check, map_of, maybe, null_or, read_json, record, shown
 from recbase.restoring import Expected, build, check_arrays, load_weights, read_table
 
@@ -26,6 +35,7 @@ __all__ = [
     "METRICS",
     "SCHEMA",
     "Run",
+    "check_run_folder",
     "load_run",
     "open_run",
     "read_item_vectors",
@@ -122,6 +132,17 @@ def resolve(name: str, registry: Mapping[str, str], what: str = "model") -> Any:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(registry))}")
     module, _, attribute = registry[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def check_run_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that :func:`save_run` would refuse, before a training that takes hours.
+
+    Raises
+    ------
+    ValueError
+        If it is a file, or holds a ``config.json`` that is not of a run, such as that of a Hugging Face model.
+    """
+    check_replaceable(folder, MANIFEST, KIND)
 
 
 def save_run(

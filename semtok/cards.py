@@ -96,14 +96,14 @@ def push_folder(folder: str | os.PathLike[str], repository: str, private: bool =
     from huggingface_hub import HfApi
 
     write_card(folder, repository)
-    named = open_tokenizer(folder).files.values()
+    named = open_tokenizer(folder).files
     hub = HfApi()
     hub.create_repo(repository, private=private, exist_ok=True)
     found = hub.upload_folder(
         repo_id=repository,
         folder_path=str(folder),
-        allow_patterns=[MANIFEST, CARD_FILE, *(entry["file"] for entry in named)],
-        delete_patterns=[f"*.{'?' * 12}.{kind}" for kind in ("safetensors", "parquet", "json")],  # of earlier versions
+        allow_patterns=[MANIFEST, CARD_FILE, *(entry["file"] for entry in named.values())],
+        delete_patterns=[f"{Path(name).stem}.{'?' * 12}{Path(name).suffix}" for name in named],  # of earlier versions
         commit_message="Tokenizer",
     )
     return str(found)

@@ -122,7 +122,7 @@ def write_codes(codes: ItemCodes, path: str | os.PathLike[str], format: str) -> 
     path = Path(path)
     _check_format(format)
     if format == "table":
-        write_file(path, codes.write_parquet)
+        codes.write_parquet(path)
     elif format == "grid":
         write_file(path, _tensor_writer(path, np.ascontiguousarray(codes.codes.T, dtype=np.int64)))
     else:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from recbase.checkpoints import FileContent, folder_lock
-from recbase.runs import resolve, save_run
+from recbase.runs import check_run_folder, resolve, save_run
 from recbase.sequences import SampleForm, SequenceBatches
 from seqrec import MODELS, REGISTRY
 from seqrec.content import ItemContent, item_attributes, item_texts
@@ -464,6 +464,7 @@ def train_network(
     from accelerate.utils import set_seed
 
     check_form(name, form)
+    check_run_folder(out)
     set_seed(config.seed)
     files: dict[str, FileContent] = {}
     inputs = _inputs(name, arguments)
@@ -512,6 +513,7 @@ def train_item_ids(
 
     from recbase.runs import load_run
 
+    check_run_folder(out)
     set_seed(config.seed)
     run = load_run(base, MODELS)
     if run.manifest["model"] != "ccfrec":
@@ -604,6 +606,7 @@ def train_counted(
 
     ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
     """
+    check_run_folder(out)
     split = dataset.split()
     start = time.perf_counter()
     model = resolve(name, MODELS)(dataset.n_items, **arguments).fit(split.train)
