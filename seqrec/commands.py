@@ -127,7 +127,8 @@ def _training_command(name: str) -> click.Command:
         if given.get("stage") == "item-id":
             if given["base"] is None:
                 raise click.UsageError("--stage item-id needs --base RUN, the trained run that it starts from")
-            metrics = train_item_ids(given["base"], dataset, target, config, given["id_in_candidates"], record, resume)
+            candidates = given["id_in_candidates"]
+            metrics = train_item_ids(given["base"], dataset, target, config, candidates, record, resume, recipe)
         else:
             metrics = train_network(
                 name,
@@ -328,8 +329,8 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
             raise ValueError(f"{path} holds a {run.manifest['model']}; only tssr has two streams")
     reports = {}
     for path, run in opened.items():
-        dataset = load_dataset(run.manifest["data"]["given"])
-        if dataset.hash != run.manifest["data"]["hash"]:
+        dataset = load_dataset(run.data.get("given", run.data["name"]))
+        if dataset.hash != run.data["hash"]:
             raise ValueError(f"{path} was trained on another version of the data set {dataset.name}")
         reports[path] = alignment_uniformity(run.model, dataset.split().train, sample, seed=seed)
     if figure is not None:
