@@ -178,9 +178,11 @@ def load_code_shards(folder: str | os.PathLike[str]) -> ItemCodes:
     parts = []
     for number, rows in enumerate(manifest["rows"]):
         name = _part(number)
-        part = folder / name if opened is None else opened.file(name)
+        part = folder / (opened.files[name]["file"] if opened is not None and name in opened else name)
         if not part.is_file():
             raise FileNotFoundError(f"{part} is named by {path} but is missing")
+        if opened is not None:
+            part = opened.file(name)
         parts.append(read_code_table(part, manifest | {"items": rows}))
     kinds = {codes.item_ids.dtype.kind for codes in parts if len(codes)}
     if len(kinds) > 1:
