@@ -141,10 +141,10 @@ def evaluate(
     from recbase.runs import load_run
 
     opened = load_run(run, MODELS)
-    dataset = load_dataset(data or opened.manifest["data"]["given"])
-    if dataset.hash != opened.manifest["data"]["hash"]:
-        raise ValueError(f"{run} was trained on {opened.manifest['data']['name']}, not on the data set {dataset.name}")
-    name, recipe = opened.manifest["model"], opened.manifest["recipe"]
+    dataset = load_dataset(data or opened.data.get("given", opened.data["name"]))
+    if dataset.hash != opened.data["hash"]:
+        raise ValueError(f"{run} was trained on {opened.data['name']}, not on the data set {dataset.name}")
+    name, recipe = opened.manifest["model"], opened.recipe
     search = Search(beams=beams, search_batch=search_batch)
     metrics, _ = evaluate_generator(name, opened.model, dataset, search, recipe, quiet=quiet or as_json, exact=exact)
     if as_json:

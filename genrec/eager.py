@@ -240,10 +240,19 @@ class EAGER(Generator):
         self._tries = None
         return super().with_codes(codes, priority)
 
+    def search_trees(self) -> tuple[CodeTrie, ...]:
+        """The trees that a search walks: of behaviour and of content."""
+        return self.tries
+
     def load_state_dict(self, *given: Any, **named: Any) -> Any:
         """As in PyTorch; the trees are built anew."""
         self._tries = None
         return super().load_state_dict(*given, **named)
+
+    def code_parts(self) -> list[Tensor]:
+        """Codes of behaviour and of content."""
+        table = self.code_table[1:]
+        return [table[:, : self.split], table[:, self.split :]]
 
     @property
     def streams(self) -> tuple[DistillingDecoder, DistillingDecoder]:

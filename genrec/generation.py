@@ -87,6 +87,7 @@ def generate(
     n_best = beams if n_best is None else n_best
     if len(histories.items) and int(histories.items.max()) > model.items:
         raise ValueError(f"histories hold item {int(histories.items.max())}; the model knows 1..{model.items}")
+    batch_size = min(batch_size, model.rows_at_once(beams))
     order = np.argsort(-np.minimum(histories.lengths, model.max_len), kind="stable")
     batches = [order[lo : lo + batch_size] for lo in range(0, len(order), batch_size)]
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)

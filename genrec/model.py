@@ -26,6 +26,8 @@ from seqrec.model import Pretrained
 
 __all__ = ["Generator", "Samples", "samples"]
 
+_STEP_CHILDREN = 1 << 23  # children of all prefixes of a step; some 40 bytes each
+
 
 class Generator(Pretrained, nn.Module):
     """A model that answers a history with the codes of the next item.
@@ -108,6 +110,26 @@ class Generator(Pretrained, nn.Module):
         self._trie = None
         return super().load_state_dict(*given, **named)
 
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"code_table": (NO_CODE, np.array(self.sizes) - 1)}
+
+    def code_parts(self) -> list[Tensor]:
+        """Codes of the catalogue [N, l], a table for every tree that is searched."""
+        return [self.code_table[1:]]
+
+    def check_restored(self) -> None:
+        """Refuse codes that name no item: none at all, or with a gap before their end."""
+        for part in self.code_parts():
+            ended = part < 0
+            wrong = ended[:, 0] | (ended[:, :-1] & ~ended[:, 1:]).any(1)
+            if bool(wrong.any()):
+                row = int(wrong.nonzero()[0, 0])
+                raise ValueError(
+                    f"'code_table' gives item {row + 1} the codes {part[row].tolist()}, expected one or more codes, "
+                    f"filled up with {NO_CODE} at the end"
+                )
+
     # ------------------------------------------------------------------------------------ what a model defines
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Any:
@@ -142,6 +164,23 @@ class Generator(Pretrained, nn.Module):
         return level_loss(logits, targets, scale)
 
     # --------------------------------------------------------------------------------------------- items out
+
+    def rows_at_once(self, beams: int) -> int:
+        """Histories that can be searched together within a bounded memory.
+
+        A step holds every child of every prefix. Where codes repeat, thousands of items may follow one prefix, and a
+        batch that is small for codes of 256 children would fill the memory.
+        """
+        widest = 1
+        for trie in self.search_trees():
+            prefixes = [1, *(len(tokens) for tokens in trie.tokens[:-1])]
+            for count, most in zip(prefixes, trie.fan_outs, strict=True):
+                widest = max(widest, min(beams, count) * most)
+        return max(1, _STEP_CHILDREN // widest)
+
+    def search_trees(self) -> tuple[CodeTrie, ...]:
+        """The trees that a search walks."""
+        return (self.trie,)
 
     @torch.no_grad()
     def search(

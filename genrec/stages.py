@@ -210,6 +210,12 @@ def build_model(
     accepted = inspect.signature(kind).parameters
     shapes: dict[str, Any] = {"items": dataset.n_items, "users": dataset.n_users}
     shapes |= {"sizes": [int(size) for size in found.codes.sizes]} | found.shapes
+    shared = found.codes.collisions()
+    if shared.distinct == 1 < shared.total:
+        raise ValueError(
+            f"all {shared.total} items have the same codes, so that {name} could recommend one item alone: give codes "
+            "that tell the items apart, or have them made unique (--unique)"
+        )
     chosen = dict(arguments)
     if form == "all":  # positions must not see what comes after them
         chosen["causal_encoder"] = True

@@ -9,6 +9,7 @@ import torch
 
 from genrec.t5 import T5, Activation
 from genrec.vocabulary import END, PAD
+from semtok.encoders import load_backbone
 
 __all__ = ["from_transformers", "to_transformers"]
 
@@ -20,7 +21,7 @@ def from_transformers(cls: type[AnyT5], source: Any, dropout: float | None = Non
     if isinstance(source, str | os.PathLike):
         from transformers import T5ForConditionalGeneration
 
-        source = T5ForConditionalGeneration.from_pretrained(source, local_files_only=os.path.isdir(source))
+        source = load_backbone(T5ForConditionalGeneration, source, "the T5")
     config = source.config
     activations: dict[str, Activation] = {"relu": "relu", "gated-gelu": "gated-gelu"}
     if config.feed_forward_proj not in activations:

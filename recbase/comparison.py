@@ -7,7 +7,6 @@ alike, since both leave one rank a user.
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recbase.checkpoints import consistent, open_folder, write_file
+from recbase.checkpoints import consistent, write_file
 from recbase.console import cell, console_of
 from recbase.evaluation import KS, read_ranks
 from recbase.metrics import METRICS, mean_metrics, parse_metric, user_values
+from recbase.runs import open_run, read_metrics
 from recbase.significance import Interval, PairedTest, bootstrap_interval, holm, paired_test
 
 if TYPE_CHECKING:
@@ -189,15 +189,8 @@ def compare_runs(
 
 @consistent
 def _read(folder: Path) -> _Run:
-    opened = open_folder(folder, "config.json", "run")
-    path = opened.file("metrics.json")
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if missing := [name for name in ("model", "dataset", "protocol") if name not in metrics]:
-        raise ValueError(f"{path} lacks {missing}, so {folder} cannot be compared")
-    return _Run(str(folder), metrics, read_ranks(opened.file("ranks.parquet")))
+    opened = open_run(folder)
+    return _Run(str(folder), read_metrics(opened), read_ranks(opened.file("ranks.parquet")))
 
 
 def _check_same(first: _Run, other: _Run, mask_seen: bool | None) -> None:

@@ -13,11 +13,22 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
-from recbase.checkpoints import save_folder, sha256_of, tensor_bytes
+from recbase.checkpoints import Folder, load_arrays, save_folder, sha256_of, tensor_bytes
+from recbase.manifests import OBJECT, TEXT, WHOLE, between, list_of, maybe, null_or, one_of, record
+from recbase.restoring import Expected, check_arrays
 from recbase.sequences import Histories
 from recbase.splits import Split, global_time, leave_last_out
 
-__all__ = ["MANIFEST", "UNKNOWN_TIME", "VIEW_COLUMNS", "Dataset", "checked_items", "same_id_type"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "UNKNOWN_TIME",
+    "VIEW_COLUMNS",
+    "Dataset",
+    "checked_items",
+    "read_images",
+    "same_id_type",
+]
 
 MANIFEST = "dataset.json"
 VIEW_COLUMNS = (
@@ -32,6 +43,21 @@ VIEW_COLUMNS = (
     "package_size",
 )
 """Text columns that are encoded, in this order, where a data set does not list its own."""
+
+_COUNTS = record({"users": WHOLE, "items": WHOLE, "interactions": WHOLE})
+SCHEMA = record(
+    {
+        "name": maybe(TEXT),
+        "views": maybe(list_of(TEXT)),
+        "counts": maybe(_COUNTS),
+        "order": maybe(null_or(one_of("time", "file", "position"))),
+        "ties": maybe(null_or(one_of("file", "item", "shuffle"))),
+        "seed": maybe(null_or(between(0, 2**63 - 1))),
+        "hash": maybe(TEXT),
+        "facts": maybe(OBJECT),
+    }
+)
+"""Schema of ``dataset.json``."""
 
 UNKNOWN_TIME = int(np.iinfo(np.int64).min)
 """Time of all events of a user none of whose times is known: before everything, so they are trained on."""
@@ -259,6 +285,14 @@ class Dataset:
         facts = {"facts": self.facts} if self.facts else {}
         save_folder(folder, MANIFEST, "dataset", self.manifest | hashes | facts, files)
         return folder
+
+
+def read_images(folder: Folder, count: int | None) -> np.ndarray:
+    """Image vectors of an open dataset folder, float32 [N, D]; ValueError if they are damaged or not those of N."""
+    path = folder.file("images.safetensors")
+    arrays = load_arrays(path)
+    check_arrays(path, arrays, {"images": Expected((count, None))}, "a data set")
+    return arrays["images"]
 
 
 def checked_items(items: pl.DataFrame, what: str) -> pl.DataFrame:

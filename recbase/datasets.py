@@ -19,10 +19,11 @@ import polars as pl
 
 from recbase import interactions as events
 from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, check_arguments, spelled
-from recbase.checkpoints import consistent, load_arrays, open_folder
+from recbase.checkpoints import consistent, open_folder
 from recbase.console import short
-from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
+from recbase.dataset import MANIFEST, SCHEMA, VIEW_COLUMNS, Dataset, checked_items, read_images, same_id_type
 from recbase.interactions import Order, Ties
+from recbase.manifests import check
 from recbase.times import with_seconds
 from recbase.verification import Verification, verify
 
@@ -316,10 +317,11 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
     images: np.ndarray | None = None
     if (path / MANIFEST).is_file():
         folder = open_folder(path, MANIFEST, "dataset", by_hand=True)
+        check(path / MANIFEST, folder.manifest, SCHEMA)
         manifest = folder.manifest
         files |= {name: folder.file(name) for name in files if name in folder}
         if "images.safetensors" in folder:
-            images = load_arrays(folder.file("images.safetensors"))["images"]
+            images = read_images(folder, folder.manifest.get("counts", {}).get("items"))
     for name, file in files.items():
         if not file.is_file():
             raise FileNotFoundError(f"{path} is not a data set: it has no {name}")
@@ -330,8 +332,14 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
         table = with_seconds(table, str(source))[0]
     table = events.check_interactions(table, str(source))
     items = checked_items(_read_parquet(files["items.parquet"]), str(files["items.parquet"]))
+    if images is not None and len(images) != items.height:
+        raise ValueError(f"{path} has vectors of {len(images)} images but {items.height} items")
     order = order or ("position" if "position" in table.columns else "time" if "timestamp" in table.columns else "file")
-    table = events.order_events(table, order, ties or manifest.get("ties") or "file", seed or manifest.get("seed") or 0)
+    try:
+        ties_by = ties or manifest.get("ties") or "file"
+        table = events.order_events(table, order, ties_by, seed or manifest.get("seed") or 0)
+    except ValueError as error:
+        raise ValueError(f"{files['interactions.parquet']}: {error}") from error
     recorded, facts = manifest.pop("hash", None), manifest.pop("facts", {})
     for derived in ("sequences_hash", "pattern_hash"):
         manifest.pop(derived, None)

@@ -26,6 +26,7 @@ from torch import Tensor
 from recbase.metrics import METRICS, coverage_at, mean_metrics
 from recbase.processes import is_main_process
 from recbase.recommender import NO_ITEM, Recommendations, Scorer
+from recbase.restoring import read_table
 from recbase.sequences import Histories
 from recbase.splits import Split, Targets
 
@@ -756,14 +757,9 @@ def read_ranks(file: Path | str | bytes) -> pl.DataFrame:
         It is no Parquet file, a column is missing, or a user stands in it twice.
     """
     name = "ranks.parquet" if isinstance(file, bytes) else str(file)
-    try:
-        frame = pl.read_parquet(io.BytesIO(file) if isinstance(file, bytes) else file)
-    except pl.exceptions.ComputeError as error:
-        raise ValueError(f"{name} is no readable Parquet file: {error}") from error
-    if missing := [column for column in ("user_id", "rank") if column not in frame.columns]:
-        raise ValueError(f"{name} has the columns {frame.columns} but lacks {missing}")
-    if frame["user_id"].is_duplicated().any():
-        twice = frame.filter(frame["user_id"].is_duplicated())["user_id"][0]
-        raise ValueError(f"{name} holds user {twice!r} more than once, expected one rank a user")
+    frame = read_table(file, {"user_id": "id", "rank": "whole"}, distinct="user_id")
     columns = [column for column in ("rank", "rank_masked") if column in frame.columns]
+    for column in columns:
+        if not frame.schema[column].is_integer() or bool((frame[column] < 1).any()):
+            raise ValueError(f"{name} has other values than ranks from 1 in the column {column!r}")
     return frame.with_columns(pl.col(columns).fill_null(_NOT_RETURNED))

@@ -6,7 +6,6 @@ code to be imported. Knows nothing of particular models.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,11 +26,54 @@ from recbase.checkpoints import (
     save_folder,
     tensor_bytes,
 )
+from recbase.manifests import COUNT, NUMBER, OBJECT, TEXT, check, map_of, maybe, null_or, read_json, record, shown
+from recbase.restoring import Expected, build, check_arrays, load_weights, read_table
 
-__all__ = ["KIND", "MANIFEST", "Run", "check_run_folder", "load_run", "resolve", "save_run"]
+__all__ = [
+    "KIND",
+    "MANIFEST",
+    "METRICS",
+    "SCHEMA",
+    "Run",
+    "check_run_folder",
+    "load_run",
+    "open_run",
+    "read_item_vectors",
+    "read_items",
+    "read_metrics",
+    "resolve",
+    "save_run",
+]
 
 MANIFEST = "config.json"
 KIND = "run"
+SCHEMA = record(
+    {
+        "model": maybe(TEXT),
+        "arguments": maybe(OBJECT),
+        "data": maybe(record({"name": TEXT, "hash": TEXT, "given": maybe(TEXT)})),
+        "recipe": maybe(TEXT),
+        "form": maybe(null_or(TEXT)),
+        "split": maybe(TEXT),
+        "training": maybe(OBJECT),
+        "exported_from": maybe(TEXT),
+    }
+)
+"""Schema of ``config.json``; more entries may stand in it."""
+_MODEL = record({"model": TEXT, "arguments": OBJECT})
+
+METRICS = record(
+    {
+        "model": TEXT,
+        "dataset": record({"name": TEXT, "hash": TEXT, "users": maybe(COUNT), "items": maybe(COUNT)}),
+        "protocol": record({"seen_items": TEXT, "n_best": maybe(null_or(COUNT))}),
+        "valid": maybe(OBJECT),
+        "test": maybe(map_of(NUMBER)),
+        "test_kept": maybe(map_of(NUMBER)),
+        "test_masked": maybe(map_of(NUMBER)),
+    }
+)
+"""Schema of ``metrics.json``."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +100,24 @@ class Run:
         return self.folder.manifest
 
     @property
+    def data(self) -> dict[str, Any]:
+        """Name, hash and origin of the data set it was trained on; ValueError if the run does not record one."""
+        if "data" not in self.manifest:
+            raise ValueError(
+                f"{self.folder.path} does not say what it was trained on; expected a run that a training wrote"
+            )
+        found: dict[str, Any] = self.manifest["data"]
+        return found
+
+    @property
+    def recipe(self) -> str:
+        """Recipe it was trained with."""
+        return str(self.manifest.get("recipe", "default"))
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` holds."""
-        content: dict[str, Any] = json.loads(self.folder.file("metrics.json").read_text(encoding="utf-8"))
-        return content
+        return read_metrics(self.folder)
 
 
 def resolve(name: str, registry: Mapping[str, str], what: str = "model") -> Any:
@@ -143,18 +199,93 @@ def load_run(folder: str | os.PathLike[str], registry: Mapping[str, str]) -> Run
     ValueError
         If a part is damaged, or the model is not in the registry, or weights do not fit the arguments.
     """
-    opened = open_folder(Path(folder), MANIFEST, KIND)
-    model = resolve(opened.manifest["model"], registry)(**opened.manifest["arguments"])
-    tensors = load_arrays(opened.file("model.safetensors"))
-    if hasattr(model, "tensors"):
-        model.load(tensors)
-    else:
-        import torch
-
+    opened = open_run(folder)
+    check(opened.path / MANIFEST, opened.manifest, _MODEL)
+    path, name, arguments = opened.path / MANIFEST, opened.manifest["model"], opened.manifest["arguments"]
+    if name not in registry:
+        raise ValueError(f"{path}: 'model' is {shown(name)}, which is unknown; known: {', '.join(sorted(registry))}")
+    kind, owner = resolve(name, registry), f"a {name}"
+    items = read_items(opened)
+    if (count := arguments.get("items", items.height)) != items.height:
+        raise ValueError(
+            f"{path}: 'arguments.items' is {shown(count)} but {opened.file('items.parquet')} has {items.height} rows"
+        )
+    if hasattr(kind, "check_saved"):
         try:
-            model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"the weights in {folder} do not fit its arguments: {reason}") from error
+            kind.check_saved(arguments)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    weights = opened.file("model.safetensors")
+    model = build(path, kind, arguments, owner, weights.stat().st_size)
+    tensors = load_arrays(weights)
+    if hasattr(model, "tensors"):
+        if hasattr(model, "expected"):
+            check_arrays(weights, tensors, model.expected(), owner)
+        try:
+            model.load(tensors)
+        except ValueError as error:
+            raise ValueError(f"{weights}: {error}") from error
+    else:
+        load_weights(weights, model, tensors, owner)
         model.eval()
-    return Run(opened, model, pl.read_parquet(opened.file("items.parquet")))
+    run = Run(opened, model, items)
+    if hasattr(model, "remember"):
+        model.remember(run)
+    return run
+
+
+def open_run(folder: str | os.PathLike[str]) -> Folder:
+    """Open a run folder and check its manifest; nothing else is read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no run.
+    ValueError
+        If the manifest is damaged.
+    """
+    opened = open_folder(Path(folder), MANIFEST, KIND)
+    check(opened.path / MANIFEST, opened.manifest, SCHEMA)
+    return opened
+
+
+def read_items(opened: Folder) -> pl.DataFrame:
+    """Catalogue of an open run: ``item_id``, and ``title`` where there is one, in the order of item numbers.
+
+    Raises
+    ------
+    ValueError
+        If the table is damaged, or an id is missing or there twice.
+    """
+    return read_table(opened.file("items.parquet"), {"item_id": "id"}, distinct="item_id")
+
+
+def read_item_vectors(opened: Folder) -> np.ndarray:
+    """Item vectors of an open run, float32 [N, D], as many as its items.
+
+    Raises
+    ------
+    ValueError
+        If the run has none, or they are damaged or not those of its items.
+    """
+    if "item_vectors.safetensors" not in opened:
+        raise ValueError(f"the run in {opened.path} has no item vectors: its model does not score from a table")
+    path = opened.file("item_vectors.safetensors")
+    arrays = load_arrays(path)
+    rows = read_items(opened).height
+    check_arrays(path, arrays, {"item_vectors": Expected((rows, None))}, "a run")
+    return arrays["item_vectors"]
+
+
+def read_metrics(opened: Folder) -> dict[str, Any]:
+    """Content of ``metrics.json`` of an open run.
+
+    Raises
+    ------
+    ValueError
+        If the run has none, or it is damaged.
+    """
+    path = opened.file("metrics.json")
+    content: dict[str, Any] = read_json(path)
+    check(path, content, METRICS)
+    return content

@@ -21,10 +21,12 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from recbase.checkpoints import load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import Folder, load_arrays, open_folder, save_folder, tensor_bytes
 from recbase.files import write_file
+from recbase.manifests import check
 from recbase.options import progress
 from recbase.recipes import spelled
+from recbase.resuming import CHECKPOINT, check_generators, check_moments, check_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -296,24 +298,49 @@ class TrainingState:
         if not (path / _MANIFEST).is_file():
             raise FileNotFoundError(f"{path} holds no checkpoint to resume; leave out --resume to start anew")
         saved = open_folder(path, _MANIFEST, _KIND)
+        check(path / _MANIFEST, saved.manifest, CHECKPOINT)
         differences = differing_settings(saved.manifest["run"], self.identity())
         if differences:
             before = " and ".join(_told(name, earlier) for name, earlier, _ in differences)
             now = " and ".join(_told(name, later) for name, _, later in differences)
             raise DifferentRunError(f"cannot resume {path}: it was made with {before}, this run has {now}")
-        self.batches.load_state_dict(saved.manifest["batches"])
-        self.model.load_state_dict(_load_tensors(saved.file("model.safetensors", verify=True)))
-        self._load_moments(_load_tensors(saved.file("optimizer.safetensors", verify=True)))
-        if "best.safetensors" in saved:
-            self.best, self.best_saved = _load_tensors(saved.file("best.safetensors", verify=True)), True
+        weights, moments, best, own = self._checked_parts(saved)
+        try:
+            self.batches.load_state_dict(saved.manifest["batches"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path / _MANIFEST}: 'batches' is no position of these batches: {error}") from error
+        self.model.load_state_dict(weights)
+        self._load_moments(moments)
+        if best is not None:
+            self.best, self.best_saved = best, True
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.manifest["scaler"])
         self.loop.update(saved.manifest["loop"])
         self.next_look, self.looked_step = self.loop["step"] + 1, self.loop["step"]
-        own = load_arrays(saved.file(f"rank-{self.accelerator.process_index}.safetensors", verify=True))
         self.losses.load(saved.manifest["loss_names"], own)
         self.write_history()
-        _set_random_state(own, self.accelerator.device)
+        try:
+            _set_random_state(own, self.accelerator.device)
+        except (ValueError, OverflowError, RuntimeError) as error:
+            raise ValueError(f"{path} holds no states of random generators: it is damaged") from error
+
+    def _checked_parts(
+        self, saved: Folder
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor] | None, dict[str, np.ndarray]]:
+        """Weights, moments, best weights and this process's own state of a checkpoint that fits this training."""
+        files = {name: saved.file(name, verify=True) for name in ("model.safetensors", "optimizer.safetensors")}
+        weights, moments = (_load_tensors(path) for path in files.values())
+        check_weights(files["model.safetensors"], weights, self.model)
+        check_moments(files["optimizer.safetensors"], moments, self.model, self._trained())
+        best = None
+        if "best.safetensors" in saved:
+            best = _load_tensors(saved.file("best.safetensors", verify=True))
+            check_weights(saved.file("best.safetensors"), best, self.model)
+        path = saved.file(f"rank-{self.accelerator.process_index}.safetensors", verify=True)
+        own = load_arrays(path)
+        names = saved.manifest["loss_names"]
+        check_generators(path, own, _random_state(self.accelerator.device), len(names))
+        return weights, moments, best, own
 
     def _gathered(self, own: bytes) -> list[bytes]:
         """The bytes of every process, all of one length."""

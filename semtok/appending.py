@@ -23,13 +23,14 @@ from recbase.checkpoints import (
     consistent,
     folder_lock,
     load_arrays,
-    open_folder,
     save_folder,
     sha256_of,
     tensor_bytes,
 )
+from recbase.restoring import Expected, check_arrays
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.loading import load
+from semtok.schemas import open_tokenizer
 from semtok.uniqueness import SUFFIX, costs_of, make_unique
 
 __all__ = ["ERRORS_FILE", "Appended", "append_items", "drift_report", "error_sample", "generations", "unseen_prefixes"]
@@ -136,7 +137,7 @@ def append_items(
 @consistent
 def _read_all(folder: str | os.PathLike[str]) -> tuple[Folder, Any, ItemCodes]:
     """The folder, its tokenizer and its codes, of one state."""
-    return open_folder(folder, MANIFEST, KIND), load(folder), ItemCodes.load(folder)
+    return open_tokenizer(folder), load(folder), ItemCodes.load(folder)
 
 
 def _append(
@@ -206,7 +207,7 @@ def generations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ValueError
         If it holds no codes, or they were changed since the last generation.
     """
-    return _history(open_folder(folder, MANIFEST, KIND), ItemCodes.load(folder))
+    return _history(open_tokenizer(folder), ItemCodes.load(folder))
 
 
 def error_sample(tokenizer: Any, X: Any, codes: Any, seed: int = 0) -> np.ndarray | None:
@@ -355,7 +356,10 @@ def _history(opened: Folder, codes: ItemCodes) -> list[dict[str, Any]]:
 
 def _training_errors(opened: Folder, tokenizer: Any, reference: Any) -> np.ndarray | None:
     if ERRORS_FILE in opened:
-        return load_arrays(opened.file(ERRORS_FILE))["errors"]
+        path = opened.file(ERRORS_FILE)
+        arrays = load_arrays(path)
+        check_arrays(path, arrays, {"errors": Expected((None,))}, "a tokenizer")
+        return arrays["errors"]
     if reference is None:
         return None
     return error_sample(tokenizer, reference, tokenizer.encode(reference))

@@ -6,14 +6,14 @@ The licence is left to whoever publishes. Knows nothing of how a method works.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recbase.checkpoints import folder_lock, open_folder, write_file
-from semtok.codes import KIND, MANIFEST, ItemCodes
+from recbase.checkpoints import folder_lock, write_file
+from semtok.codes import MANIFEST, ItemCodes
+from semtok.schemas import open_tokenizer, read_report
 
 __all__ = ["CARD_FILE", "card_text", "push_folder", "write_card"]
 
@@ -58,11 +58,11 @@ def _write_card(folder: Path, name: str | None) -> Path | None:
         if MADE not in text:
             return None
         licence = _licence_of(text)
-    opened = open_folder(folder, MANIFEST, KIND)
+    opened = open_tokenizer(folder)
     report: dict[str, Any] = {}
     codes = ItemCodes.load(folder) if opened.manifest.get("codes") else None
     if "report.json" in opened:
-        report = json.loads(opened.file("report.json").read_text(encoding="utf-8"))
+        report = read_report(opened)
     elif codes is not None:
         from semtok.quality import code_report
 
@@ -96,7 +96,7 @@ def push_folder(folder: str | os.PathLike[str], repository: str, private: bool =
     from huggingface_hub import HfApi
 
     write_card(folder, repository)
-    named = open_folder(folder, MANIFEST, KIND).files
+    named = open_tokenizer(folder).files
     hub = HfApi()
     hub.create_repo(repository, private=private, exist_ok=True)
     found = hub.upload_folder(

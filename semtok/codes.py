@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, Folder, consistent, open_folder, save_folder, sha256_of, write_file
+from recbase.checkpoints import FileContent, Folder, consistent, save_folder, sha256_of, write_file
+from recbase.restoring import read_table
+from semtok.schemas import KIND, MANIFEST, MOST_CODES, open_tokenizer
 
-__all__ = ["CODES_FILE", "KIND", "MANIFEST", "Collisions", "ItemCodes", "load_codes"]
+__all__ = ["CODES_FILE", "KIND", "MANIFEST", "Collisions", "ItemCodes", "load_codes", "read_code_table"]
 
-MANIFEST = "semtok.json"
-KIND = "tokenizer"
 CODES_FILE = "codes.parquet"
 _SHOWN = 3
 
@@ -271,7 +271,7 @@ class ItemCodes:
         ValueError
             If it holds no codes, or they were changed since.
         """
-        opened = open_folder(folder, MANIFEST, KIND)
+        opened = open_tokenizer(folder)
         if opened.manifest.get("codes") is None:
             raise ValueError(f"{folder} holds a tokenizer but no item codes; save it with item_codes=")
         return cls.from_folder(opened, opened.manifest["codes"])
@@ -285,20 +285,32 @@ class ItemCodes:
         ValueError
             If the table is damaged or does not have the recorded hash.
         """
-        import polars as pl
-
         path = Path(folder.file(CODES_FILE))
-        sizes = tuple(manifest["sizes"])
-        names = [f"c{level}" for level in range(len(sizes))]
-        try:
-            table = pl.read_parquet(path, columns=["item_id", *names])
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(f"{path} is not a readable table of item_id and {len(sizes)} codes: {error}") from error
-        blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
-        codes = cls(table.select(names).to_numpy(), sizes, _as_ids(table["item_id"]), blocks)
+        codes = read_code_table(path, manifest)
         if codes.hash != manifest["hash"]:
             raise ValueError(f"{path} does not have the hash that its manifest records: the codes were changed")
         return codes
+
+
+def read_code_table(path: Path, manifest: Mapping[str, Any]) -> ItemCodes:
+    """Codes of a Parquet table of item_id, c0, c1 ..., with the sizes and blocks of a manifest.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if it is damaged, has other columns or rows, or its codes are out of range.
+    """
+    names = [f"c{level}" for level in range(len(manifest["sizes"]))]
+    columns = {"item_id": "id"} | dict.fromkeys(names, "whole")
+    table = read_table(path, columns, manifest.get("items"), distinct="item_id")
+    if len(table) and any(table[name].null_count() for name in names):
+        raise ValueError(f"{path} has items without a code")
+    blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
+    found = table.select(names).to_numpy() if len(table) else np.zeros((0, len(names)), dtype=np.int32)
+    try:
+        return ItemCodes(found, tuple(manifest["sizes"]), _as_ids(table["item_id"]), blocks)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load_codes(folder: str | os.PathLike[str]) -> ItemCodes:
@@ -321,6 +333,8 @@ def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"codes has {codes.shape[1]} levels but sizes names {len(sizes)}")
     if min(sizes) < 1:
         raise ValueError(f"sizes is {sizes}; every level needs at least one code")
+    if max(sizes) > MOST_CODES:
+        raise ValueError(f"sizes has a level of {max(sizes)} codes; expected at most {MOST_CODES}")
     wrong = (codes < 0) | (codes >= np.array(sizes))
     if wrong.any():
         row, level = (int(place[0]) for place in np.nonzero(wrong))

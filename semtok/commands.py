@@ -439,14 +439,13 @@ def encode(
     given before changes.
     """
     import semtok
-    from recbase.checkpoints import open_folder
     from recbase.readers import read_items
-    from semtok.codes import KIND, MANIFEST
     from semtok.ready_vectors import VectorSource, open_vectors
+    from semtok.schemas import open_tokenizer
     from semtok.sharded import ShardedEmbeddings
 
     fitted = semtok.load(tokenizer)
-    made_from = open_folder(tokenizer, MANIFEST, KIND).manifest.get("made_from", {})
+    made_from = open_tokenizer(tokenizer).manifest.get("made_from") or {}
     if items is None and embeddings is None:
         raise click.UsageError("give --items TABLE (new items) or --embeddings FOLDER|FILE (vectors)")
     if grow and not append:

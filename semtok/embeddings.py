@@ -36,6 +36,7 @@ from recbase.arguments import (
     check_arguments,
 )
 from recbase.checkpoints import (
+    Folder,
     check_replaceable,
     consistent,
     folder_lock,
@@ -48,7 +49,23 @@ from recbase.checkpoints import (
 )
 from recbase.files import is_abandoned
 from recbase.locks import FolderBusyError
+from recbase.manifests import (
+    COUNT,
+    OBJECT,
+    TEXT,
+    WHOLE,
+    Kind,
+    check,
+    list_of,
+    map_of,
+    maybe,
+    null_or,
+    read_json,
+    record,
+    shown,
+)
 from recbase.options import progress
+from recbase.restoring import Expected, check_arrays
 from semtok.encoders import Encoder, ImageEncoder, Pca, TextEncoder, Tfidf, check_encoder_name, text_encoder
 from semtok.vector_files import is_vector_file, read_vector_file
 from semtok.words import RULES
@@ -64,6 +81,30 @@ __all__ = [
 
 MANIFEST = "embeddings.json"
 KIND = "embeddings"
+SCHEMA = record(
+    {
+        "widths": map_of(COUNT),
+        "items": maybe(WHOLE),
+        "hash": maybe(TEXT),
+        "key": maybe(TEXT),
+        "views": maybe(
+            map_of(
+                record(
+                    {
+                        "encoder": TEXT,
+                        "revision": maybe(null_or(TEXT)),
+                        "max_tokens": maybe(COUNT),
+                        "dtype": maybe(TEXT),
+                        "root": maybe(null_or(TEXT)),
+                    }
+                )
+            )
+        ),
+        "joined": maybe(null_or(list_of(TEXT))),
+        "dataset": maybe(null_or(OBJECT)),
+    }
+)
+"""Schema of ``embeddings.json``."""
 IMAGE_VIEW = "image"
 JOINED_VIEW = "joined"
 _CHUNK_ROWS = 65_536
@@ -340,11 +381,13 @@ def load_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
         If a file is damaged.
     """
     opened = open_folder(folder, MANIFEST, KIND)
-    arrays = load_arrays(opened.file("embeddings.safetensors"))
-    fitted = load_arrays(opened.file("transforms.safetensors"))
-    terms = json.loads(opened.file("terms.json").read_text(encoding="utf-8"))
-    item_ids = json.loads(opened.file("items.json").read_text(encoding="utf-8"))
+    check(opened.path / MANIFEST, opened.manifest, SCHEMA)
+    item_ids = _read_ids(opened)
+    terms = read_json(opened.file("terms.json"))
+    check(opened.file("terms.json"), terms, map_of(Kind("a list of texts", _is_texts)))
     names = list(opened.manifest["widths"])
+    arrays = _read_arrays(opened, "embeddings.safetensors", _vector_arrays(opened.manifest["widths"], len(item_ids)))
+    fitted = _read_fitted(opened, terms)
     transforms = {}
     for name in names:
         rules = (opened.manifest.get("views") or {}).get(name, {}).get("words", 1)
@@ -356,6 +399,55 @@ def load_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
         transforms[name] = ViewTransform(tfidf, pca)
     missing = {name: arrays[f"{name}.missing"] for name in names}
     return Embeddings({name: arrays[name] for name in names}, missing, item_ids, opened.manifest, transforms)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and set(map(type, value)) == {str}
+
+
+def _read_ids(opened: Folder) -> np.ndarray:
+    path = opened.file("items.json")
+    found = read_json(path)
+    if not isinstance(found, list) or set(map(type, found)) not in ({str}, {int}, set()):
+        raise ValueError(f"{path} holds {shown(found)}, expected a list of texts or of whole numbers")
+    if len(found) != opened.manifest.get("items", len(found)):
+        raise ValueError(f"{path} has {len(found)} ids but {opened.path / MANIFEST} says {opened.manifest['items']}")
+    try:
+        return _as_ids(found)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _vector_arrays(widths: Mapping[str, int], count: int) -> dict[str, Expected]:
+    """Arrays of the file of vectors."""
+    found = {name: Expected((count, width), "n") for name, width in widths.items()}
+    return found | {f"{name}.missing": Expected((count,), "b") for name in widths}
+
+
+def _read_arrays(opened: Folder, name: str, expected: Mapping[str, Expected]) -> dict[str, np.ndarray]:
+    path = opened.file(name)
+    arrays = load_arrays(path)
+    check_arrays(path, arrays, expected, f"an embeddings folder of the views {_list(opened.manifest['widths'])}")
+    return arrays
+
+
+def _read_fitted(opened: Folder, terms: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
+    """Arrays of the transforms: those of TF-IDF where a view has terms, those of the PCA where it has a mean."""
+    path, widths = opened.file("transforms.safetensors"), opened.manifest["widths"]
+    arrays, expected = load_arrays(path), {}
+    for name, width in widths.items():
+        mean = arrays.get(f"{name}.mean")
+        inside = None if mean is None or mean.ndim != 1 else len(mean)
+        if name in terms:
+            between = inside if mean is not None else width
+            expected[f"{name}.idf"] = Expected((len(terms[name]),))
+            expected[f"{name}.directions"] = Expected((between, len(terms[name])))
+        if mean is not None:
+            expected[f"{name}.mean"] = Expected((inside,))
+            expected[f"{name}.components"] = Expected((width, inside))
+            expected[f"{name}.scale"] = Expected((width,))
+    check_arrays(path, arrays, expected, f"an embeddings folder of the views {_list(widths)}")
+    return arrays
 
 
 def _as_ids(item_ids: Any) -> np.ndarray:

@@ -21,7 +21,16 @@ import numpy as np
 from semtok.vector_files import VECTOR_FILES, is_vector_file
 from semtok.words import RULES, cohesion, words_of
 
-__all__ = ["Encoder", "ImageEncoder", "Pca", "TextEncoder", "Tfidf", "check_encoder_name", "text_encoder"]
+__all__ = [
+    "Encoder",
+    "ImageEncoder",
+    "Pca",
+    "TextEncoder",
+    "Tfidf",
+    "check_encoder_name",
+    "load_backbone",
+    "text_encoder",
+]
 
 _CHUNK_ROWS = 65_536
 _SMALLEST_EIGENVALUE = 1e-6
@@ -375,7 +384,7 @@ class ImageEncoder:
             reason = f"image {path} does not exist; relative paths start at {self.root.resolve()}"
         except Exception as error:  # damaged pictures raise whatever the decoder of their format raises
             cannot_identify = type(error).__name__ == "UnidentifiedImageError"
-            reason = f"image {path} cannot be read: {'it is none' if cannot_identify else _sentence(error)}"
+            reason = f"image {path} cannot be read: {'it is none' if cannot_identify else _first_line(error)}"
         self.unreadable[entry] = reason
         return None
 
@@ -417,16 +426,51 @@ def _loaded(name: str, loader: Any, **settings: Any) -> Any:
     try:
         return loader.from_pretrained(**settings)
     except ImportError as error:
-        raise ImportError(f"encoder {name!r} needs a package that is not installed: {_sentence(error)}") from error
+        raise ImportError(f"encoder {name!r} needs a package that is not installed: {_reason(name, error)}") from error
     except Exception as error:  # safetensors, tokenizers and torch each raise errors of their own on damaged files
-        raise OSError(f"encoder {name!r} cannot be loaded: {_sentence(error)}") from error
+        raise OSError(f"encoder {name!r} cannot be loaded: {_reason(name, error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
 
 
-def _sentence(error: Exception) -> str:
+def load_backbone(loader: Any, name: str | os.PathLike[str], what: str, **settings: Any) -> Any:
+    """``loader.from_pretrained(name)``, from safetensors alone.
+
+    Parameters
+    ----------
+    loader : class of transformers
+    name : str or path
+        Repository of the hub, or a folder.
+    what : str
+        What it is called in a sentence, such as ``"--backbone"``.
+    **settings : object
+        Other arguments of ``from_pretrained``.
+
+    Raises
+    ------
+    OSError
+        If the weights cannot be found or read, or are pickled: then with how they are converted.
+    """
+    try:
+        return loader.from_pretrained(name, use_safetensors=True, local_files_only=Path(name).is_dir(), **settings)
+    except (OSError, ValueError) as error:
+        raise OSError(f"{what} {name} cannot be loaded: {_reason(str(name), error)}") from error
+
+
+def _reason(name: str, error: Exception) -> str:
+    """First line of what transformers said; where the weights are pickled, how they are converted."""
+    folder = Path(name)
+    if folder.is_dir() and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return (
+            "its weights are pickled (*.bin), and nothing is unpickled here: where you trust them, open it with "
+            "transformers and call save_pretrained(FOLDER), which writes model.safetensors"
+        )
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
     """First line of what a library says."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip()[:300] if lines else type(error).__name__

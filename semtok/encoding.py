@@ -18,10 +18,11 @@ import numpy as np
 
 from recbase.checkpoints import FileContent, check_replaceable, consistent, folder_lock, open_folder, save_folder
 from recbase.files import TEMPORARY, new_path
-from recbase.integrity import read_manifest
+from recbase.manifests import check, read_json
 from recbase.options import progress
-from semtok.codes import ItemCodes
+from semtok.codes import ItemCodes, read_code_table
 from semtok.layouts import laid_out_as
+from semtok.schemas import CODE_SHARDS
 from semtok.sharded import ShardedEmbeddings
 
 __all__ = ["CODES_MANIFEST", "ENGINES", "encode_shard", "encode_shards", "load_code_shards", "write_code_shards"]
@@ -170,38 +171,32 @@ def load_code_shards(folder: str | os.PathLike[str]) -> ItemCodes:
     path = folder / CODES_MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CODES_MANIFEST}, so it holds no complete set of code shards")
-    content = read_manifest(path)
-    former = _former_parts(content)
-    opened = None if former is not None else open_folder(folder, CODES_MANIFEST, CODES_KIND)
+    content = read_json(path)
+    opened = None if _former_parts(content) is not None else open_folder(folder, CODES_MANIFEST, CODES_KIND)
     manifest = content if opened is None else opened.manifest
-    sizes, blocks, rows = _checked_manifest(manifest, path)
-    tables = []
-    for number, count in enumerate(rows):
+    check(path, manifest, CODE_SHARDS)
+    parts = []
+    for number, rows in enumerate(manifest["rows"]):
         name = _part(number)
         part = folder / (opened.files[name]["file"] if opened is not None and name in opened else name)
         if not part.is_file():
             raise FileNotFoundError(f"{part} is named by {path} but is missing")
-        tables.append(_read_part(part if opened is None else opened.file(name), len(sizes)))
-        if len(tables[-1]) != count:
-            raise ValueError(f"{part} has {len(tables[-1])} rows but {path} says {count}")
-    if not tables:
-        raise ValueError(f"{path} names no shards")
-    codes = np.concatenate([table.drop("item_id").to_numpy() for table in tables])
-    ids = [item for table in tables for item in table["item_id"].to_list()]
-    return ItemCodes(codes, sizes, np.asarray(ids), blocks)
+        if opened is not None:
+            part = opened.file(name)
+        parts.append(read_code_table(part, manifest | {"items": rows}))
+    kinds = {codes.item_ids.dtype.kind for codes in parts if len(codes)}
+    if len(kinds) > 1:
+        raise ValueError(f"{folder} has shards with text ids and shards with whole numbers as ids, expected one kind")
+    blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
+    ids = np.concatenate([codes.item_ids for codes in parts if len(codes)] or [parts[0].item_ids])
+    try:
+        return ItemCodes(np.concatenate([codes.codes for codes in parts]), tuple(manifest["sizes"]), ids, blocks)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def _part(number: int) -> str:
     return f"part-{number:05d}.parquet"
-
-
-def _read_part(path: Path, levels: int) -> Any:
-    import polars as pl
-
-    try:
-        return pl.read_parquet(path, columns=["item_id", *(f"c{level}" for level in range(levels))])
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} is not a readable table of item_id and {levels} codes: {error}") from error
 
 
 def _write_codes(codes: np.ndarray, item_ids: np.ndarray, path: Path) -> None:
@@ -214,21 +209,6 @@ def _manifest(sizes: Any, blocks: Mapping[str, slice], rows: list[int]) -> dict[
         "blocks": {name: [part.start, part.stop] for name, part in blocks.items()},
         "rows": [int(count) for count in rows],
     }
-
-
-def _checked_manifest(manifest: Any, path: Path) -> tuple[tuple[int, ...], dict[str, slice], list[int]]:
-    """Sizes of the levels, blocks of the views and rows of the shards that a manifest gives."""
-    for name in ("sizes", "rows"):
-        found = manifest.get(name)
-        if not isinstance(found, list) or any(type(value) is not int or value < 0 for value in found):
-            raise ValueError(f"{path} has {name} {found!r}; expected a list of whole numbers")
-    blocks = manifest.get("blocks")
-    if not isinstance(blocks, dict) or any(
-        not isinstance(bounds, list) or len(bounds) != 2 or any(type(value) is not int for value in bounds)
-        for bounds in blocks.values()
-    ):
-        raise ValueError(f"{path} has blocks {blocks!r}; expected the first and last level of every view")
-    return tuple(manifest["sizes"]), {name: slice(*bounds) for name, bounds in blocks.items()}, manifest["rows"]
 
 
 def _save(folder: Path, manifest: Mapping[str, Any], parts: Sequence[FileContent]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, consistent, load_arrays, open_folder, tensor_bytes
+from recbase.checkpoints import FileContent, consistent, tensor_bytes
 from recbase.sequences import Histories
 from semtok.appending import ERRORS_FILE, error_sample
 from semtok.codes import ItemCodes
@@ -36,7 +36,6 @@ __all__ = [
     "popularity_of",
 ]
 
-_RUN = ("config.json", "run")
 _REPORTED_ROWS = 50_000  # of sharded vectors, on which reconstruction and neighbours are measured
 
 
@@ -115,13 +114,11 @@ def load_collaborative(path: str | os.PathLike[str], item_ids: Any) -> np.ndarra
         return np.ascontiguousarray(found, dtype=np.float32)
     if (path / "embeddings.json").is_file():
         return _one_of(load_embeddings(path).align(wanted).views, path)
-    opened = open_folder(path, *_RUN)
-    if "item_vectors.safetensors" not in opened:
-        raise ValueError(f"the run in {path} has no item vectors: its model does not score from a table")
-    vectors = load_arrays(opened.file("item_vectors.safetensors"))["item_vectors"]
-    import polars as pl
+    from recbase.runs import open_run, read_item_vectors, read_items
 
-    ids = pl.read_parquet(opened.file("items.parquet"), columns=["item_id"])["item_id"].to_list()
+    opened = open_run(path)
+    vectors = read_item_vectors(opened)
+    ids = read_items(opened)["item_id"].to_list()
     return Embeddings({"collaborative": vectors}, {}, np.asarray(ids)).align(wanted).views["collaborative"]
 
 

@@ -34,7 +34,9 @@ from typing import Any
 import numpy as np
 
 from recbase.checkpoints import FileContent, tensor_bytes, write_file
+from recbase.manifests import TEXT, Kind, check, record
 from semtok.codes import ItemCodes
+from semtok.schemas import BLOCKS, MOST_CODES, SIZES
 from semtok.vector_files import read_npy, read_tensors
 
 __all__ = [
@@ -64,6 +66,13 @@ _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 _TOKEN = re.compile(r"<([A-Za-z]+)_([0-9]{1,10})>")
 _LEVEL = re.compile(r"c[0-9]{1,6}")
 _TENSOR = "codes"
+
+
+_IDS = Kind(
+    "a list of texts or of whole numbers",
+    lambda value: isinstance(value, list) and set(map(type, value)) in ({str}, {int}, set()),
+)
+_NOTES_SCHEMA = record({"sizes": SIZES, "blocks": BLOCKS, "item_ids": _IDS, "hash": TEXT})
 
 
 # --------------------------------------------------------------------------------------- tokens
@@ -463,6 +472,12 @@ def _described(
     _check_keys(path, found.keys.tolist() if isinstance(found.keys, np.ndarray) else found.keys)
     if item_ids is not None:
         item_ids = item_ids.to_list() if hasattr(item_ids, "to_list") else np.asarray(item_ids).tolist()
+    if sizes is None and int(found.codes.max(initial=0)) >= MOST_CODES:
+        row = int((found.codes >= MOST_CODES).any(1).argmax())
+        raise ValueError(
+            f"{path}: item {found.keys[row]!r} has the code {found.codes[row].max()}; expected codes below "
+            f"{MOST_CODES}, the most of a level"
+        )
     if sizes is None:
         sizes = 1 << int(found.codes.max(initial=0)).bit_length()
     sizes = (int(sizes),) * levels if isinstance(sizes, int | np.integer) else tuple(int(size) for size in sizes)
@@ -607,16 +622,7 @@ def _read_notes(path: Path) -> dict[str, Any] | None:
     content = _json(notes)
     if not isinstance(content, dict) or content.get("kind") != _NOTES_KIND:
         raise ValueError(f"{notes} does not say what {path.name} holds; delete it to read {path.name} on its own")
-    missing = {"sizes", "blocks", "item_ids", "hash"} - content.keys()
-    if missing:
-        raise ValueError(f"{notes} has no {', '.join(sorted(missing))}; delete it to read {path.name} on its own")
-    bounds = list(content["blocks"].values()) if isinstance(content["blocks"], dict) else [None]
-    if (
-        not isinstance(content["item_ids"], list)
-        or not _whole_numbers(content["sizes"])
-        or not all(_whole_numbers(part) and len(part or ()) == 2 for part in bounds)
-    ):
-        raise ValueError(f"{notes} is damaged: sizes, blocks or item_ids; delete it to read {path.name} on its own")
+    check(notes, content, _NOTES_SCHEMA)
     return content
 
 

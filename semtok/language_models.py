@@ -15,6 +15,7 @@ import numpy as np
 
 from recbase.files import new_folder
 from semtok.codes import ItemCodes
+from semtok.encoders import load_backbone
 from semtok.formats import code_tokens, is_exported, write_codes
 
 __all__ = ["INDEX_FILE", "add_code_tokens", "codewords", "export_language_model", "token_rows"]
@@ -247,10 +248,10 @@ def export_language_model(
         config = AutoConfig.from_pretrained(name, revision=revision)
         kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = kind.from_pretrained(name, revision=revision, dtype="auto", use_safetensors=True)
-    except Exception as error:  # safetensors, tokenizers and torch each raise errors of their own on damaged files
+    except Exception as error:  # tokenizers raises errors of its own on damaged files
         first = str(error).strip().partition("\n")[0][:300]
         raise OSError(f"the language model {name} cannot be read: {first or type(error).__name__}") from error
+    model = load_backbone(kind, name, "the language model", revision=revision, dtype="auto")
     numbers = np.concatenate(add_code_tokens(model, tokenizer, codes.sizes, words, seed))
     with new_folder(folder, _is_export) as made:
         model.save_pretrained(made)

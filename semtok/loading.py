@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from recbase.reading import consistent
@@ -64,16 +65,19 @@ def load(folder: str | os.PathLike[str], backend: str = "torch") -> Any:
         If it holds codes alone, a method or program that this version does not know, or damaged files; or if the
         backend is unknown.
     """
-    from recbase.checkpoints import open_folder
-    from semtok.codes import KIND, MANIFEST
+    from semtok.schemas import open_tokenizer
 
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
-    method = open_folder(folder, MANIFEST, KIND).manifest.get("method")
+    method = open_tokenizer(folder).manifest["method"]
     if method is None:
         raise ValueError(f"{folder} holds item codes but no tokenizer; read them with semtok.load_codes")
     if backend == "numpy":
         from semtok.portable import load_portable
 
         return load_portable(folder)
+    if method not in methods():
+        raise ValueError(
+            f"{Path(folder) / 'semtok.json'}: 'method' is {method!r}, which is unknown; known: {', '.join(methods())}"
+        )
     return tokenizer_class(method).load(folder)

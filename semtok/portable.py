@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from recbase.checkpoints import consistent, load_arrays, open_folder
-from semtok.codes import KIND, MANIFEST
+from recbase.checkpoints import consistent
 from semtok.plugins import PROGRAM_POINTS, third_party
+from semtok.schemas import open_tokenizer, read_state
 
 __all__ = ["PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows"]
 
@@ -721,9 +721,21 @@ def load_portable(folder: str | os.PathLike[str]) -> Program:
     ValueError
         If its program is unknown to this version, or its files are damaged.
     """
-    opened = open_folder(folder, MANIFEST, KIND)
-    make = program_class(opened.manifest.get("program"), folder)
-    made: Program = make(opened.manifest, load_arrays(opened.file("codebooks.safetensors")))
+    opened = open_tokenizer(folder)
+    if opened.manifest["method"] is None:
+        raise ValueError(f"{folder} holds item codes but no tokenizer; read them with semtok.load_codes")
+    make = program_class(opened.manifest["program"], folder)
+    arrays = read_state(opened)
+    try:
+        made: Program = make(opened.manifest, arrays)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+    ) as error:  # of a third party's program, which is not checked above
+        raise ValueError(f"{opened.path} holds no whole program {opened.manifest['program']}: {error}") from error
     return made
 
 

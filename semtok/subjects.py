@@ -6,7 +6,6 @@ them is left out, and the subject's notes say so. Reads only; shows nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
@@ -18,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import consistent, open_folder
-from semtok.codes import KIND, MANIFEST, ItemCodes
+from recbase.checkpoints import consistent
+from semtok.codes import ItemCodes
 from semtok.embeddings import Embeddings
 from semtok.fitting import decoded_from
 from semtok.formats import methods_in, read_codes
 from semtok.layouts import Layout, laid_out_as, lay_out
 from semtok.quality import category_columns, code_report, collision_report
 from semtok.ready_vectors import VectorSource, open_vectors
+from semtok.schemas import open_tokenizer, read_report
 from semtok.sharded import is_sharded
 from semtok.vector_files import is_vector_file
 
@@ -130,8 +130,8 @@ def open_subjects(paths: Sequence[str | os.PathLike[str]], item_ids: Any = None)
 
 @consistent
 def _open_folder(path: Path) -> Subject:
-    opened = open_folder(path, MANIFEST, KIND)
-    kept = json.loads(opened.file("report.json").read_text(encoding="utf-8")) if "report.json" in opened else {}
+    opened = open_tokenizer(path)
+    kept = read_report(opened) if "report.json" in opened else {}
     codes = ItemCodes.load(path)
     name = path.resolve().name
     return Subject(name, str(path), codes, opened.manifest.get("method"), manifest=opened.manifest, kept=kept)

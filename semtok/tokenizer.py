@@ -8,9 +8,13 @@ side by side, residual ones on top of each other. Knows nothing of how codebooks
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -23,15 +27,17 @@ from torch import Tensor
 from recbase.arguments import check_arguments
 from recbase.checkpoints import (
     FileContent,
+    Folder,
     consistent,
     folder_lock,
     load_arrays,
-    open_folder,
     save_folder,
     tensor_bytes,
 )
+from recbase.restoring import build
 from semtok.clustering import INITS, PRECISIONS, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
+from semtok.schemas import CODEBOOKS_FILE, open_tokenizer, read_state
 from semtok.vectors import Rows, check_finite, checked_views
 
 __all__ = [
@@ -44,7 +50,6 @@ __all__ = [
     "power_of_two_bits",
 ]
 
-CODEBOOKS_FILE = "codebooks.safetensors"
 ENGINES = ("torch", "faiss")
 
 Self = TypeVar("Self", bound="ItemTokenizer")
@@ -97,6 +102,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
     views_: dict[str, slice]
     sizes_: list[int]
     blocks_: dict[str, slice]
+    _origin: Folder  # folder that this was read from
 
     def fit(self: Self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> Self:
         """Learn from item vectors [N, D]."""
@@ -154,6 +160,9 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
     ) -> None:
         """Write the tokenizer folder: ``semtok.json``, ``codebooks.safetensors`` and the codes, if given.
 
+        A tokenizer that was read from a folder and not fitted again keeps what that one holds (codes, report, and what
+        it was made from) wherever nothing else is given, so that the new folder equals the old one.
+
         Parameters
         ----------
         folder : path
@@ -184,6 +193,11 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
                 f"share theirs: resolve them first (semtok.make_unique)"
             )
         entries, arrays = self._state()
+        if item_codes is None and (unique, resolving, made_from, files) == ("none", None, None, None):
+            kept = self._kept(entries, arrays)
+            if kept is not None:
+                save_folder(folder, MANIFEST, KIND, *kept)
+                return
         manifest = {
             "method": self.method,
             "program": self.program,
@@ -221,18 +235,30 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
 
             found: Self = load(folder)
             return found
-        opened = open_folder(folder, MANIFEST, KIND)
+        opened = open_tokenizer(folder)
         if opened.manifest.get("method") != cls.method:
             raise ValueError(
                 f"{folder} holds a tokenizer of method {opened.manifest.get('method')!r}, not {cls.method!r}"
             )
         arguments = opened.manifest["arguments"]
-        made = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+        made: Self = build(opened.path / MANIFEST, cls, tuples, f"a tokenizer of method {cls.method}")
         made.n_features_in_ = int(opened.manifest["n_features"])
         made.views_ = {name: slice(*bounds) for name, bounds in opened.manifest["views"].items()}
         made.blocks_ = {name: slice(*bounds) for name, bounds in opened.manifest["blocks"].items()}
         made.sizes_ = [int(size) for size in opened.manifest["sizes"]]
-        made._restore(opened.manifest, load_arrays(opened.file(CODEBOOKS_FILE)))
+        arrays = read_state(opened)
+        try:
+            made._restore(opened.manifest, arrays)
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+        ) as error:  # of a third party's method, which is not checked above
+            raise ValueError(f"{opened.path} holds no whole tokenizer of method {cls.method}: {error}") from error
+        made._origin = opened
         return made
 
     def save_pretrained(
@@ -293,6 +319,26 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder, item_codes, **saving)
             return push_folder(folder, repository, private)
+
+    def _kept(
+        self, entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, Any], dict[str, FileContent]] | None:
+        """Manifest and files of the folder that this was read from, if it is what was fitted there; else None."""
+        origin = getattr(self, "_origin", None)
+        if origin is None:
+            return None
+        try:
+            held = load_arrays(origin.file(CODEBOOKS_FILE))
+        except (OSError, ValueError):
+            warnings.warn(f"{origin.path} is gone or was replaced: the codes it held are not kept", stacklevel=4)
+            return None
+        own = {name: array for name, array in held.items() if name != "codes"}
+        same = own.keys() == arrays.keys() and all(np.array_equal(own[name], arrays[name]) for name in own)
+        said = json.loads(json.dumps(dict(entries) | {"arguments": self.get_params(deep=False)}, default=str))
+        if not same or any(origin.manifest.get(name) != value for name, value in said.items()):
+            return None
+        facts = {name: value for name, value in origin.manifest.items() if name not in ("format", "kind", "versions")}
+        return facts, {name: partial(shutil.copyfile, origin.file(name)) for name in origin}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

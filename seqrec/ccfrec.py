@@ -299,6 +299,10 @@ class CCFRec(Pretrained, nn.Module):
         self.codes[1:], self.text[1:] = code + self.offsets.cpu(), vectors
         return self
 
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"codes": (0, (self.offsets + torch.tensor(self._config["sizes"]) - 1).numpy())}
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments; codes and text are in the state dict."""
         return dict(self._config)

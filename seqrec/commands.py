@@ -227,13 +227,13 @@ def evaluate(run: Path, data: str | None, as_json: bool) -> None:
     from recbase.runs import load_run
 
     opened = load_run(run, MODELS)
-    dataset = load_dataset(data or opened.manifest["data"]["given"])
-    if dataset.hash != opened.manifest["data"]["hash"]:
-        raise ValueError(f"{run} was trained on {opened.manifest['data']['name']}, not on the data set {dataset.name}")
+    dataset = load_dataset(data or opened.data.get("given", opened.data["name"]))
+    if dataset.hash != opened.data["hash"]:
+        raise ValueError(f"{run} was trained on {opened.data['name']}, not on the data set {dataset.name}")
     split, scorer = dataset.split(), opened.model.scorer()
     valid = summarize(rank_targets(scorer, split.valid))
     ranks = rank_targets(scorer, split.test)
-    name, recipe = opened.manifest["model"], opened.manifest["recipe"]
+    name, recipe = opened.manifest["model"], opened.recipe
     metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, None, scorer)
     if as_json:
         print_json(metrics)
@@ -382,8 +382,8 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
             raise ValueError(f"{path} holds a {run.manifest['model']}; only tssr has two streams")
     reports = {}
     for path, run in opened.items():
-        dataset = load_dataset(run.manifest["data"]["given"])
-        if dataset.hash != run.manifest["data"]["hash"]:
+        dataset = load_dataset(run.data.get("given", run.data["name"]))
+        if dataset.hash != run.data["hash"]:
             raise ValueError(f"{path} was trained on another version of the data set {dataset.name}")
         reports[path] = alignment_uniformity(run.model, dataset.split().train, sample, seed=seed)
     if figure is not None:

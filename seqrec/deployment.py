@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from recbase.recommender import Recommendations
+from recbase.restoring import check_finite_array
 
 if TYPE_CHECKING:
     from recbase.sequences import Histories
@@ -117,22 +120,24 @@ class FaissItems:
     ----------
     path : Path
         File written by :func:`write_faiss`.
+    items : int, optional
+        Items that it must hold.
 
     Raises
     ------
-    ImportError
-        If faiss is missing, naming the extra.
     ValueError
-        If the file is damaged.
+        If the file is damaged, or an index of other items.
     """
 
-    def __init__(self, path: Path) -> None:
-        faiss = _module("faiss")
+    def __init__(self, path: Path, items: int | None = None) -> None:
+        faiss, self.path = _module("faiss"), path
+        _check_index(path, items)
         try:
             self.index = faiss.read_index(str(path))
         except (RuntimeError, MemoryError) as error:
             raise ValueError(f"{path} is not a readable faiss index: truncated or damaged") from error
-        self.path = path
+        if self.index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError(f"{path} searches by another measure than the inner product")
         self.n_items = int(self.index.ntotal)
 
     @torch.no_grad()
@@ -170,6 +175,28 @@ class FaissItems:
             best = np.flatnonzero(kept)[:k]
             found[user, : len(best)], values[user, : len(best)] = row[best] + 1, score[best]
         return Recommendations(found, values)
+
+
+_HEADER = struct.Struct("<4siqqqBi")  # kind, width, vectors, two of no use, whether it is trained, measure
+
+
+def _check_index(path: Path, items: int | None) -> None:
+    """Compare what an index says of itself with its size: faiss believes it, and allocates what it asks for."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(_HEADER.size)
+    if len(head) < _HEADER.size:
+        raise ValueError(f"{path} is not a readable faiss index: it has {size} bytes")
+    kind, width, count, *_ = _HEADER.unpack(head)
+    if items is not None and count != items:
+        raise ValueError(f"{path} is an index of {count} items, the run has {items}")
+    if not kind.isalnum() or not 0 < width < 1 << 20 or not 0 <= count <= size:
+        raise ValueError(f"{path} is not a readable faiss index: truncated or damaged")
+    if kind == b"IxFI":  # an exact index is nothing but its vectors, behind their number
+        if size != _HEADER.size + 8 + 4 * width * count:
+            raise ValueError(f"{path} has {size} bytes, which {count} vectors of width {width} do not fill")
+        vectors = np.memmap(path, dtype="<f4", mode="r", offset=_HEADER.size + 8, shape=(count, width))
+        check_finite_array(path, "vectors", vectors)
 
 
 # --------------------------------------------------------------------------------------- ONNX
@@ -243,34 +270,47 @@ class OnnxScorer:
     ----------
     path : Path
         File written by :func:`write_onnx`.
+    items : int, optional
+        Items that it must score.
 
     Raises
     ------
-    ImportError
-        If ONNX Runtime is missing, naming the extra.
     ValueError
-        If the file is damaged, or is another ONNX model.
+        If the file is damaged, or scores other items.
     """
 
-    def __init__(self, path: Path) -> None:
-        runtime = _module("onnxruntime")
-        settings = runtime.SessionOptions()
-        settings.log_severity_level = 4  # its log would say on stderr what the error says
+    def __init__(self, path: Path, items: int | None = None) -> None:
+        runtime, self.path = _module("onnxruntime"), path
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # it would print to the terminal what is raised below
         try:
-            self.session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors share no parent
-            raise ValueError(f"{path} is not a readable ONNX model: truncated or damaged") from error
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no parent of their own
+            raise ValueError(f"{path} is not a readable ONNX file: truncated or damaged") from error
         facts = self.session.get_modelmeta().custom_metadata_map
-        try:
-            self.n_items, self.max_len = int(facts["n_items"]), int(facts["max_len"])
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is no scorer of ours: it does not say its n_items and max_len") from error
-        self.fixed = isinstance(self.session.get_inputs()[0].shape[1], int)
+        for name in ("n_items", "max_len"):
+            if not re.fullmatch(r"[1-9]\d{0,8}", facts.get(name, "")):
+                raise ValueError(f"{path} says {name}={facts.get(name)!r}, expected a whole number of at least 1")
+        self.n_items, self.max_len = int(facts["n_items"]), int(facts["max_len"])
+        if items is not None and self.n_items != items:
+            raise ValueError(f"{path} scores {self.n_items} items, the run has {items}")
+        given = {part.name: part for part in self.session.get_inputs()}
+        shapes = {name: len(part.shape) for name, part in given.items()}
+        if shapes != {"items": 2, "lengths": 1} or [part.name for part in self.session.get_outputs()] != ["scores"]:
+            raise ValueError(f"{path} is no scorer: expected the inputs items and lengths and the output scores")
+        self.fixed = isinstance(given["items"].shape[1], int)
 
     def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
         """[B, T] -> float32 [B, N]."""
         numbers = items.cpu().numpy()
         if self.fixed:
             numbers = np.pad(numbers, ((0, 0), (0, self.max_len - numbers.shape[1])))
-        (scores,) = self.session.run(["scores"], {"items": numbers, "lengths": lengths.cpu().numpy()})
+        try:
+            (scores,) = self.session.run(["scores"], {"items": numbers, "lengths": lengths.cpu().numpy()})
+        except Exception as error:
+            raise ValueError(
+                f"{self.path} cannot score histories: it is damaged, or made by another version"
+            ) from error
+        if scores.shape != (len(numbers), self.n_items) or np.isnan(scores).any():
+            raise ValueError(f"{self.path} answers with NaN or not with scores of {self.n_items} items: it is damaged")
         return torch.from_numpy(scores)

@@ -70,6 +70,10 @@ class PooledFeatures(nn.Module):
             self.project = nn.Linear(text_dim, dim)
         self.weigh = nn.Linear(dim, 1)
 
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"numbers": (0, self.attributes)} if self.attributes else {}
+
     def forward(self, items: Tensor) -> Tensor:
         """int64 [S] -> [S, D]."""
         parts, shown = [], []

@@ -71,6 +71,10 @@ class ItemFeatures(nn.Module):
             self.register_buffer("missing", torch.zeros(items + 1, dtype=torch.bool))
             self.absent = nn.Parameter(torch.zeros(dim))
 
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"codes": (0, np.cumsum(self.sizes))} if self.content == "codes" else {}
+
     def set(self, given: Mapping[str, Any]) -> None:
         """Copy what this layer reads out of a model's content.
 

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from semtok.encoders import load_backbone
+
 __all__ = ["BACKBONES", "Adapter", "FinetunedEncoder", "Tuning"]
 
 Tuning = Literal["all", "adapters", "projection"]
@@ -120,6 +122,13 @@ class FinetunedEncoder(nn.Module):
             self.missing: Tensor
             self.register_buffer("missing", torch.ones(items + 1, dtype=torch.bool))
             self.absent = nn.Parameter(torch.zeros(dim))
+
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        if self.content != "sentences":
+            return {}
+        words = int(self.backbone.config.vocab_size)
+        return {"tokens": (0, words - 1), "token_counts": (1, self.tokens.shape[1])}
 
     def start(self) -> None:
         """Set the bottlenecks to the identity; called after the model around this has set its weights."""
@@ -261,9 +270,20 @@ def _backbone(name: str, config: dict[str, Any] | None) -> Any:
     from transformers import AutoConfig, AutoModel
 
     if config is None:
-        return AutoModel.from_pretrained(name, dtype=torch.float32)
-    rest = {key: value for key, value in config.items() if key != "model_type"}
-    return AutoModel.from_config(AutoConfig.for_model(config["model_type"], **rest), dtype=torch.float32)
+        return load_backbone(AutoModel, name, "--backbone", dtype=torch.float32)
+    rest = {key: value for key, value in _local(config).items() if key != "model_type"}
+    made = AutoConfig.for_model(config["model_type"], **rest)
+    return AutoModel.from_config(made, dtype=torch.float32, trust_remote_code=False)
+
+
+_FETCHED = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
+
+
+def _local(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what makes transformers fetch code or weights: a saved run holds all there is."""
+    kept = {key: _local(value) if isinstance(value, dict) else value for key, value in config.items()}
+    kept = {key: value for key, value in kept.items() if key not in _FETCHED}
+    return kept | {"use_pretrained_backbone": False} if "use_pretrained_backbone" in kept else kept
 
 
 def _width(config: Any) -> int:

@@ -10,8 +10,9 @@ from scipy import sparse
 from torch import Tensor
 
 from recbase.arguments import Count, Large, Length, NonNegative, check_arguments
+from recbase.restoring import Expected
 from recbase.sequences import Histories
-from seqrec.model import Pretrained
+from seqrec.model import Pretrained, sparse_arrays, sparse_table
 
 __all__ = ["ItemKNN"]
 
@@ -80,6 +81,10 @@ class ItemKNN(Pretrained):
         kept = place < self.neighbours
         return row[kept], column[kept], value[kept]
 
+    def expected(self) -> dict[str, Expected]:
+        """Arrays that a saved model has."""
+        return sparse_arrays(self.items + 1)
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays that :meth:`load` restores."""
         table = self.table
@@ -91,9 +96,7 @@ class ItemKNN(Pretrained):
 
     def load(self, tensors: dict[str, np.ndarray]) -> ItemKNN:
         """Restore what :meth:`tensors` gave."""
-        size = self.items + 1
-        parts = (tensors["data"], tensors["indices"], tensors["indptr"])
-        self.table = sparse.csr_array(parts, shape=(size, size))
+        self.table = sparse_table(tensors, self.items + 1)
         return self
 
     def scorer(self) -> ItemKNNScorer:

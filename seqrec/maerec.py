@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -106,6 +106,8 @@ class MAERec(SequentialModel):
         Reward of the mask where the next-item loss fell slower than before; otherwise it is 1.
     """
 
+    unfilled: ClassVar[tuple[str, ...]] = ("recent",)  # NaN where there was no step yet
+
     def __init__(
         self,
         items: Large,
@@ -162,6 +164,16 @@ class MAERec(SequentialModel):
         self.register_buffer("recent", torch.full((_RECENT + 1,), torch.nan))
         self.register_buffer("step_seed", torch.full((), -1, dtype=torch.int64))
         self.unused_parameters = graph_weight == 0
+
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"columns": (0, self.items), "row_starts": (0, len(self.columns))}
+
+    def check_restored(self) -> None:
+        """Refuse a graph whose rows do not follow each other."""
+        starts = self.row_starts
+        if int(starts[0]) or int(starts[-1]) != len(self.columns) or bool((starts.diff() < 0).any()):
+            raise ValueError(f"'row_starts' must rise from 0 to {len(self.columns)}, the number of edges")
 
     def with_content(self, histories: Histories) -> MAERec:
         """Make the graph of the training histories, and return the model."""

@@ -205,6 +205,10 @@ class MISSRec(Pretrained, nn.Module):
         )
         initialise(self)
 
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"interest": (0, self.items)}
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments; ``MISSRec(**config)`` rebuilds the model."""
         return dict(self._config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -167,6 +167,10 @@ class MMSR(SequentialModel):
             nn.init.ones_(layer.sequence_relation.weight)  # attention by plain products at first
             for linear in (layer.query, layer.key, layer.value):
                 nn.init.xavier_uniform_(linear.weight)
+
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"cluster_of": (-1, self.clusters - 1)}
 
     def with_content(
         self, text: np.ndarray, images: np.ndarray | None = None, missing_images: np.ndarray | None = None

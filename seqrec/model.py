@@ -6,17 +6,28 @@ to be trained, only the calls that `seqrec.stages` names.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from recbase.arguments import check_arguments
+from recbase.checkpoints import FileContent, Folder, tensor_bytes
 from recbase.memory import check_weights
+from recbase.restoring import Expected
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Packing
@@ -25,7 +36,19 @@ from seqrec.objectives import next_item_loss, target_states
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Pretrained", "SequentialModel", "TableScorer", "initialise"]
+    import polars as pl
+
+    from recbase.runs import Run
+
+__all__ = [
+    "Origin",
+    "Pretrained",
+    "SequentialModel",
+    "TableScorer",
+    "initialise",
+    "sparse_arrays",
+    "sparse_table",
+]
 
 
 class Pretrained:
@@ -38,34 +61,77 @@ class Pretrained:
     """
 
     registry: ClassVar[str] = "seqrec"
+    origin: Origin | None = None
+    """Folder that the model was read from, with the ids and titles of its items."""
+
+    def remember(self, run: Run) -> None:
+        """Keep what the folder that this model was read from says of its items."""
+        self.origin = Origin(run.folder, run.items)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""
         raise NotImplementedError
 
-    def save_pretrained(self, folder: str | os.PathLike[str], item_ids: Sequence[str | int] | None = None) -> None:
-        """Write the model as a run folder, without metrics.
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        item_ids: Sequence[str | int] | None = None,
+        titles: Sequence[str | None] | None = None,
+    ) -> None:
+        """Write the model as a run folder.
+
+        A model that was read from a folder keeps the ids and titles of that one. As long as neither they nor its
+        weights were changed, all else that folder holds (metrics, ranks, codes, index, ONNX scorer) is true of it still
+        and is written too, so that the new folder equals the old one.
 
         Parameters
         ----------
         folder : path
         item_ids : sequence of str or int, optional
-            Raw id of item 1..N, which ``seqrec recommend`` speaks in; the numbers themselves if not given.
+            Raw id of item 1..N, which ``seqrec recommend`` speaks in. By default those of the folder that the model was
+            read from, and the numbers themselves for a model of no folder.
+        titles : sequence of str or None, optional
+            Title of item 1..N.
 
         Raises
         ------
         ValueError
-            If there is not one id for every item.
+            If there is not one id, or one title, for every item, or an id is there twice.
         """
-        import polars as pl
-
         from recbase.runs import save_run
 
+        items = self._items(item_ids, titles)
+        if self.origin is None or not self.origin.holds(self, items):
+            save_run(folder, _name_of(type(self)), self, items, {})
+            return
+        try:
+            files = self.origin.other_files()
+        except (OSError, ValueError):
+            warnings.warn(f"{self.origin.folder.path} is gone or was replaced: what it held is not kept", stacklevel=2)
+            files = {}
+        facts = {key: value for key, value in self.origin.folder.manifest.items() if key not in _KEPT_BY_SAVE_RUN}
+        save_run(folder, self.origin.folder.manifest["model"], self, items, facts, files)
+
+    def _items(self, item_ids: Sequence[str | int] | None, titles: Sequence[str | None] | None) -> pl.DataFrame:
+        """Ids and titles of item 1..N."""
+        import polars as pl
+
         count = int(self.config()["items"])
-        ids = list(range(1, count + 1)) if item_ids is None else list(item_ids)
-        if len(ids) != count:
-            raise ValueError(f"item_ids has {len(ids)} ids but the model has {count} items")
-        save_run(folder, _name_of(type(self)), self, pl.DataFrame({"item_id": ids}), {})
+        if item_ids is None and self.origin is not None:
+            items = self.origin.items
+        else:
+            ids = list(range(1, count + 1)) if item_ids is None else list(item_ids)
+            if len(ids) != count:
+                raise ValueError(f"item_ids has {len(ids)} ids but the model has {count} items")
+            if len(set(ids)) != count:
+                twice = Counter(ids).most_common(1)[0][0]
+                raise ValueError(f"item_ids has {twice!r} more than once, expected each id once")
+            items = pl.DataFrame({"item_id": ids})
+        if titles is None:
+            return items
+        if len(titles) != count:
+            raise ValueError(f"titles has {len(titles)} titles but the model has {count} items")
+        return items.with_columns(pl.Series("title", list(titles), dtype=pl.String))
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], revision: str | None = None) -> Self:
@@ -88,17 +154,58 @@ class Pretrained:
             raise ValueError(f"{name} holds a {run.manifest['model']}, not a {_name_of(cls)}")
         return run.model
 
-    def push_to_hub(self, repository: str, item_ids: Sequence[str | int] | None = None, private: bool = False) -> None:
-        """Upload the run folder to a repository of the Hugging Face hub, which is made if it does not exist."""
+    def push_to_hub(
+        self,
+        repository: str,
+        item_ids: Sequence[str | int] | None = None,
+        private: bool = False,
+        titles: Sequence[str | None] | None = None,
+    ) -> None:
+        """Upload the folder that :meth:`save_pretrained` writes to a repository of the Hugging Face hub.
+
+        The repository is made if it does not exist.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, item_ids)
+            self.save_pretrained(folder, item_ids, titles)
             hub = HfApi()
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Folder that a model was read from.
+
+    Attributes
+    ----------
+    folder : Folder
+    items : polars.DataFrame [N]
+        ``item_id`` and, where there is one, ``title`` of item 1..N.
+    """
+
+    folder: Folder
+    items: pl.DataFrame
+
+    def holds(self, model: Any, items: pl.DataFrame) -> bool:
+        """Whether the folder is that of this very model: the same arguments, weights and items."""
+        tensors = model.tensors() if hasattr(model, "tensors") else dict(model.state_dict())
+        digest = hashlib.sha256(tensor_bytes(tensors)).hexdigest()
+        said = self.folder.manifest["arguments"], model.config()
+        first, second = (json.dumps(arguments, sort_keys=True, default=str) for arguments in said)
+        same = self.folder.files["model.safetensors"]["sha256"] == digest and first == second
+        return same and self.items.equals(items)
+
+    def other_files(self) -> dict[str, FileContent]:
+        """Copies of the files that a run of this model has beside weights, items and item vectors."""
+        own = {"model.safetensors", "items.parquet", "item_vectors.safetensors"}
+        return {name: partial(shutil.copyfile, self.folder.file(name)) for name in self.folder if name not in own}
+
+
+_KEPT_BY_SAVE_RUN = {"model", "arguments", "format", "kind", "versions"}
 
 
 def _target_of(kind: type) -> str:
@@ -214,6 +321,25 @@ class TableScorer:
         else:
             vectors = self.model.user_vectors(items, lengths)
         return vectors.float() @ self.table.float()
+
+
+def sparse_arrays(size: int) -> dict[str, Expected]:
+    """Arrays of a saved sparse matrix [size, size]."""
+    return {
+        "data": Expected((None,)),
+        "indices": Expected((None,), "i"),
+        "indptr": Expected((size + 1,), "i"),
+    }
+
+
+def sparse_table(tensors: Mapping[str, np.ndarray], size: int) -> sparse.csr_array:
+    """A sparse matrix [size, size] from its arrays; ValueError where they are not those of one."""
+    data, columns, starts = tensors["data"], tensors["indices"], tensors["indptr"]
+    if starts[0] or starts[-1] != len(columns) or (np.diff(starts) < 0).any() or len(data) != len(columns):
+        raise ValueError(f"'indptr' must rise from 0 to {len(data)}, the length of 'data' and 'indices'")
+    if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < size:
+        raise ValueError(f"'indices' must lie in 0..{size - 1}, found {int(columns.min())} to {int(columns.max())}")
+    return sparse.csr_array((data, columns, starts), shape=(size, size))
 
 
 def initialise(model: nn.Module, std: float = 0.02) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import load_arrays, write_file
-from recbase.runs import Run
+from recbase.checkpoints import write_file
+from recbase.runs import Run, read_item_vectors
 from semtok.embeddings import Embeddings
 
 __all__ = ["NeighbourReport", "draw_neighbours", "neighbour_shares"]
@@ -137,7 +137,7 @@ def draw_neighbours(report: NeighbourReport, path: str | os.PathLike[str], seed:
 
 
 def _vectors(run: Run) -> np.ndarray:
-    return load_arrays(run.folder.file("item_vectors.safetensors"))["item_vectors"]
+    return read_item_vectors(run.folder)
 
 
 def _nearest(vectors: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:

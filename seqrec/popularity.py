@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recbase.arguments import Large, check_arguments
+from recbase.restoring import Expected
 from recbase.sequences import Histories
 from seqrec.model import Pretrained
 
@@ -38,6 +39,10 @@ class Popularity(Pretrained):
         counts = np.bincount(train.flat()[0], minlength=self.items + 1)[1:]
         self.counts = torch.from_numpy(counts.astype(np.float32))
         return self
+
+    def expected(self) -> dict[str, Expected]:
+        """Arrays that a saved model has."""
+        return {"counts": Expected((self.items,))}
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays that :meth:`load` restores."""

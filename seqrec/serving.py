@@ -57,11 +57,9 @@ def recommend_ids(
     known, unknown = known_items(run, history)
     histories, count = Histories.from_lists([known]), min(k, len(run.items))
     if engine == "faiss":
-        index = FaissItems(run.folder.file(FAISS_FILE))
-        _check_count(run, FAISS_FILE, index.n_items)
+        index = FaissItems(run.folder.file(FAISS_FILE), len(run.items))
         return answer_rows(run, index.topk(run.model, histories, count, mask_seen=not keep_seen)), unknown
-    scorer = OnnxScorer(run.folder.file(ONNX_FILE)) if engine == "onnx" else run.model.scorer()
-    _check_count(run, ONNX_FILE if engine == "onnx" else "model", scorer.n_items)
+    scorer = OnnxScorer(run.folder.file(ONNX_FILE), len(run.items)) if engine == "onnx" else run.model.scorer()
     return answer_rows(run, topk(scorer, histories, count, mask_seen=not keep_seen)), unknown
 
 

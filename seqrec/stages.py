@@ -271,7 +271,7 @@ def _text_codes(
 
 def _behaviour_vectors(dataset: Dataset, content: Content, root: Path, seed: int, quiet: bool) -> np.ndarray:
     """Item vectors [N, D] of the run given, or of a SASRec of width 128 trained here."""
-    from recbase.checkpoints import load_arrays, open_folder
+    from recbase.runs import open_run, read_item_vectors
 
     folder = content.vectors
     if folder is None:
@@ -292,7 +292,7 @@ def _behaviour_vectors(dataset: Dataset, content: Content, root: Path, seed: int
             gone_on_with(target, train)
 
         folder = stage(root, "sasrec", key, "config.json", build)
-    vectors = load_arrays(open_folder(folder, "config.json", "run").file("item_vectors.safetensors"))["item_vectors"]
+    vectors = read_item_vectors(open_run(folder))
     if len(vectors) != dataset.n_items:
         raise ValueError(f"the run in {folder} has vectors of {len(vectors)} items, {dataset.name} {dataset.n_items}")
     return vectors

@@ -158,14 +158,14 @@ def train_item_ids(
     run = load_run(base, MODELS)
     if run.manifest["model"] != "ccfrec":
         raise ValueError(f"the item-id stage starts from a ccfrec run, but {base} holds a {run.manifest['model']}")
-    if run.manifest["data"]["hash"] != dataset.hash:
-        raise ValueError(f"{base} was trained on {run.manifest['data']['name']}, not on this {dataset.name}")
+    if run.data["hash"] != dataset.hash:
+        raise ValueError(f"{base} was trained on {run.data['name']}, not on this {dataset.name}")
     if Path(base).resolve() == Path(out).resolve():
         raise ValueError(f"--out {out} is the run that the item-id stage starts from: give another folder")
     with attempt_at(out, "training item ids", resume) as attempt:
         set_seed(config.seed)
         model = run.model.tabulated(item_ids=True, id_in_candidates=id_in_candidates)
-        manifest = record | {"stage": "item-id", "base": run.metrics["test"], "base_recipe": run.manifest["recipe"]}
+        manifest = record | {"stage": "item-id", "base": run.metrics["test"], "base_recipe": run.recipe}
         manifest |= described(recipe, overrides, config)
         form, chosen = run.manifest["form"], {"--id-in-candidates": id_in_candidates}
         return _train("ccfrec-tabulated", model, dataset, attempt, config, form, manifest, {}, resume, chosen)

@@ -10,8 +10,9 @@ from scipy import sparse
 from torch import Tensor
 
 from recbase.arguments import Large, Length, Share, check_arguments
+from recbase.restoring import Expected
 from recbase.sequences import Histories
-from seqrec.model import Pretrained
+from seqrec.model import Pretrained, sparse_arrays, sparse_table
 
 __all__ = ["Transitions"]
 
@@ -69,6 +70,10 @@ class Transitions(Pretrained):
         self.popularity = (counts[1:] / max(1, counts.max())).astype(np.float32)
         return self
 
+    def expected(self) -> dict[str, Expected]:
+        """Arrays that a saved model has."""
+        return sparse_arrays(self.items + 1) | {"popularity": Expected((self.items,))}
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays that :meth:`load` restores."""
         table = self.table
@@ -81,9 +86,7 @@ class Transitions(Pretrained):
 
     def load(self, tensors: dict[str, np.ndarray]) -> Transitions:
         """Restore what :meth:`tensors` gave."""
-        size = self.items + 1
-        parts = (tensors["data"], tensors["indices"], tensors["indptr"])
-        self.table = sparse.csr_array(parts, shape=(size, size))
+        self.table = sparse_table(tensors, self.items + 1)
         self.popularity = tensors["popularity"]
         return self
 

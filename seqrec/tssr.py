@@ -24,6 +24,7 @@ from recbase.arguments import (
     Width,
 )
 from recbase.losses import gather_with_gradient, info_nce
+from recbase.manifests import shown
 from recbase.processes import process_count
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
@@ -403,6 +404,18 @@ class TSSR(SequentialModel):
             self.content.start()
 
     @staticmethod
+    def check_saved(arguments: Mapping[str, Any]) -> None:
+        """Refuse a saved model that would have to fetch its encoder: opening a run reads its folder alone."""
+        config = arguments.get("backbone_config")
+        if arguments.get("content") not in ("sentences", "pictures"):
+            return
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ValueError(
+                f"'arguments.backbone_config' is {shown(config)}, expected the configuration of the encoder "
+                f"{arguments.get('backbone') or 'that was trained'}, with its 'model_type'"
+            )
+
+    @staticmethod
     def reads(arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """Inputs under these options."""
         return ("ids", arguments.get("content", "text"))
@@ -479,10 +492,10 @@ class TSSR(SequentialModel):
         self._encode_items()
         return super().scorer()
 
-    def save_pretrained(self, folder: Any, item_ids: Any = None) -> None:
+    def save_pretrained(self, folder: Any, item_ids: Any = None, titles: Any = None) -> None:
         """Write the model as a run folder (see :meth:`seqrec.model.Pretrained.save_pretrained`)."""
         self._encode_items()
-        super().save_pretrained(folder, item_ids)
+        super().save_pretrained(folder, item_ids, titles)
 
     def _encode_items(self) -> None:
         if isinstance(self.content, FinetunedEncoder):

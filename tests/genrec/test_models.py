@@ -429,6 +429,59 @@ def test_refusals() -> None:
         build("tiger", temperature=0)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_read_and_saved_again_is_equal_file_by_file(name: str, tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": [f"i{n}" for n in range(ITEMS)], "title": [f"thing {n}" for n in range(ITEMS)]})
+    facts = {"data": {"name": "toy", "hash": "abc", "given": "toy"}, "recipe": "default"}
+    save_run(tmp_path / "run", name, build(name), items, facts, {"metrics.json": b"{}", "codes.parquet": b"codes"})
+    model = resolve(name, MODELS).from_pretrained(tmp_path / "run")
+    model.save_pretrained(tmp_path / "again")
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / at).iterdir()} for at in ("run", "again"))
+    assert first == second
+    assert load_run(tmp_path / "again", MODELS).items.equals(items)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_that_name_no_item_are_refused_when_a_run_is_opened(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    model.code_table[4, 0] = -1
+    save_run(tmp_path / "run", name, model, pl.DataFrame({"item_id": range(ITEMS)}), {})
+    with pytest.raises(ValueError, match=r"model\.\w+\.safetensors: 'code_table' gives item 4 the codes \[-1, "):
+        load_run(tmp_path / "run", MODELS)
+    model.code_table[4, 0] = 99
+    save_run(tmp_path / "run", name, model, pl.DataFrame({"item_id": range(ITEMS)}), {})
+    with pytest.raises(ValueError, match=r"'code_table' is 99 at \[4, 0\], expected numbers from -1 to \d"):
+        load_run(tmp_path / "run", MODELS)
+
+
+def test_a_search_of_a_degenerate_tree_is_cut_into_parts_that_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    import genrec.model
+
+    torch.manual_seed(0)
+    model: Any = resolve("tiger", MODELS)(ITEMS, [2, ITEMS], **SMALL["tiger"])
+    model.with_codes(np.stack([np.zeros(ITEMS, int), np.arange(ITEMS)], 1))  # all items follow one prefix
+    asked = walks(9)
+    whole = generate(model, asked, beams=5)
+    assert model.rows_at_once(5) > 100_000
+    monkeypatch.setattr(genrec.model, "_STEP_CHILDREN", 3 * ITEMS)
+    assert model.rows_at_once(5) == 3
+    parts = generate(model, asked, beams=5)
+    assert np.array_equal(parts.items, whole.items)
+    np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-5)
+
+
+def test_codes_that_are_all_equal_are_refused_before_training() -> None:
+    from types import SimpleNamespace
+
+    from genrec.stages import Ingredients, build_model
+    from semtok.codes import ItemCodes
+
+    codes = ItemCodes(np.zeros((ITEMS, 2), int), (4, 6), np.arange(ITEMS))
+    data: Any = SimpleNamespace(n_items=ITEMS, n_users=3)
+    with pytest.raises(ValueError, match="all 24 items have the same codes, so that tiger could recommend one item"):
+        build_model("tiger", data, Ingredients(codes), {})
+
+
 def test_a_recipe_named_from_python_is_applied(tmp_path: Path) -> None:
     from genrec.stages import train_generator
     from genrec.tiger import Preparation

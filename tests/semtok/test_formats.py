@@ -376,3 +376,11 @@ def test_any_damage_is_codes_or_one_sentence(
             assert len(read_codes(path)) < 100
         except ValueError as error:
             _check_sentence(str(error), path)
+
+
+@pytest.mark.parametrize("content", ['{"a": [2000000000, 1]}', '{"1": "<a_2000000000><b_7>"}', "[[], [16777216]]"])
+def test_a_code_that_would_ask_for_gigabytes_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "codes.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"codes.json: item .* has the code \d+; expected codes below 16777216"):
+        read_codes(path)

@@ -1,6 +1,7 @@
 """What all array-only tokenizers do: streaming, refusals, the folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ from sklearn.exceptions import NotFittedError
 import semtok
 from recbase.checkpoints import load_arrays
 from semtok import vectors as plumbing
+from semtok.codes import load_codes
 from semtok.loading import tokenizer_class
-from semtok.tokenizer import VectorTokenizer
+from semtok.residual import ResidualQuantizer
+from semtok.tokenizer import ItemTokenizer, VectorTokenizer
 
 METHODS = [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]
 VIEWS = {"title": slice(0, 8), "brand": slice(8, 12)}
@@ -257,3 +260,29 @@ def test_tensors_on_a_gpu_are_encoded_where_they_are(method: str, device: torch.
     assert (tokenizer.encode(vectors) == tokenizer.encode(there)).mean() > 0.999
     left, right = (vectors - fitted.decode(fitted.encode(vectors)) for fitted in (tokenizer, made(method).fit(vectors)))
     assert np.square(left).sum() < 1.05 * np.square(right).sum()
+
+
+def test_a_tokenizer_that_is_read_and_saved_again_keeps_codes_and_report(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    ids = np.array([f"i{number}" for number in range(40)])
+    made = ResidualQuantizer(levels=2, codebook_size=4).fit(vectors)
+    made.save(tmp_path / "a", made.item_codes(vectors, ids), made_from={"embeddings": "abc"}, files={"x.json": b"{}"})
+    ItemTokenizer.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / at).iterdir()} for at in "ab")
+    second.pop("README.md")
+    assert first == second
+    again = ItemTokenizer.load(tmp_path / "a").fit(vectors[:20])
+    again.save(tmp_path / "c")  # fitted anew: the codes of before are none of its own
+    with pytest.raises(ValueError, match="holds a tokenizer but no item codes"):
+        load_codes(tmp_path / "c")
+
+
+def test_the_codes_of_a_folder_that_is_gone_are_said_to_be_lost(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    made = ResidualQuantizer(levels=2, codebook_size=4).fit(vectors)
+    made.save(tmp_path / "a", made.item_codes(vectors, np.arange(40)))
+    read = ItemTokenizer.load(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")
+    with pytest.warns(UserWarning, match="is gone or was replaced: the codes it held are not kept"):
+        read.save(tmp_path / "b")
+    assert (ItemTokenizer.load(tmp_path / "b").encode(vectors) == made.encode(vectors)).all()

@@ -1,6 +1,7 @@
 """TSSR: masks, gate, contrasts, item tables, fine-tuned encoders, and what its report measures."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -416,6 +417,43 @@ def test_chunks_and_recomputation_change_nothing(bert):
         gradients.append(model.content.backbone.embeddings.word_embeddings.weight.grad)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_opening_a_fine_tuned_run_reads_its_folder_alone(bert, tmp_path, monkeypatch):
+    import socket
+
+    with_text(bert).save_pretrained(tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/config.json").read_text())
+    manifest["arguments"]["backbone"] = "someone/bert"
+    saved = manifest["arguments"]["backbone_config"]
+    # what would make transformers fetch code, kernels or weights
+    saved |= {"auto_map": {"AutoModel": "someone/code--model.Model"}, "attn_implementation": "someone/kernels"}
+    (tmp_path / "run/config.json").write_text(json.dumps(manifest))
+
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    again = TSSR.from_pretrained(tmp_path / "run")
+    assert again.config()["backbone"] == "someone/bert"
+    for config in (None, {}, {"model_type": 3}, "text"):
+        manifest["arguments"]["backbone_config"] = config
+        (tmp_path / "run/config.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=r"config.json: 'arguments.backbone_config' is .*, expected"):
+            TSSR.from_pretrained(tmp_path / "run")
+
+
+def test_a_backbone_of_pickled_weights_is_refused_with_how_it_is_converted(bert, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(bert, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(
+        OSError, match=r"--backbone .*pickled cannot be loaded: its weights are pickled .*save_pretrained"
+    ):
+        TSSR(ITEMS, content="sentences", backbone=str(folder), max_tokens=8, **SIZE)
 
 
 def test_a_fine_tuned_model_learns_saves_and_loads_without_its_backbone(bert, tmp_path):
