@@ -624,7 +624,3 @@ def _read_notes(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{notes} does not say what {path.name} holds; delete it to read {path.name} on its own")
     check(notes, content, _NOTES_SCHEMA)
     return content
-
-
-def _whole_numbers(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(type(value) is int for value in values)

@@ -63,11 +63,6 @@ def recommend_ids(
     return answer_rows(run, topk(scorer, histories, count, mask_seen=not keep_seen)), unknown
 
 
-def _check_count(run: Run, file: str, count: int) -> None:
-    if count != len(run.items):
-        raise ValueError(f"{file} in {run.folder.path} is of {count} items but the run has {len(run.items)}")
-
-
 def known_items(run: Run, history: Sequence[str | int]) -> tuple[list[int], list[str]]:
     """Item numbers of raw ids, and the ids that the run does not know.
 
