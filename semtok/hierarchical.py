@@ -16,10 +16,19 @@ from torch import Tensor
 
 from semtok.clustering import PRECISIONS
 from semtok.codes import ItemCodes
-from semtok.portable import Branches, centred, row_keys
+from semtok.origins import around, grid_of, middle, on_grid, spread_of
+from semtok.portable import Branches, centred, row_keys, squared_distances
 from semtok.segments import Filling, fit_rows, split_segments
 from semtok.tokenizer import ItemTokenizer
-from semtok.vectors import Rows, check_count, check_finite, checked_views
+from semtok.vectors import (
+    Rows,
+    check_count,
+    check_finite,
+    check_peaks,
+    checked_views,
+    note_peaks,
+    warn_of_domination,
+)
 
 __all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
 
@@ -31,6 +40,7 @@ _HELD = 1 << 25  # vector entries of the nodes that are split in memory together
 _HELD_OF_FILES = 1 << 27  # the same where rows are read from shards: all of them are passed over for each such group
 _CHUNK = 8192  # rows looked at together
 _STREAM_ROUNDS = 4  # times that prices are raised over rows that are read again each time
+_MEAN_SHARE = 1 / 64  # of the spread of a column: the powers of two below it are what its mean is rounded to
 _COST_VALUES = 1 << 24  # vector entries looked at together when codes are priced
 
 
@@ -163,15 +173,24 @@ class HierarchicalKMeans(ItemTokenizer):
         depth = self._depth(len(rows))
         keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
         sums = {name: np.zeros(part.stop - part.start) for name, part in self.views_.items()}
+        grids: dict[str, Tensor] = {}
+        peaks = dict.fromkeys(self.views_, 0.0)
         for lo, chunk in rows.chunks():
             check_finite(chunk, lo, self.views_)
+            note_peaks(peaks, chunk, self.views_)
             for name, part in self.views_.items():
+                if not lo:
+                    first = centred(chunk[:, part], 0, self.normalize)
+                    warn_of_domination(first, name, part.start)
+                    grids[name] = grid_of(spread_of(first), _MEAN_SHARE)
                 keys[name][lo : lo + len(chunk)] = row_keys(chunk[:, part].cpu().numpy())
                 points = centred(chunk[:, part], 0, self.normalize)
                 sums[name] += points.sum(0, dtype=torch.float64).cpu().numpy()
+        check_peaks(peaks)
         self.trees_, self.sizes_, self.blocks_ = {}, [], {}
         for number, (name, part) in enumerate(self.views_.items()):
-            mean = (sums[name] / len(rows)).astype(np.float32)
+            # A round number near the mean: rows less it are exact, and the same wherever the rows are moved.
+            mean = on_grid(torch.from_numpy(sums[name] / len(rows)), grids[name]).numpy().astype(np.float32)
             view = _View(rows, part, torch.from_numpy(mean).to(rows.device), self.normalize)
             growth = _Growth(self, view, keys[name], depth, self.seed + number)
             arrays = growth.grow() | {"mean": mean, "keys": keys[name]}
@@ -360,8 +379,7 @@ def _costs(tree: Branches, points: np.ndarray, before: np.ndarray, size: int) ->
         rows = np.flatnonzero(on & (node == parent))
         children = slice(tree.first[parent], tree.first[parent] + tree.children[parent])
         book = tree.offsets[children]
-        squared = np.square(points[rows]).sum(1)[:, None] - 2 * points[rows] @ book.T + np.square(book).sum(1)
-        found[rows[:, None], tree.code[children]] = np.maximum(squared, 0)
+        found[rows[:, None], tree.code[children]] = squared_distances(points[rows], book)
     return found
 
 
@@ -545,12 +563,14 @@ class _Growth:
         share = None if limit is None else max(-(-limit * len(sample) // total), -(-len(sample) // self.count))
         centers, price = fit_rows(sample, self.count, share, seed=self.seed + level, **self._settings())
         del sample
+        origin = middle(centers)
+        centers = around(centers, origin)
         norms = centers.square().sum(1)
         order = np.argsort(rows, kind="stable")
         lying = rows[order]
 
         def costs(which: Tensor) -> Tensor:
-            return torch.addmm(norms, self.view.take(lying[which.cpu().numpy()]), centers.T, alpha=-2)
+            return torch.addmm(norms, around(self.view.take(lying[which.cpu().numpy()]), origin), centers.T, alpha=-2)
 
         filling = Filling(costs, total, price)
         if limit is not None or self.owner.balanced:
@@ -565,8 +585,6 @@ class _Growth:
     def _streamed_mean(self, rows: np.ndarray) -> np.ndarray:
         """Mean of centred rows: float32 [1, D]."""
         total = torch.zeros(self.view.width, dtype=torch.float64, device=self.view.mean.device)
-        if len(rows) == len(self.order):
-            return np.zeros((1, self.view.width), dtype=np.float32)
         lying = np.sort(rows)
         for lo in range(0, len(lying), _CHUNK):
             total += self.view.take(lying[lo : lo + _CHUNK]).sum(0, dtype=torch.float64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,9 @@ from recbase.checkpoints import load_arrays, open_folder
 from semtok.codes import KIND, MANIFEST
 from semtok.plugins import PROGRAM_POINTS, third_party
 
-__all__ = ["PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows", "squared_distances"]
+__all__ = ["LARGEST", "PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows", "squared_distances"]
 
+LARGEST = 1e15  # entries beyond are refused: squares of such distances would overflow float32
 SETTLED = 1e-13  # share of the lengths below which two distances are equal even in float64
 _FAR_BOOK = 256.0  # squared distance of centroids from zero, over their squared spread, that is far
 _CHUNK_ROWS = 4096
@@ -393,6 +395,15 @@ class Branches:
         self.order = np.argsort(self.keys, kind="stable")
         self.sorted = self.keys[self.order]
 
+    @cached_property
+    def _far(self) -> np.ndarray:
+        """Nodes whose children are close together but far from the mean of all items: bool [M]."""
+        parents = np.repeat(np.arange(len(self.children)), self.children)
+        apart = np.square(self.offsets[1:] - self.offsets[parents], dtype=np.float64).sum(1)
+        spread = np.bincount(parents, apart, len(self.children)) / np.maximum(self.children, 1)
+        far: np.ndarray = np.square(self.offsets, dtype=np.float64).sum(1) > _FAR_BOOK * spread
+        return far
+
     def encode(self, points: np.ndarray, normalize: bool) -> np.ndarray:
         """Codes of float32 rows: int32 [n, L]."""
         rows = self.recognize(row_keys(points))
@@ -467,8 +478,10 @@ class Branches:
         found = np.empty(len(rows), dtype=np.int64)
         for parent, part in zip(parents, np.split(order, starts[1:]), strict=True):
             children = slice(self.first[parent], self.first[parent] + self.children[parent])
-            book = offsets[children]
-            costs = (points[rows[part]] @ book.T) * -2
+            book, here = offsets[children], points[rows[part]]
+            if self._far[parent]:  # around their own centroid, or else nothing is left of the differences
+                book, here = book - offsets[parent], here - offsets[parent]
+            costs = (here @ book.T) * -2
             costs += (book**2).sum(1)
             price = self.price[children]
             if price.any():
@@ -752,8 +765,11 @@ def _checked_vectors(X: Any, width: int) -> np.ndarray:
     vectors = np.asarray(X)
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ValueError(f"X has shape {vectors.shape}; expected [N, {width}]")
-    if not np.isfinite(vectors).all():
+    peak = float(np.abs(vectors).max(initial=0))
+    if not np.isfinite(peak):
         raise ValueError("X has a NaN or infinite (inf) entry: every entry must be finite")
+    if peak > LARGEST:
+        raise ValueError(f"X has an entry of {peak:.3g}: expected at most {LARGEST:g}; divide all vectors by one number")
     return vectors
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbase.training import fast_bfloat16
 from semtok.clustering import cluster
+from semtok.origins import around, middle
 
 __all__ = ["Costs", "Filling", "costs_of", "fit_rows", "split_rows", "split_segments"]
 
@@ -130,6 +131,7 @@ def split_rows(
     precision: str = "auto",
 ) -> Filling:
     """Split one segment by itself; arguments as those of :func:`split_segments`."""
+    points = around(points, middle(points))
     sample = points if most is None or len(points) <= most else points[_spaced(len(points), most).to(points.device)]
     share = None if limit is None else max(-(-limit * len(sample) // len(points)), -(-len(sample) // count))
     centers, price = fit_rows(
@@ -152,13 +154,15 @@ def fit_rows(
     precision: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Centroids [K, D] of one segment and their prices [1, K]; arguments as those of :func:`split_segments`."""
+    origin = middle(points)
+    points = around(points, origin)
     generator = torch.Generator().manual_seed(seed * 1_000_003)
     sample = points[_spaced(len(points), min(len(points), max(_SEED_ROWS * count, 1024))).to(points.device)]
     mean = sample.mean(0)
     start = _seeds((sample - mean)[None], torch.tensor([len(sample)]), count, generator)[0] + mean
     found = cluster(points, count, iterations=iterations, seed=seed, precision=precision, start=start)
     if not evenly and (limit is None or int(torch.bincount(found.codes).max()) <= limit):
-        return found.centers, torch.zeros(1, count, device=points.device)
+        return found.centers + origin, torch.zeros(1, count, device=points.device)
     centers = found.centers
 
     def move(codes: Tensor) -> None:
@@ -172,11 +176,14 @@ def fit_rows(
         torch.tensor([len(points)]),
         None if evenly or limit is None else torch.tensor([limit]),
     )
-    return centers, filling.price
+    return centers + origin, filling.price
 
 
 def costs_of(points: Tensor, centers: Tensor) -> Costs:
-    """Squared distance of rows of ``points`` [N, D] to ``centers`` [K, D], without the norm of the row itself."""
+    """Squared distance of rows of ``points`` [N, D] to ``centers`` [K, D], without the norm of the row itself.
+
+    Both must lie around zero.
+    """
     norms = centers.square().sum(1)
     return lambda rows: torch.addmm(norms, points[rows], centers.T, alpha=-2)
 

@@ -14,10 +14,10 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from semtok.origins import spread_of
+from semtok.portable import LARGEST
 
 __all__ = [
     "DOMINATION",
-    "LARGEST",
     "ONE_VIEW",
     "SMALLEST",
     "Rows",
@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 ONE_VIEW = "item"  # the view of vectors that were given without views
-LARGEST = 1e15  # entries beyond are refused
 SMALLEST = 1e-15  # a view whose entries are all nearer to zero, but not all zero, is refused
 DOMINATION = 0.999  # share of the variance of a view in one column from which a warning is given
 _CHUNK_VALUES = 1 << 22  # vector entries held at a time while streaming: 16 MiB
