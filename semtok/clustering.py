@@ -26,6 +26,7 @@ __all__ = [
     "Clustering",
     "cluster",
     "cluster_progressive",
+    "few_distinct",
     "import_faiss",
     "nearest",
     "principal_axes",
@@ -429,6 +430,12 @@ def _extend(points: Tensor, found: Clustering) -> Tensor:
     padded = torch.zeros_like(sums)
     padded[:, : found.centers.shape[1]] = found.centers.double()
     return torch.where(sizes > 0, sums / sizes.clamp(min=1), padded).float()
+
+
+def few_distinct(points: Tensor, count: int) -> bool:
+    """Say if fewer than ``count`` rows of ``points`` [N, D] are distinct."""
+    rows = _distinct_rows(points, count)
+    return rows is not None and len(rows) < count
 
 
 def _distinct_rows(points: Tensor, count: int) -> Tensor | None:

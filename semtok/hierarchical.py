@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semtok.clustering import PRECISIONS
 from semtok.codes import ItemCodes
-from semtok.origins import around, grid_of, middle, on_grid, spread_of
+from semtok.origins import around, grid_of, middle, on_grid
 from semtok.portable import Branches, centred, row_keys, squared_distances
 from semtok.segments import Filling, fit_rows, split_segments
 from semtok.tokenizer import ItemTokenizer
@@ -171,29 +171,14 @@ class HierarchicalKMeans(ItemTokenizer):
         rows = Rows(self, X, reset=True)
         self.views_ = checked_views(views, rows.width)
         depth = self._depth(len(rows))
-        keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
-        sums = {name: np.zeros(part.stop - part.start) for name, part in self.views_.items()}
-        grids: dict[str, Tensor] = {}
-        peaks = dict.fromkeys(self.views_, 0.0)
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
-            note_peaks(peaks, chunk, self.views_)
-            for name, part in self.views_.items():
-                if not lo:
-                    first = centred(chunk[:, part], 0, self.normalize)
-                    warn_of_domination(first, name, part.start)
-                    grids[name] = grid_of(spread_of(first), _MEAN_SHARE)
-                keys[name][lo : lo + len(chunk)] = row_keys(chunk[:, part].cpu().numpy())
-                points = centred(chunk[:, part], 0, self.normalize)
-                sums[name] += points.sum(0, dtype=torch.float64).cpu().numpy()
-        check_peaks(peaks)
+        keys, moments = self._read(rows)
         self.trees_, self.sizes_, self.blocks_ = {}, [], {}
         for number, (name, part) in enumerate(self.views_.items()):
-            # A round number near the mean: rows less it are exact, and the same wherever the rows are moved.
-            mean = on_grid(torch.from_numpy(sums[name] / len(rows)), grids[name]).numpy().astype(np.float32)
-            view = _View(rows, part, torch.from_numpy(mean).to(rows.device), self.normalize)
-            growth = _Growth(self, view, keys[name], depth, self.seed + number)
-            arrays = growth.grow() | {"mean": mean, "keys": keys[name]}
+            mean, unit = _place(moments[name], len(rows))
+            warn_of_domination(moments[name].spread(len(rows)), name, part.start)
+            view = _View(rows, part, mean.to(rows.device), self.normalize)
+            growth = _Growth(self, view, view.keys(unit), depth, self.seed + number)
+            arrays = growth.grow() | {"mean": mean.numpy(), "keys": keys[name]}
             levels = arrays["codes"].shape[1]
             more = self.form == "variable"
             sizes = [self.codebook_size + (more and level > 0) for level in range(levels)]
@@ -202,6 +187,20 @@ class HierarchicalKMeans(ItemTokenizer):
             self.sizes_ += sizes
         self._set_fitted()
         return self
+
+    def _read(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, _Moments]]:
+        """Look at all rows once: what they are recognized by, and sums over each view; ValueError if unusable."""
+        keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
+        moments = {name: _Moments(part.stop - part.start) for name, part in self.views_.items()}
+        peaks = dict.fromkeys(self.views_, 0.0)
+        for lo, chunk in rows.chunks():
+            check_finite(chunk, lo, self.views_)
+            note_peaks(peaks, chunk, self.views_)
+            for name, part in self.views_.items():
+                keys[name][lo : lo + len(chunk)] = row_keys(chunk[:, part].cpu().numpy())
+                moments[name].add(centred(chunk[:, part], 0, self.normalize))
+        check_peaks(peaks)
+        return keys, moments
 
     def encode(self, X: Any) -> np.ndarray:
         """Codes of vectors.
@@ -387,6 +386,35 @@ def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(array).to(like.device)
 
 
+class _Moments:
+    """Sums over the rows of a view, in float64."""
+
+    def __init__(self, width: int) -> None:
+        self.total, self.squares = torch.zeros(2, width, dtype=torch.float64)
+
+    def add(self, points: Tensor) -> None:
+        """Count rows [n, D] in."""
+        exact = points.cpu().double()
+        self.total += exact.sum(0)
+        self.squares += exact.square_().sum(0)
+
+    def spread(self, count: int) -> Tensor:
+        """Standard deviation of each column, 0 where it is nothing but rounding: float64 [D]."""
+        mean = self.total / count
+        variance = self.squares / count - mean.square()
+        return torch.where(variance > 1e-13 * mean.square(), variance.clamp(min=0).sqrt(), 0.0)
+
+
+def _place(moments: _Moments, count: int) -> tuple[Tensor, float]:
+    """A round number near the mean of each column, float32 [D], and a power of two near the spread of all.
+
+    Rows less the mean are then exact, and the same wherever the rows are moved to.
+    """
+    spread = moments.spread(count)
+    mean = on_grid(moments.total / count, grid_of(spread, _MEAN_SHARE)).float()
+    return mean, float(grid_of(spread.square().sum().sqrt(), 1.0)) or 1.0
+
+
 @dataclass(frozen=True)
 class _View:
     """Centred vectors of one view, read where they lie."""
@@ -399,6 +427,17 @@ class _View:
     @property
     def width(self) -> int:
         return self.part.stop - self.part.start
+
+    def keys(self, unit: float) -> np.ndarray:
+        """A key of each row by which rows are put in order: int64 [N].
+
+        Of the centred rows in units of ``unit``, so that the order changes neither with place nor with scale.
+        """
+        keys = np.empty(len(self.rows), dtype=np.int64)
+        for lo, chunk in self.rows.chunks():
+            points = centred(chunk[:, self.part], self.mean, self.normalize) / unit
+            keys[lo : lo + len(chunk)] = row_keys(points.cpu().numpy())
+        return keys
 
     def take(self, which: np.ndarray) -> Tensor:
         """Vectors of rows, in that order: [n, D]. Read in the order in which they lie."""

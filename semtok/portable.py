@@ -18,7 +18,16 @@ from recbase.checkpoints import load_arrays, open_folder
 from semtok.codes import KIND, MANIFEST
 from semtok.plugins import PROGRAM_POINTS, third_party
 
-__all__ = ["LARGEST", "PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows", "squared_distances"]
+__all__ = [
+    "LARGEST",
+    "PROGRAMS",
+    "Additive",
+    "Program",
+    "best_paths",
+    "load_portable",
+    "nearest_rows",
+    "squared_distances",
+]
 
 LARGEST = 1e15  # entries beyond are refused: squares of such distances would overflow float32
 SETTLED = 1e-13  # share of the lengths below which two distances are equal even in float64
@@ -769,7 +778,9 @@ def _checked_vectors(X: Any, width: int) -> np.ndarray:
     if not np.isfinite(peak):
         raise ValueError("X has a NaN or infinite (inf) entry: every entry must be finite")
     if peak > LARGEST:
-        raise ValueError(f"X has an entry of {peak:.3g}: expected at most {LARGEST:g}; divide all vectors by one number")
+        raise ValueError(
+            f"X has an entry of {peak:.3g}: expected at most {LARGEST:g}; divide all vectors by one number"
+        )
     return vectors
 
 

@@ -22,9 +22,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from recbase.checkpoints import FileContent, load_arrays, open_folder, save_folder, tensor_bytes
-from semtok.clustering import INITS, PRECISIONS, import_faiss, nearest
+from semtok.clustering import INITS, PRECISIONS, few_distinct, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
-from semtok.origins import around, far_part, middle
+from semtok.origins import around, far_part, middle, spread_of
 from semtok.portable import squared_distances
 from semtok.vectors import Rows, check_count, check_finite, check_rows, checked_views, warn_of_domination
 
@@ -442,7 +442,7 @@ class VectorTokenizer(StreamedTokenizer):
         blocks = []
         for number, (name, part) in enumerate(self.views_.items()):
             points = sample[:, part].contiguous()
-            warn_of_domination(points, name, part.start)
+            warn_of_domination(spread_of(points), name, part.start)
             origin = middle(points)
             block = self._fit_block(around(points, origin), self.seed + number)
             blocks.append(block.around(origin, far_part(points)))
@@ -450,14 +450,15 @@ class VectorTokenizer(StreamedTokenizer):
         codes = self._encode_chunk(sample, self._parts(sample.device))
         counts = [torch.bincount(column, minlength=size) for column, size in zip(codes.T, self.sizes_, strict=True)]
         self.unused_ = [int((count == 0).sum()) for count in counts]
-        self._warn_of_few()
+        self._warn_of_few(sample)
         return self
 
-    def _warn_of_few(self) -> None:
+    def _warn_of_few(self, sample: Tensor) -> None:
         """Say how many codes are used, where fewer rows are distinct than there are codes."""
-        for name, columns in self.blocks_.items():
-            used = self.used_[columns]
-            if min(used) < self.codebook_size:
+        for (name, columns), part in zip(self.blocks_.items(), self.views_.values(), strict=True):
+            used = [size - unused for size, unused in zip(self.sizes_[columns], self.unused_[columns], strict=True)]
+            few = self.engine_ == "faiss" and few_distinct(sample[:, part], self.codebook_size)  # it does not say
+            if few or min(self.used_[columns]) < self.codebook_size:
                 warnings.warn(
                     f"view {name!r} has fewer different vectors than there are codes: of {self.codebook_size} codes its "
                     f"levels use {', '.join(map(str, used))}",

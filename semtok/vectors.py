@@ -13,7 +13,6 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from semtok.origins import spread_of
 from semtok.portable import LARGEST
 
 __all__ = [
@@ -152,14 +151,14 @@ def check_peaks(peaks: Mapping[str, float]) -> None:
             )
 
 
-def warn_of_domination(points: Tensor, name: str, first: int = 0) -> None:
-    """Warn where one column of a view [N, D] has nearly all of its variance, so that codes say nothing of the others.
+def warn_of_domination(spread: Tensor, name: str, first: int = 0) -> None:
+    """Warn where one column of a view has nearly all of its variance, so that codes say nothing of the others.
 
-    ``first`` is the number of the view's first column.
+    ``spread`` [D] of the columns; ``first`` is the number of the view's first column.
     """
-    variances = spread_of(points).square()
+    variances = spread.square()
     share, column = (variances / variances.sum().clamp(min=1e-300)).max(0)
-    if points.shape[1] > 1 and float(share) > DOMINATION:
+    if len(spread) > 1 and float(share) > DOMINATION:
         warnings.warn(
             f"column {first + int(column)} has {100 * float(share):.2f} % of the variance of view {name!r}: codes will "
             "say next to nothing of its other columns; scale the columns alike, or make it a view of its own",
