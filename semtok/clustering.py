@@ -172,7 +172,7 @@ def cluster_progressive(
     found: Clustering | None = None
     for dim in dims:
         part = rotated[:, :dim].contiguous() if dim < width else rotated
-        part_low = None if low is None else _Low(low.rows[:, :dim].contiguous(), low.shift[:dim])
+        part_low = None if low is None else _Low(low.rows[:, :dim].contiguous(), low.shift[:dim], low.unit)
         first = _seeds(part, count, init, generator, rows) if found is None else _extend(part, found)
         found = _lloyd(part, first, iterations, generator, part_low, exact=dim == width)
     assert found is not None
@@ -246,10 +246,18 @@ def principal_axes(points: Tensor, seed: int = 0) -> tuple[Tensor, Tensor, Tenso
 
 
 class _Low(NamedTuple):
-    """Rows around their mean, in low precision: far from the origin a score would have no digits left."""
+    """Rows around their mean and in units of their spread, in low precision.
+
+    Far from the origin a score would have no digits left; in other units entries would be rounded elsewhere.
+    """
 
     rows: Tensor
     shift: Tensor
+    unit: float
+
+    def of(self, centers: Tensor) -> Tensor:
+        """Centroids as the rows are."""
+        return ((centers - self.shift) / self.unit).bfloat16()
 
 
 def import_faiss() -> Any:
@@ -296,7 +304,7 @@ def _lloyd(
     points: Tensor, centers: Tensor, iterations: int, generator: torch.Generator, low: _Low | None, exact: bool = True
 ) -> Clustering:
     count = len(centers)
-    spread = _spread(points if low is None else low.rows)
+    spread = _spread(points) if low is None else _spread(low.rows) * low.unit**2
     before = math.inf
     for step in range(iterations):
         if low is not None and exact and step == iterations - 1:
@@ -322,7 +330,7 @@ def _assign_and_sum(points: Tensor, centers: Tensor, low: _Low | None) -> tuple[
     codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
     sums = torch.zeros(count, width, dtype=torch.float64, device=points.device)
     part = torch.empty(count, width, device=points.device)
-    table, source = (centers, points) if low is None else ((centers - low.shift).bfloat16(), low.rows)
+    table, source = (centers, points) if low is None else (low.of(centers), low.rows)
     half = table.float().square().sum(1).div_(-2).to(table.dtype)
     best = torch.empty(len(points), dtype=table.dtype, device=points.device)
     gain = torch.zeros((), dtype=torch.float64, device=points.device)
@@ -331,7 +339,8 @@ def _assign_and_sum(points: Tensor, centers: Tensor, low: _Low | None) -> tuple[
         torch.max(scores, dim=1, out=(best[: hi - lo], codes[lo:hi]))
         gain += best[: hi - lo].sum(dtype=torch.float64)
         sums += part.zero_().index_add_(0, codes[lo:hi], points[lo:hi])
-    return codes, float(gain) / len(points), sums, torch.bincount(codes, minlength=count)
+    scale = 1.0 if low is None else low.unit**2
+    return codes, float(gain) * scale / len(points), sums, torch.bincount(codes, minlength=count)
 
 
 def _spread(points: Tensor) -> float:
@@ -478,4 +487,6 @@ def _low_precision(points: Tensor, precision: str) -> _Low | None:
     if precision == "float32":
         return None
     shift = points.mean(0)
-    return _Low((points - shift).bfloat16(), shift)
+    centred = points - shift
+    unit = math.sqrt(_spread(centred) / points.shape[1]) or 1.0
+    return _Low(centred.div_(unit).bfloat16(), shift, unit)

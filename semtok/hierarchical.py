@@ -40,6 +40,8 @@ _HELD = 1 << 25  # vector entries of the nodes that are split in memory together
 _HELD_OF_FILES = 1 << 27  # the same where rows are read from shards: all of them are passed over for each such group
 _CHUNK = 8192  # rows looked at together
 _STREAM_ROUNDS = 4  # times that prices are raised over rows that are read again each time
+_CELLS = 16.0  # of a spread, by which rows are put in order
+_EDGE = 0.381966
 _MEAN_SHARE = 1 / 64  # of the spread of a column: the powers of two below it are what its mean is rounded to
 _COST_VALUES = 1 << 24  # vector entries looked at together when codes are priced
 
@@ -174,10 +176,14 @@ class HierarchicalKMeans(ItemTokenizer):
         keys, moments = self._read(rows)
         self.trees_, self.sizes_, self.blocks_ = {}, [], {}
         for number, (name, part) in enumerate(self.views_.items()):
-            mean, unit = _place(moments[name], len(rows))
-            warn_of_domination(moments[name].spread(len(rows)), name, part.start)
+            spread = moments[name].spread(len(rows))
+            warn_of_domination(spread, name, part.start)
+            # A round number near the mean: rows less it are exact, and the same wherever all rows are moved to.
+            exact = moments[name].mean(len(rows))
+            mean = on_grid(exact, grid_of(spread, _MEAN_SHARE)).float()
             view = _View(rows, part, mean.to(rows.device), self.normalize)
-            growth = _Growth(self, view, view.keys(unit), depth, self.seed + number)
+            order = np.lexsort((keys[name], view.keys(exact, float(spread.square().mean().sqrt()))))
+            growth = _Growth(self, view, order, depth, self.seed + number)
             arrays = growth.grow() | {"mean": mean.numpy(), "keys": keys[name]}
             levels = arrays["codes"].shape[1]
             more = self.form == "variable"
@@ -387,32 +393,29 @@ def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
 
 
 class _Moments:
-    """Sums over the rows of a view, in float64."""
+    """Sums over the rows of a view in float64, seen from the first row, so that far columns lose nothing."""
 
     def __init__(self, width: int) -> None:
+        self.first: Tensor | None = None
         self.total, self.squares = torch.zeros(2, width, dtype=torch.float64)
 
     def add(self, points: Tensor) -> None:
         """Count rows [n, D] in."""
         exact = points.cpu().double()
+        if self.first is None:
+            self.first = exact[0].clone()
+        exact -= self.first
         self.total += exact.sum(0)
         self.squares += exact.square_().sum(0)
 
+    def mean(self, count: int) -> Tensor:
+        """Mean of each column: float64 [D]."""
+        assert self.first is not None
+        return self.first + self.total / count
+
     def spread(self, count: int) -> Tensor:
-        """Standard deviation of each column, 0 where it is nothing but rounding: float64 [D]."""
-        mean = self.total / count
-        variance = self.squares / count - mean.square()
-        return torch.where(variance > 1e-13 * mean.square(), variance.clamp(min=0).sqrt(), 0.0)
-
-
-def _place(moments: _Moments, count: int) -> tuple[Tensor, float]:
-    """A round number near the mean of each column, float32 [D], and a power of two near the spread of all.
-
-    Rows less the mean are then exact, and the same wherever the rows are moved to.
-    """
-    spread = moments.spread(count)
-    mean = on_grid(moments.total / count, grid_of(spread, _MEAN_SHARE)).float()
-    return mean, float(grid_of(spread.square().sum().sqrt(), 1.0)) or 1.0
+        """Standard deviation of each column: float64 [D]."""
+        return (self.squares / count - (self.total / count).square()).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True)
@@ -428,15 +431,18 @@ class _View:
     def width(self) -> int:
         return self.part.stop - self.part.start
 
-    def keys(self, unit: float) -> np.ndarray:
+    def keys(self, mean: Tensor, spread: float) -> np.ndarray:
         """A key of each row by which rows are put in order: int64 [N].
 
-        Of the centred rows in units of ``unit``, so that the order changes neither with place nor with scale.
+        Of the cells that its entries fall into, in sixteenths of ``spread`` from the exact ``mean``: moving or scaling
+        all rows changes none, but for what rounding takes over an edge. Edges lie where no round number does.
         """
         keys = np.empty(len(self.rows), dtype=np.int64)
+        cells = _CELLS / spread if spread > 0 else 1.0
+        edges = (_EDGE + (self.mean.cpu().double() - mean) * cells).float().to(self.mean.device)
         for lo, chunk in self.rows.chunks():
-            points = centred(chunk[:, self.part], self.mean, self.normalize) / unit
-            keys[lo : lo + len(chunk)] = row_keys(points.cpu().numpy())
+            points = centred(chunk[:, self.part], self.mean, self.normalize)
+            keys[lo : lo + len(chunk)] = row_keys((points * cells).add_(edges).floor_().cpu().numpy())
         return keys
 
     def take(self, which: np.ndarray) -> Tensor:
@@ -457,12 +463,12 @@ class _View:
 class _Growth:
     """A tree that grows from the root; nodes are noted level by level as they are met, left to right."""
 
-    def __init__(self, owner: HierarchicalKMeans, view: _View, keys: np.ndarray, depth: int | None, seed: int) -> None:
+    def __init__(self, owner: HierarchicalKMeans, view: _View, order: np.ndarray, depth: int | None, seed: int) -> None:
         self.owner, self.view, self.depth, self.seed = owner, view, depth, seed
         self.count = owner.codebook_size
         held = _HELD_OF_FILES if getattr(view.rows.X, "streams", False) else _HELD
         self.held = max(1, held // view.width)
-        self.order = np.argsort(keys, kind="stable").astype(np.int32 if len(keys) < 2**31 else np.int64)
+        self.order = order.astype(np.int32 if len(order) < 2**31 else np.int64)
         self.columns: list[np.ndarray] = []
         self.levels: list[dict[str, list[np.ndarray]]] = []
 

@@ -131,9 +131,9 @@ def _settled(points: np.ndarray, books: Sequence[np.ndarray], paths: np.ndarray)
 class Additive:
     """Codebooks that are added up: PQ, OPQ, k-means and RQ.
 
-    Each view is moved by its shift and turned by its rotation, if it has them; every code column is the nearest centroid, in the columns that
-    its codebook covers, of what the codes before it left. With a beam that many partial codes are kept (see
-    ``best_paths``).
+    Each view is moved by its shift and turned by its rotation, if it has them; every code column is the nearest
+    centroid, in the columns that its codebook covers, of what the codes before it left. With a beam that many partial
+    codes are kept (see ``best_paths``).
     """
 
     def __init__(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -319,15 +319,21 @@ class _Stack:
 
     def iterate(self, iterations: int) -> None:
         """Lloyd's iterations, in low precision where that was asked for."""
-        points = self.points.bfloat16() if self.low else self.points
+        unit = torch.ones(len(self.sizes), 1, 1, device=self.points.device)
+        points = self.points
+        if self.low:  # in units of the spread of each segment: in others, entries would be rounded elsewhere
+            unit = self.points.square().mean((1, 2), keepdim=True).sqrt()
+            unit = torch.where(unit > 0, unit, 1.0)
+            points = (self.points / unit).bfloat16()
+        scale = unit[:, 0, 0].double().square()
         before = torch.full((len(self.sizes),), math.inf, device=points.device, dtype=torch.float64)
         spread = self.points.square().sum((1, 2), dtype=torch.float64)
         for _ in range(iterations):
-            table = self.centers.to(points.dtype)
+            table = (self.centers / unit).to(points.dtype)
             half = table.float().square().sum(2).div_(-2).to(points.dtype)
             scores = torch.baddbmm(half[:, None], points, table.transpose(1, 2))
             best, codes = scores.max(2)  # [G, M]
-            error = spread - 2 * torch.where(self.real, best, 0).sum(1, dtype=torch.float64)
+            error = spread - 2 * scale * torch.where(self.real, best, 0).sum(1, dtype=torch.float64)
             flat = self._flat(codes)
             loads = torch.bincount(flat, minlength=self.centers[..., 0].numel()).view(len(self.sizes), -1)
             self._move(flat, loads)

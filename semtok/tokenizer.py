@@ -460,8 +460,8 @@ class VectorTokenizer(StreamedTokenizer):
             few = self.engine_ == "faiss" and few_distinct(sample[:, part], self.codebook_size)  # it does not say
             if few or min(self.used_[columns]) < self.codebook_size:
                 warnings.warn(
-                    f"view {name!r} has fewer different vectors than there are codes: of {self.codebook_size} codes its "
-                    f"levels use {', '.join(map(str, used))}",
+                    f"view {name!r} has fewer different vectors than there are codes: of {self.codebook_size} codes "
+                    f"its levels use {', '.join(map(str, used))}",
                     stacklevel=3,
                 )
 

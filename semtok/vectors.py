@@ -108,7 +108,7 @@ def check_finite(chunk: Tensor, first: int, views: Mapping[str, slice]) -> None:
     ``first`` is the chunk's row among all rows.
     """
     low, high = (float(end) for end in chunk.aminmax())
-    if -LARGEST <= low and high <= LARGEST:  # False for NaN
+    if low >= -LARGEST and high <= LARGEST:  # False for NaN
         return
     known = torch.isfinite(chunk)
     wrong = ~known if not bool(known.all()) else chunk.abs() > LARGEST
