@@ -440,9 +440,8 @@ class VectorTokenizer(StreamedTokenizer):
         check_rows(rows, self.views_)
         sample = rows.sample(self.max_points_per_centroid, self.codebook_size, self.seed)
         blocks = []
-        for number, (name, part) in enumerate(self.views_.items()):
+        for number, part in enumerate(self.views_.values()):
             points = sample[:, part].contiguous()
-            warn_of_domination(spread_of(points), name, part.start)
             origin = middle(points)
             block = self._fit_block(around(points, origin), self.seed + number)
             blocks.append(block.around(origin, far_part(points)))
@@ -454,16 +453,20 @@ class VectorTokenizer(StreamedTokenizer):
         return self
 
     def _warn_of_few(self, sample: Tensor) -> None:
-        """Say how many codes are used, where fewer rows are distinct than there are codes."""
+        """Say once where fewer rows are distinct than there are codes, or else where one column outweighs all others."""
+        few = []
         for (name, columns), part in zip(self.blocks_.items(), self.views_.values(), strict=True):
-            used = [size - unused for size, unused in zip(self.sizes_[columns], self.unused_[columns], strict=True)]
-            few = self.engine_ == "faiss" and few_distinct(sample[:, part], self.codebook_size)  # it does not say
-            if few or min(self.used_[columns]) < self.codebook_size:
-                warnings.warn(
-                    f"view {name!r} has fewer different vectors than there are codes: of {self.codebook_size} codes "
-                    f"its levels use {', '.join(map(str, used))}",
-                    stacklevel=3,
-                )
+            points = sample[:, part]
+            silent = self.engine_ == "faiss" and few_distinct(points, self.codebook_size)  # faiss does not say it
+            if silent or min(self.used_[columns]) < self.codebook_size:
+                used = [size - unused for size, unused in zip(self.sizes_[columns], self.unused_[columns], strict=True)]
+                few.append(f"view {name!r} (its levels use {', '.join(map(str, used))})")
+            else:
+                warn_of_domination(spread_of(points), name, part.start)
+        if few:
+            warnings.warn(
+                f"fewer different vectors than the {self.codebook_size} codes in {', '.join(few)}", stacklevel=3
+            )
 
     def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         blocks = self._parts(device)
