@@ -453,7 +453,7 @@ class VectorTokenizer(StreamedTokenizer):
         return self
 
     def _warn_of_few(self, sample: Tensor) -> None:
-        """Say once where fewer rows are distinct than there are codes, or else where one column outweighs all others."""
+        """Say once where fewer rows are distinct than codes, or else where one column outweighs all others."""
         few = []
         for (name, columns), part in zip(self.blocks_.items(), self.views_.values(), strict=True):
             points = sample[:, part]
