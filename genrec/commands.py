@@ -32,8 +32,6 @@ _FORMS = {
     "prefix": "prefix = one a target, with all that came before",
     "all": "all = one a user, every position a target that sees only what came before (64 a step by default)",
 }
-# a user has several targets: batches of as many users as prefixes would leave too few steps an epoch
-_FORM_DEFAULTS: dict[str, dict[str, Any]] = {"all": {"batch_size": 64}}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,18 +81,16 @@ def _training_command(name: str) -> click.Command:
         data: str, out: Path | None, recipe: str, resume: bool, as_json: bool, quiet: bool, **given: Any
     ) -> None:
         from genrec.generation import Search
-        from genrec.stages import train_generator
+        from genrec.stages import recipe_settings, train_generator
         from recbase.datasets import load_dataset
         from recbase.runs import resolve
         from recbase.training import TrainConfig
 
         target = out or Path("runs/genrec") / name
-        overrides = recipe_of(entry.target, recipe)
         source = click.get_current_context().get_parameter_source("form")
         typed = source is not None and source.name != "DEFAULT"
-        form = given["form"] if typed else overrides.get("form", given["form"])
-        if recipe == "default":
-            overrides = overrides | _FORM_DEFAULTS.get(form, {})
+        overrides = recipe_settings(name, recipe, given["form"] if typed else None)
+        form = overrides["form"]
         stages = resolve(name, {name: entry.preparation}, "preparation")
         metrics = train_generator(
             name,

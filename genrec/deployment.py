@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from recbase.files import new_folder
 from recbase.runs import Run
 
 __all__ = ["TOKENS_FILE", "export_run"]
@@ -63,14 +62,7 @@ def export_run(run: Run, out: str | os.PathLike[str]) -> list[str]:
     }
     tokens = vocabulary.tokens(model.code_table[1:].cpu()).numpy()
     table = run.items.hstack(pl.DataFrame(tokens, schema=[f"token_{level}" for level in range(tokens.shape[1])]))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with new_folder(out) as made:
         written.save_pretrained(made)
         table.write_parquet(made / TOKENS_FILE)
-        made.chmod(0o755)
-        os.replace(made, out)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
     return sorted(path.name for path in out.iterdir())

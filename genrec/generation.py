@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from recbase.evaluation import Ranks, rank_lists, summarize
+from recbase.recipes import Given
 from recbase.recommender import NO_ITEM, Recommendations
 from recbase.sequences import Histories
 from recbase.splits import Targets
@@ -26,7 +27,7 @@ __all__ = ["Search", "generate", "rank_generated", "some_targets", "validator"]
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Given):
     """How items are searched when a model is evaluated."""
 
     beams: int = 50

@@ -8,7 +8,7 @@ before stage II, each part in its own folder.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -167,9 +167,11 @@ class Preparation(ItemCodePreparation):
         def build(target: Path) -> None:
             from accelerate.utils import set_seed
 
+            from recbase.attempts import gone_on_with
+            from recbase.interruption import Interrupted
             from recbase.runs import save_run
             from recbase.sequences import SequenceBatches
-            from recbase.training import TrainConfig, fit
+            from recbase.training import TrainConfig, TrainResult, fit
             from seqrec.din import DIN
 
             set_seed(seed)
@@ -193,11 +195,15 @@ class Preparation(ItemCodePreparation):
             )
             split = dataset.split()
             batches = SequenceBatches(split.train, self.stage1_form, 128, model.max_len, seed)
-            resume = (target / "checkpoint").is_dir()  # an interrupted stage is gone on with
-            result = fit(model, batches, sampled_ranking(split, dataset.n_items, seed), config, target, resume)
+            judge = sampled_ranking(split, dataset.n_items, seed)
+
+            def train(resume: bool) -> TrainResult:
+                return fit(model, batches, judge, config, target, resume)
+
+            result = gone_on_with(target, train)
             if result.stopped == "signal":
-                raise KeyboardInterrupt("stage I was interrupted")
-            facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": vars(config)}
+                raise Interrupted(result.signal, f"stage I is kept as far as it came in {target / 'checkpoint'}")
+            facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": asdict(config)}
             facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
             save_run(target, "din", model.cpu(), dataset.items, facts)
 
@@ -216,7 +222,12 @@ class Preparation(ItemCodePreparation):
         if self.codebook_size is None:
             arguments["codebook_size"] = 256
         policy = self.unique if self.tokenizer == "hierarchical" or self.unique != "none" else "suffix"
-        key = {"vectors": sha256_of(vectors), "method": self.tokenizer, "unique": policy} | arguments
+        key = {
+            "data": dataset.hash,
+            "vectors": sha256_of(vectors),
+            "method": self.tokenizer,
+            "unique": policy,
+        } | arguments
 
         def build(target: Path) -> None:
             found = Embeddings({"item": vectors}, {}, dataset.item_ids.to_numpy())

@@ -28,7 +28,11 @@ import numpy as np
 
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
+from recbase.attempts import Attempt, attempt_at
 from recbase.checkpoints import FileContent, tensor_bytes
+from recbase.interruption import Interrupted
+from recbase.options import recipe_of
+from recbase.recipes import Given, described, filled, spelled
 from recbase.runs import resolve, save_run
 from recbase.sequences import SampleForm, SequenceBatches
 from seqrec.stages import stage
@@ -39,7 +43,10 @@ if TYPE_CHECKING:
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
 
-__all__ = ["SHAPES", "Ingredients", "Preparation", "build_model", "train_generator"]
+__all__ = ["SHAPES", "Ingredients", "Preparation", "build_model", "recipe_settings", "train_generator"]
+
+# a user has several targets: batches of as many users as prefixes would leave too few steps an epoch
+_FORM_DEFAULTS: dict[str, dict[str, Any]] = {"all": {"batch_size": 64}}
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Ingredients:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preparation(Given):
     """From item content to item codes: the options of the stages before a generator's training."""
 
     method: ClassVar[str] = "rqvae"
@@ -175,6 +182,22 @@ def build_model(
     return model.with_arrays(**found.arrays) if found.arrays else model
 
 
+def recipe_settings(name: str, recipe: str | None, form: str | None = None) -> dict[str, Any]:
+    """Settings of a model's recipe by name, for a sample form; its own, or else the model's first, if that is None.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe.
+    """
+    if recipe is None:
+        return {"form": form or REGISTRY[name].forms[0]}
+    found = recipe_of(REGISTRY[name].target, recipe)
+    form = form or found.get("form", REGISTRY[name].forms[0])
+    usual = _FORM_DEFAULTS.get(form, {}) if recipe == "default" else {}
+    return found | usual | {"form": form}
+
+
 def train_generator(
     name: str,
     dataset: Dataset,
@@ -183,8 +206,8 @@ def train_generator(
     preparation: Any,
     config: TrainConfig,
     search: Search,
-    form: SampleForm,
-    recipe: str,
+    form: SampleForm | None,
+    recipe: str | None,
     record: Mapping[str, Any],
     embeddings: Path | None = None,
     codes: Path | None = None,
@@ -192,6 +215,8 @@ def train_generator(
     resume: bool = False,
 ) -> dict[str, Any]:
     """Run the stages, train a generator, search once for all test users, write its run folder, return its metrics.
+
+    A finished run that stands in ``out`` stays there, whole, until the new one is done and takes its place.
 
     Parameters
     ----------
@@ -206,10 +231,11 @@ def train_generator(
         Options of the stages before.
     config : TrainConfig
     search : Search
-    form : {"prefix", "all"}
-        Sample form.
-    recipe : str
-        Recorded in the manifest and the metrics.
+    form : {"prefix", "all"} or None
+        Sample form; the recipe's, or else the model's first, if None.
+    recipe : str or None
+        Its settings apply wherever ``arguments``, ``preparation``, ``config`` and ``search`` were not given one, and it
+        is recorded together with what was changed. None applies and records no recipe.
     record : mapping
         More entries of the manifest, such as ``given``: the data set as the user named it.
     embeddings, codes : Path, optional
@@ -218,20 +244,56 @@ def train_generator(
         Where stages are kept; the parent of ``out`` if not given.
     resume : bool, default False
         Go on from the checkpoint in ``out``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, the sample form is not for the model, a folder belongs to other items, or a training
+        that is to be resumed was another one (`recbase.training.DifferentRunError`).
+    FolderBusyError
+        If another command is writing ``out``.
+    Interrupted
+        If a signal stops it: the checkpoint is kept, and a run that stood in ``out`` stays as it was.
     """
     from accelerate.utils import set_seed
 
+    if form is not None and form not in REGISTRY[name].forms:
+        raise ValueError(f"--form {form} is not for {name}; use {' or '.join(REGISTRY[name].forms)}")
+    settings = recipe_settings(name, recipe, form)
+    accepted = set(inspect.signature(resolve(name, MODELS)).parameters) - set(SHAPES)
+    arguments = {key: value for key, value in settings.items() if key in accepted} | dict(arguments)
+    preparation, config = filled(preparation, settings), filled(config, settings)
+    search = filled(search, settings)
+    named = {} if recipe is None else recipe_of(REGISTRY[name].target, recipe)
+    used = {"form": settings["form"]} | arguments
+    manifest = dict(record) | described(recipe, named, used, preparation, config, search)
+    with attempt_at(out, f"training {name}", resume) as attempt:
+        set_seed(config.seed)
+        # before the processes of a launch meet: one of them makes the stages, alone, and the others wait for it
+        found = preparation.prepare(dataset, root or out.parent, embeddings, codes, config.seed, config.quiet)
+        set_seed(config.seed)
+        model = build_model(name, dataset, found, arguments, settings["form"])
+        manifest |= found.record | {"preparation": asdict(preparation)}
+        chosen = {"--form": settings["form"]} | {spelled(key): value for key, value in arguments.items()}
+        return _train(name, model, dataset, attempt, config, search, found.codes, manifest, resume, chosen)
+
+
+def _train(
+    name: str,
+    model: Any,
+    dataset: Dataset,
+    attempt: Attempt,
+    config: TrainConfig,
+    search: Search,
+    codes: ItemCodes,
+    manifest: dict[str, Any],
+    resume: bool,
+    chosen: Mapping[str, Any],
+) -> dict[str, Any]:
     from recbase.training import fit, make_accelerator
 
-    if form not in REGISTRY[name].forms:
-        raise ValueError(f"--form {form} is not for {name}; use {' or '.join(REGISTRY[name].forms)}")
-    set_seed(config.seed)
     accelerator = make_accelerator(config)
-    with accelerator.main_process_first():  # the others find the stages done
-        found = preparation.prepare(dataset, root or out.parent, embeddings, codes, config.seed, config.quiet)
-    set_seed(config.seed)
-    model = build_model(name, dataset, found, arguments, form)
-    split = dataset.split()
+    attempt, split, form = attempt.shared(), dataset.split(), chosen["--form"]
     batches = SequenceBatches(
         split.train.sampled(config.train_share, config.seed),
         form,
@@ -242,13 +304,21 @@ def train_generator(
         world=accelerator.num_processes,
         micro_batches=config.micro_batches,
     )
-    made_from = {"data": dataset.hash, "codes": found.codes.hash}
+    # a validation by other beams or users could not be compared with the best so far
+    judged = {spelled(key): getattr(search, key) for key in ("valid_beams", "valid_users")}
+    facts = {
+        "made_from": {"data": dataset.hash, "codes": codes.hash},
+        "options": dict(chosen) | judged,
+        "content": {spelled(key): value for key, value in manifest["preparation"].items()},
+    }
     validate = validator(split.valid, search, accelerator)
-    result = fit(model, batches, validate, config, out, resume, accelerator, made_from)
-    manifest = dict(record) | found.record | {"form": form, "training": asdict(config), "search": asdict(search)}
-    manifest["preparation"] = asdict(preparation)
-    files = {"codes.safetensors": _codes_file(found.codes)}
-    return _evaluate_and_save(name, model, dataset, out, recipe, manifest, files, search, result, accelerator)
+    # one that was begun and came to no checkpoint starts from its beginning
+    result = fit(model, batches, validate, config, attempt.folder, resume and attempt.holds(), accelerator, **facts)
+    if result.stopped == "signal":
+        raise Interrupted(result.signal)
+    manifest |= {"form": form, "training": asdict(config), "search": asdict(search)}
+    files = {"codes.safetensors": _codes_file(codes)}
+    return _evaluate_and_save(name, model, dataset, attempt, manifest, files, search, result, accelerator)
 
 
 def _codes_file(codes: ItemCodes) -> bytes:
@@ -260,7 +330,7 @@ def evaluate_generator(
     model: Any,
     dataset: Dataset,
     search: Search,
-    recipe: str,
+    recipe: str | None,
     result: Any = None,
     accelerator: Any = None,
     quiet: bool = True,
@@ -287,8 +357,7 @@ def _evaluate_and_save(
     name: str,
     model: Any,
     dataset: Dataset,
-    out: Path,
-    recipe: str,
+    attempt: Attempt,
     manifest: dict[str, Any],
     files: Mapping[str, FileContent],
     search: Search,
@@ -298,16 +367,18 @@ def _evaluate_and_save(
     from recbase.evaluation import ranks_file
 
     budget, quiet = manifest["training"]["max_seconds"], manifest["training"]["quiet"]
+    recipe, changed = manifest["recipe"], {key: manifest[key] for key in ("changed",) if key in manifest}
     metrics, ranks = evaluate_generator(
-        name, model, dataset, search, recipe, result, accelerator, quiet=quiet, budget=budget
+        name, model, dataset, search, recipe, result, accelerator, quiet=quiet, budget=budget, **changed
     )
     if accelerator.is_main_process:
         data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
         data["given"] = manifest.pop("given", dataset.name)
-        body = {"data": data, "split": dataset.split().name, "recipe": recipe} | manifest
+        body = {"data": data, "split": dataset.split().name} | manifest | {"attempt": attempt.name}
         content = {
             "metrics.json": json.dumps(metrics, indent=1).encode(),
             "ranks.parquet": ranks_file(ranks, dataset.user_ids),
         }
-        save_run(out, name, model, dataset.items, body, dict(files) | content)
+        with attempt.finishing():
+            save_run(attempt.out, name, model, dataset.items, body, dict(files) | content)
     return metrics

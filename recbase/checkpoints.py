@@ -14,22 +14,56 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMAT", "Folder", "load_arrays", "open_folder", "save_folder", "sha256_of", "tensor_bytes"]
+from recbase.files import (
+    TEMPORARY,
+    FileContent,
+    fill_file,
+    flush_file,
+    flush_folder,
+    is_abandoned,
+    new_file,
+    why_unwritten,
+    write_file,
+)
+from recbase.integrity import (
+    check_content,
+    check_inside,
+    checked_entries,
+    hash_file,
+    is_plain_name,
+    read_manifest,
+    remember,
+)
+from recbase.locks import folder_lock
+from recbase.reading import consistent, note_opened
+
+__all__ = [
+    "FORMAT",
+    "FileContent",
+    "Folder",
+    "check_replaceable",
+    "consistent",
+    "folder_lock",
+    "load_arrays",
+    "open_folder",
+    "save_folder",
+    "sha256_of",
+    "tensor_bytes",
+    "write_file",
+]
 
 FORMAT = 1
 _DIGITS = 12
-_HASHED = re.compile(rf"^.+\.[0-9a-f]{{{_DIGITS}}}(\.[A-Za-z0-9]+)?$")
-_TEMPORARY = ".writing-"
+_HASHED = re.compile(rf"^(.+)\.([0-9a-f]{{{_DIGITS}}})(\.[^.]+)?$")
 _VERSIONS = ("semtok", "torch", "numpy", "polars", "transformers", "scikit-learn", "faiss-cpu", "faiss-gpu")
-
-FileContent = bytes | Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -42,11 +76,19 @@ class Folder:
         The folder.
     manifest : dict
         The parsed manifest, without the book-keeping of files.
+    files : dict
+        Of each file its name on disk (``file``), ``sha256`` and ``bytes``.
+    manifest_name : str
+        Name of the manifest.
+    state : tuple of int
+        Tells this manifest from one that replaced it.
     """
 
     path: Path
     manifest: dict[str, Any]
     files: dict[str, dict[str, Any]]
+    manifest_name: str = ""
+    state: tuple[int, ...] | None = None
 
     def __contains__(self, name: object) -> bool:
         return name in self.files
@@ -55,32 +97,41 @@ class Folder:
         return iter(self.files)
 
     def file(self, name: str, verify: bool = False) -> Path:
-        """Path of the file that the manifest calls ``name``.
+        """Path of the file that the manifest calls ``name``, whose content has the recorded size and SHA-256.
 
         Parameters
         ----------
         name : str
             Name without the hash, such as ``"model.safetensors"``.
         verify : bool, default False
-            Hash the content again; otherwise only its size is compared.
+            Hash the content also where this process has hashed this very state of the file before.
 
         Raises
         ------
         ValueError
-            If the manifest names no such file, or the file is missing, truncated or (with ``verify``) changed.
+            If the manifest names no such file, or the file is missing, damaged, or a link that leads out of the folder.
         """
         if name not in self.files:
             raise ValueError(f"{self.path} holds no {name}; it holds {', '.join(sorted(self.files)) or 'no files'}")
         entry = self.files[name]
         path = self.path / entry["file"]
-        if not path.is_file():
-            raise ValueError(f"{path} is named by the manifest of {self.path} but is missing")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise ValueError(f"{path} has {size} bytes but its manifest says {entry['bytes']}: the file is damaged")
-        if verify and _hash_file(path) != entry["sha256"]:
-            raise ValueError(f"{path} does not have the hash its manifest gives: the file is damaged")
+        check_inside(path)
+        try:
+            check_content(path, entry["bytes"], entry["sha256"], verify)
+        except FileNotFoundError:
+            if self.is_replaced():
+                raise ValueError(f"{self.path} was replaced since it was opened: open it again") from None
+            raise ValueError(f"{path} is named by the manifest of {self.path} but is missing") from None
         return path
+
+    @property
+    def place(self) -> str:
+        """The manifest's path, one for all spellings of the folder."""
+        return os.path.join(os.path.realpath(self.path), self.manifest_name)
+
+    def is_replaced(self) -> bool:
+        """True if another manifest stands in the place of the one that was read."""
+        return self.state != _state(self.path / self.manifest_name)
 
     def sha256(self, name: str) -> str:
         """SHA-256 (hex) that the manifest records for ``name``."""
@@ -95,8 +146,12 @@ def save_folder(
     manifest: Mapping[str, Any],
     files: Mapping[str, FileContent],
     keep: bool = False,
+    plain: bool = False,
+    former: Callable[[Any], Iterable[str] | None] | None = None,
 ) -> Folder:
     """Write ``files`` and the manifest that names them, so that a crash leaves the old folder whole.
+
+    One writer at a time; a second one waits. Readers see the old folder or the new one.
 
     Parameters
     ----------
@@ -111,53 +166,77 @@ def save_folder(
     files : mapping
         Name to bytes, or to a function that writes the content to the path it is given.
     keep : bool, default False
-        Keep files of the old manifest that are not replaced by ``files``.
+        Keep files of the old manifest that are not replaced by ``files``. Whoever has read that manifest to write a
+        new one holds :func:`recbase.locks.folder_lock` from then on, or the work of another writer is lost.
+    plain : bool, default False
+        Call files by their names as they are where no other file has them, for folders that other programs read, too.
+    former : callable, optional
+        Is given the content of a manifest without a kind; returns the names of its files if an earlier version wrote
+        it, else None.
 
     Raises
     ------
     OSError
         If the folder cannot be made or written (no permission, no space left), naming the path; what was there stays.
+        :class:`recbase.locks.FolderBusyError`, which is one, if another writer holds the folder for a minute.
+    ValueError
+        If a file of the manifest's name is there that is no manifest of this kind: it would be lost.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    entries: dict[str, dict[str, Any]] = {}
-    if keep and (folder / manifest_name).is_file():
-        entries.update(open_folder(folder, manifest_name, kind).files)
-    written: list[Path] = []
-    try:
-        for name, content in files.items():
-            entries[name] = _write_file(folder, name, content, written)
-        body = dict(manifest) | {"format": FORMAT, "kind": kind, "versions": _versions(), "files": entries}
-        temporary = folder / f"{_TEMPORARY}{manifest_name}"
-        with open(temporary, "w", encoding="utf-8") as out:
-            json.dump(body, out, indent=1, default=_plain)
-            out.write("\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, folder / manifest_name)
-        _flush_folder(folder)
-    except OSError as error:
-        named = _named_files(folder, manifest_name)
-        for path in [*written, *folder.glob(f"{_TEMPORARY}*")]:
-            if path.name not in named:
-                path.unlink(missing_ok=True)
-        raise OSError(f"cannot write to {folder}: {error.strerror or error}; what it held before is kept") from error
-    _sweep(folder, {entry["file"] for entry in entries.values()} | _all_named(folder))
-    return open_folder(folder, manifest_name, kind)
+    with folder_lock(folder, f"saving a {kind}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        old = _replaced_files(folder, manifest_name, kind, former)
+        kept = open_folder(folder, manifest_name, kind).files if keep and old else {}
+        written: list[Path] = []
+        try:
+            entries = kept | _write_files(folder, files, plain, written)
+            body = dict(manifest) | {"format": FORMAT, "kind": kind, "versions": _versions(), "files": entries}
+            text = json.dumps(body, indent=1, default=_plain) + "\n"
+            with new_file(folder, ".json") as temporary:
+                temporary.write_bytes(text.encode("utf-8"))
+                flush_file(temporary)
+                os.replace(temporary, folder / manifest_name)
+        except BaseException as error:
+            named = _all_named(folder)
+            _unlink(path for path in written if path.name not in named)
+            reason = why_unwritten(error)
+            if reason is None:
+                raise
+            raise OSError(f"cannot write to {folder}: {reason}; what it held before is kept") from error
+        flush_folder(folder)
+        _sweep(folder, old, {*entries, manifest_name})
+        return open_folder(folder, manifest_name, kind)
 
 
-def open_folder(folder: str | os.PathLike[str], manifest_name: str, kind: str) -> Folder:
+def open_folder(
+    folder: str | os.PathLike[str],
+    manifest_name: str,
+    kind: str,
+    check: Callable[[dict[str, Any]], None] | None = None,
+    by_hand: bool = False,
+) -> Folder:
     """Read the manifest of ``folder``.
+
+    Parameters
+    ----------
+    folder : path
+    manifest_name : str
+    kind : str
+    check : callable, optional
+        Is given the manifest's content; raises ValueError where an entry is missing or of another type.
+    by_hand : bool, default False
+        Take a manifest without a kind, as people write it by hand.
 
     Raises
     ------
     FileNotFoundError
         If the folder or its manifest does not exist.
     ValueError
-        If the manifest is not JSON, is of another kind, or of a newer format than this version reads.
+        If the manifest is not JSON, is of another kind, of a newer format than this version reads, or names files in
+        any other way than by plain names inside the folder.
     """
     folder = Path(folder)
     path = folder / manifest_name
@@ -165,17 +244,26 @@ def open_folder(folder: str | os.PathLike[str], manifest_name: str, kind: str) -
         raise FileNotFoundError(f"{folder} is not a folder; expected a saved {kind} there")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {manifest_name}, so it is not a saved {kind}")
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(body, dict) or body.get("kind", kind) != kind:
-        found = body.get("kind") if isinstance(body, dict) else type(body).__name__
+    check_inside(path)
+    state = _state(path)  # before it is read: a manifest that is put in place in between counts as another one
+    body = read_manifest(path)
+    if not isinstance(body, dict) or body.get("kind", kind if by_hand else None) != kind:
+        found = body.get("kind", "manifest without a kind") if isinstance(body, dict) else type(body).__name__
         raise ValueError(f"{folder} holds a {found}, expected a {kind}")
-    if body.get("format", FORMAT) > FORMAT:
-        raise ValueError(f"{path} has format {body['format']}; this version reads up to {FORMAT}: update semtok")
-    files = body.pop("files", {})
-    return Folder(folder, body, files)
+    number = body.get("format", FORMAT)
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{path} has format {number!r}; expected a whole number from 1 to {FORMAT}")
+    if number > FORMAT:
+        raise ValueError(f"{path} has format {number}; this version reads up to {FORMAT}: update semtok")
+    files = checked_entries(body.pop("files", {}), path)
+    if check is not None:
+        try:
+            check(body)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    opened = Folder(folder, body, files, manifest_name, state)
+    note_opened(opened)
+    return opened
 
 
 def tensor_bytes(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -225,57 +313,121 @@ def sha256_of(*parts: np.ndarray | bytes | str) -> str:
     return digest.hexdigest()
 
 
-def _write_file(folder: Path, name: str, content: FileContent, written: list[Path]) -> dict[str, Any]:
-    temporary = folder / f"{_TEMPORARY}{name}"
-    if isinstance(content, bytes):
-        with open(temporary, "wb") as out:
-            out.write(content)
-    else:
-        content(temporary)
-    with open(temporary, "rb+") as handle:
-        os.fsync(handle.fileno())
-    digest = _hash_file(temporary)
-    stem, suffix = Path(name).stem, Path(name).suffix
-    target = folder / f"{stem}.{digest[:_DIGITS]}{suffix}"
-    size = temporary.stat().st_size
-    os.replace(temporary, target)
-    written.append(target)
-    return {"file": target.name, "sha256": digest, "bytes": size}
+def check_replaceable(
+    folder: str | os.PathLike[str],
+    manifest_name: str,
+    kind: str,
+    former: Callable[[Any], Iterable[str] | None] | None = None,
+) -> None:
+    """Refuse a folder that :func:`save_folder` would refuse; for commands that work for long before they save.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a file of the manifest's name that is no manifest of this kind, or is a file itself.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a folder for a {kind}")
+    _replaced_files(folder, manifest_name, kind, former)
 
 
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _named_files(folder: Path, manifest_name: str) -> set[str]:
-    try:
-        files = json.loads((folder / manifest_name).read_text(encoding="utf-8")).get("files", {})
-        return {entry["file"] for entry in files.values()}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+def _replaced_files(
+    folder: Path, manifest_name: str, kind: str, former: Callable[[Any], Iterable[str] | None] | None = None
+) -> set[str]:
+    """Names on disk of the files whose manifest is about to be replaced; none where there is no manifest yet."""
+    path = folder / manifest_name
+    if not os.path.lexists(path):
         return set()
+    held = None
+    with suppress(OSError, ValueError):
+        body = read_manifest(path)
+        if isinstance(body, dict):
+            held = body.get("kind")
+            if held == kind and type(body.get("format")) is int:
+                return {entry["file"] for entry in checked_entries(body.get("files", {}), path).values()}
+            names = former(body) if former is not None and "kind" not in body else None
+            if names is not None:
+                return {name for name in names if is_plain_name(name)}
+    what = f"of a {held}" if isinstance(held, str) and held != kind else "none of ours"
+    raise ValueError(
+        f"cannot save a {kind} in {folder}: the {manifest_name} there is {what} and would be lost; give another folder"
+    )
+
+
+def _write_files(
+    folder: Path, files: Mapping[str, FileContent], plain: bool, written: list[Path]
+) -> dict[str, dict[str, Any]]:
+    """Write all files, then give all of them their names, which carry their hashes; returns the manifest's entries."""
+    entries: dict[str, dict[str, Any]] = {}
+    with ExitStack() as unfinished:
+        made: list[tuple[Path, str]] = []
+        for name, content in files.items():
+            temporary = unfinished.enter_context(new_file(folder, Path(name).suffix))
+            fill_file(temporary, content)
+            flush_file(temporary)
+            digest = hash_file(temporary)
+            made.append((temporary, digest))
+            entries[name] = {"file": name, "sha256": digest, "bytes": temporary.stat().st_size}
+        for (name, entry), (temporary, digest) in zip(entries.items(), made, strict=True):
+            target = folder / name
+            if not plain or (os.path.lexists(target) and not _has_hash(target, digest)):
+                target = folder / f"{Path(name).stem}.{digest[:_DIGITS]}{Path(name).suffix}"
+            if not os.path.lexists(target):
+                written.append(target)
+            os.replace(temporary, target)
+            remember(target, digest)
+            entry["file"] = target.name
+    return entries
+
+
+def _has_hash(path: Path, beginning: str) -> bool:
+    with suppress(OSError):
+        return path.is_file() and not path.is_symlink() and hash_file(path).startswith(beginning)
+    return False
 
 
 def _all_named(folder: Path) -> set[str]:
     """Files that any manifest in the folder names: two manifests may share one folder."""
-    return set().union(*(_named_files(folder, path.name) for path in folder.glob("*.json")))
+    named: set[str] = set()
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            named |= {entry["file"] for entry in checked_entries(read_manifest(path).get("files", {}), path).values()}
+    return named
 
 
-def _sweep(folder: Path, named: set[str]) -> None:
+def _sweep(folder: Path, old: set[str], names: set[str]) -> None:
+    """Remove what the replaced manifest named, and what writers that were killed have left.
+
+    A file that a killed writer had given its name already is known by it: it carries the hash of the file's content.
+    """
+    named = _all_named(folder)
+    names |= {f"{found[1]}{found[3] or ''}" for found in map(_HASHED.match, old) if found}
+    former = {f"{TEMPORARY}{name}" for name in names}  # as earlier versions called what they were writing
     for path in folder.iterdir():
-        stale = _HASHED.match(path.name) is not None or path.name.startswith(_TEMPORARY)
-        if path.is_file() and stale and path.name not in named:
+        if path.name in named or path.is_symlink() or not path.is_file():
+            continue
+        if path.name in old or path.name in former or is_abandoned(path) or _is_orphan(path, names):
+            _unlink([path])
+
+
+def _is_orphan(path: Path, names: set[str]) -> bool:
+    found = _HASHED.match(path.name)
+    return found is not None and f"{found[1]}{found[3] or ''}" in names and _has_hash(path, found[2])
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Tells one manifest from the next: each is a new file."""
+    with suppress(OSError):
+        said = path.stat()
+        return said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns
+    return None
 
 
 def _versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recbase.checkpoints import open_folder
+from recbase.checkpoints import consistent, open_folder, write_file
 from recbase.evaluation import KS, read_ranks
 from recbase.metrics import METRICS, mean_metrics, parse_metric, user_values
 from recbase.significance import Interval, PairedTest, bootstrap_interval, holm, paired_test
@@ -186,6 +186,7 @@ def compare_runs(
     return Comparison(metric, str(runs[0].dataset["name"]), policy, len(ranks[0]), left_out, confidence, compared)
 
 
+@consistent
 def _read(folder: Path) -> _Run:
     opened = open_folder(folder, "config.json", "run")
     path = opened.file("metrics.json")
@@ -416,9 +417,7 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
     figure.suptitle(f"{comparison.dataset}: {comparison.users:,} users, seen items {comparison.seen_items}")
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(out.getvalue())
+    write_file(path, out.getvalue())
 
 
 def _draw_intervals(axes: Any, intervals: Sequence[Interval], places: np.ndarray) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from recbase import interactions as events
-from recbase.checkpoints import load_arrays, open_folder
+from recbase.checkpoints import consistent, load_arrays, open_folder
 from recbase.dataset import MANIFEST, VIEW_COLUMNS, Dataset, checked_items, same_id_type
 from recbase.interactions import Order, Ties
 from recbase.verification import Verification, verify
@@ -205,13 +205,14 @@ def _raw_folder(path: Path) -> Any:
     return RawData(loaded.name, loaded.interactions(), loaded.items, source, views=loaded.views)
 
 
+@consistent
 def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, order: Order | None = None) -> Dataset:
     """Open a dataset folder, or any folder that has the two Parquet files."""
     manifest: dict[str, Any] = {}
     files = {name: path / name for name in ("interactions.parquet", "items.parquet")}
     images: np.ndarray | None = None
     if (path / MANIFEST).is_file():
-        folder = open_folder(path, MANIFEST, "dataset")
+        folder = open_folder(path, MANIFEST, "dataset", by_hand=True)
         manifest = folder.manifest
         files |= {name: folder.file(name) for name in files if name in folder}
         if "images.safetensors" in folder:

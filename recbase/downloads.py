@@ -6,21 +6,24 @@ where the publisher gives a checksum, that is checked too. Archives are read mem
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import os
 import re
+import shutil
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from recbase.files import write_file
 from recbase.readers import RawData, read
 
 __all__ = ["PUBLISHED", "PublishedSet", "download", "published"]
@@ -355,17 +358,19 @@ def _unpacked(archive: Path, members: tuple[str, ...]) -> Path:
             for info in wanted:
                 target = folder / Path(info.filename).name
                 if not target.is_file() or target.stat().st_size != info.file_size:
-                    temporary = target.with_name(target.name + ".part")
-                    with opened.open(info) as source, open(temporary, "wb") as out:
-                        while block := source.read(_BLOCK):
-                            out.write(block)
-                    os.replace(temporary, target)
+                    with opened.open(info) as source:
+                        write_file(target, functools.partial(_copy, source))
     except zipfile.BadZipFile as error:
         raise ValueError(f"{archive} is not a readable zip archive: {error}") from error
     found = [folder / name for name in members if (folder / name).is_file()]
     if not found:
         raise ValueError(f"{archive} holds none of {', '.join(members)}")
     return found[0]
+
+
+def _copy(source: IO[bytes], path: Path) -> None:
+    with open(path, "wb") as out:
+        shutil.copyfileobj(source, out, _BLOCK)
 
 
 def _compare(path: Path, expected: str, whose: str) -> None:
@@ -386,6 +391,4 @@ def _digest(path: Path, kind: str) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="ascii")
-    os.replace(temporary, path)
+    write_file(path, text)

@@ -13,6 +13,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbase.processes import process_count
+
 __all__ = [
     "binary_cross_entropy",
     "gather_with_gradient",
@@ -212,7 +214,7 @@ def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
     rows : Tensor [B, D]
         B may differ between processes.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if process_count() == 1:
         return rows, 0
     counts = [torch.zeros((), dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor(len(rows), device=rows.device))

@@ -34,10 +34,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
+
+from recbase.interruption import Interrupted, farewell, interruptible
+from recbase.processes import is_main_process, leave_at_once
 
 __all__ = [
     "Command",
@@ -796,7 +799,8 @@ def failures(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a command: a failure is one sentence on stderr and exit code 1; ``--debug`` shows the traceback.
 
     It adds ``--debug`` and takes it away again before the function is called. Wrong usage (exit code 2) stays click's.
-    Warnings are one line each on stderr.
+    Warnings are one line each on stderr. Ctrl-C and SIGTERM end it with one sentence (what is kept, and the command
+    that goes on) and exit code 130 or 143.
     """
 
     @functools.wraps(function)
@@ -804,16 +808,30 @@ def failures(function: Callable[..., Any]) -> Callable[..., Any]:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:
-                return function(*positional, **keywords)
+                with interruptible() as caught:
+                    return function(*positional, **keywords)
+            except KeyboardInterrupt as stop:
+                _leave(stop)
             except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
                 raise
             except Exception as error:
+                if caught:  # a library turned the signal into an error of its own
+                    _leave(Interrupted(caught[0]))
                 if debug:
                     raise
                 click.echo(_sentence(error), err=True)
                 raise click.exceptions.Exit(1) from error
 
     return add_options(shared("debug"))(guarded)
+
+
+def _leave(stop: KeyboardInterrupt) -> NoReturn:
+    """End a command that a signal stopped: one sentence, and the exit code that a shell gives such a program."""
+    if is_main_process():
+        click.echo(farewell(stop), err=True)
+    code = stop.exit_code if isinstance(stop, Interrupted) else Interrupted().exit_code
+    leave_at_once(code)
+    raise click.exceptions.Exit(code) from stop
 
 
 def _sentence(error: Exception) -> str:

@@ -17,9 +17,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recbase.checkpoints import FileContent, Folder, load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import (
+    FileContent,
+    Folder,
+    check_replaceable,
+    consistent,
+    load_arrays,
+    open_folder,
+    save_folder,
+    tensor_bytes,
+)
 
-__all__ = ["KIND", "MANIFEST", "Run", "load_run", "resolve", "save_run"]
+__all__ = ["KIND", "MANIFEST", "Run", "check_run_folder", "load_run", "resolve", "save_run"]
 
 MANIFEST = "config.json"
 KIND = "run"
@@ -69,6 +78,17 @@ def resolve(name: str, registry: Mapping[str, str], what: str = "model") -> Any:
     return getattr(import_module(module), attribute)
 
 
+def check_run_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that :func:`save_run` would refuse, before a training that takes hours.
+
+    Raises
+    ------
+    ValueError
+        If it is a file, or holds a ``config.json`` that is not of a run, such as that of a Hugging Face model.
+    """
+    check_replaceable(folder, MANIFEST, KIND)
+
+
 def save_run(
     folder: str | os.PathLike[str],
     name: str,
@@ -106,6 +126,7 @@ def save_run(
     return save_folder(folder, MANIFEST, KIND, body, content | dict(files or {}))
 
 
+@consistent
 def load_run(folder: str | os.PathLike[str], registry: Mapping[str, str]) -> Run:
     """Rebuild the model of a run folder.
 

@@ -16,7 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, Folder, load_arrays, open_folder, save_folder, sha256_of, tensor_bytes
+from recbase.checkpoints import (
+    FileContent,
+    Folder,
+    check_replaceable,
+    consistent,
+    folder_lock,
+    load_arrays,
+    open_folder,
+    save_folder,
+    sha256_of,
+    tensor_bytes,
+)
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.loading import load
 from semtok.uniqueness import SUFFIX, costs_of, make_unique
@@ -76,7 +87,7 @@ def append_items(
         The new items; none of them may have codes already.
     out : path, optional
         Another folder to write, which will hold all that ``folder`` holds and the new items; ``folder`` itself is
-        changed if not given.
+        changed if not given. Of several commands that append to one folder each waits for the one before.
     popularity : array of numbers [n], optional
         Of new items that want the same codes the more popular one gets them. By row if not given.
     grow : bool, default False
@@ -114,9 +125,31 @@ def append_items(
     >>> found.codes, found.generation["generation"], found.generation["items"]
     (ItemCodes(105 items, sizes=(16, 16), blocks=['item']), 1, 5)
     """
-    opened = open_folder(folder, MANIFEST, KIND)
-    tokenizer = load(folder)
-    old = ItemCodes.load(folder)
+    target = Path(folder if out is None else out)
+    # From reading the codes that are there to writing them with the new ones: an item that another command appends in
+    # between would be lost.
+    with folder_lock(target, "appending items"):
+        check_replaceable(target, MANIFEST, KIND)
+        return _append(folder, target, X, item_ids, popularity, grow, reference, made_from)
+
+
+@consistent
+def _read_all(folder: str | os.PathLike[str]) -> tuple[Folder, Any, ItemCodes]:
+    """The folder, its tokenizer and its codes, of one state."""
+    return open_folder(folder, MANIFEST, KIND), load(folder), ItemCodes.load(folder)
+
+
+def _append(
+    folder: str | os.PathLike[str],
+    target: Path,
+    X: Any,
+    item_ids: Any,
+    popularity: Any,
+    grow: bool,
+    reference: Any,
+    made_from: Mapping[str, Any] | None,
+) -> Appended:
+    opened, tokenizer, old = _read_all(folder)
     history = _history(opened, old)
     X = X if getattr(X, "streams", False) else np.asarray(X)
     levels = len(tokenizer.sizes_)
@@ -143,7 +176,6 @@ def append_items(
     if training is not None and ERRORS_FILE not in opened:
         content[ERRORS_FILE] = tensor_bytes({"errors": training})
     manifest = opened.manifest | {"codes": found.manifest(), "generations": [*history, generation]}
-    target = Path(folder if out is None else out)
     in_place = target.resolve() == Path(folder).resolve()
     if not in_place:
         content = {name: _copy_of(opened, name) for name in opened} | content
@@ -155,6 +187,7 @@ def append_items(
     return Appended(target, found, generation)
 
 
+@consistent
 def generations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Generations of the items of a tokenizer folder, the oldest first.
 

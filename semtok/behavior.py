@@ -20,7 +20,9 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from recbase.evaluation import rank_targets, summarize
+from recbase.interruption import Interrupted
 from recbase.losses import gather_with_gradient, info_nce
+from recbase.processes import process_count
 from recbase.sequences import Histories, SequenceBatches
 from recbase.splits import Targets
 from recbase.training import LossOutput, TrainConfig, fit, make_accelerator
@@ -364,7 +366,7 @@ class BehaviorNetwork(nn.Module):
             Codes moved.
         """
         books, levels, size, dim = self.codebooks.shape
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if process_count() > 1:
             torch.distributed.all_reduce(self.used)
         dead = (self.used == 0).view(books, levels, size)
         self.used.zero_()
@@ -746,7 +748,7 @@ class BehaviorTokenizer(ItemTokenizer):
 
         result = fit(network, batches, validate, config, accelerator=accelerator)
         if result.stopped == "signal":
-            raise KeyboardInterrupt
+            raise Interrupted(result.signal)
         self.history_, self.seconds_ = result.history, result.seconds
         return network.cpu().eval()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recbase.checkpoints import open_folder
+from recbase.checkpoints import folder_lock, open_folder, write_file
 from semtok.codes import KIND, MANIFEST, ItemCodes
 
 __all__ = ["CARD_FILE", "card_text", "push_folder", "write_card"]
@@ -46,6 +46,11 @@ def write_card(folder: str | os.PathLike[str], name: str | None = None) -> Path 
         If it cannot be written.
     """
     folder = Path(folder)
+    with folder_lock(folder, "writing the model card"):
+        return _write_card(folder, name)
+
+
+def _write_card(folder: Path, name: str | None) -> Path | None:
     path = folder / CARD_FILE
     licence: dict[str, Any] = {}
     if path.is_file():
@@ -62,13 +67,7 @@ def write_card(folder: str | os.PathLike[str], name: str | None = None) -> Path 
         from semtok.quality import code_report
 
         report = code_report(codes)
-    text = card_text(opened.manifest, report, name or folder.resolve().name, licence)
-    temporary = folder / f".writing-{CARD_FILE}"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(path, card_text(opened.manifest, report, name or folder.resolve().name, licence))
     return path
 
 
@@ -97,14 +96,14 @@ def push_folder(folder: str | os.PathLike[str], repository: str, private: bool =
     from huggingface_hub import HfApi
 
     write_card(folder, repository)
-    named = open_folder(folder, MANIFEST, KIND).files.values()
+    named = open_folder(folder, MANIFEST, KIND).files
     hub = HfApi()
     hub.create_repo(repository, private=private, exist_ok=True)
     found = hub.upload_folder(
         repo_id=repository,
         folder_path=str(folder),
-        allow_patterns=[MANIFEST, CARD_FILE, *(entry["file"] for entry in named)],
-        delete_patterns=[f"*.{'?' * 12}.{kind}" for kind in ("safetensors", "parquet", "json")],  # of earlier versions
+        allow_patterns=[MANIFEST, CARD_FILE, *(entry["file"] for entry in named.values())],
+        delete_patterns=[f"{Path(name).stem}.{'?' * 12}{Path(name).suffix}" for name in named],  # of earlier versions
         commit_message="Tokenizer",
     )
     return str(found)

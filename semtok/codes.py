@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, Folder, open_folder, save_folder, sha256_of
+from recbase.checkpoints import FileContent, Folder, consistent, open_folder, save_folder, sha256_of, write_file
 
 __all__ = ["CODES_FILE", "KIND", "MANIFEST", "Collisions", "ItemCodes", "load_codes"]
 
@@ -227,10 +227,19 @@ class ItemCodes:
 
     def files(self) -> dict[str, FileContent]:
         """The file that holds these codes, as :func:`recbase.checkpoints.save_folder` takes it."""
-        return {CODES_FILE: self.write_parquet}
+        return {CODES_FILE: lambda path: self._table().write_parquet(path)}
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write a table of item_id, c0, c1 ... as Parquet."""
+        """Write a table of item_id, c0, c1 ... as Parquet.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what it held before is kept.
+        """
+        write_file(path, self._table().write_parquet)
+
+    def _table(self) -> Any:
         import polars as pl
 
         columns = {f"c{level}": column for level, column in enumerate(np.ascontiguousarray(self.codes.T))}
@@ -238,7 +247,7 @@ class ItemCodes:
             ids = pl.Series("item_id", self.item_ids.tolist(), dtype=pl.String)
         else:
             ids = pl.Series("item_id", self.item_ids, dtype=pl.Int64)
-        pl.DataFrame({"item_id": ids, **columns}).write_parquet(Path(path))
+        return pl.DataFrame({"item_id": ids, **columns})
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that holds these codes alone, readable by :meth:`load` and ``semtok.load_codes``.
@@ -251,6 +260,7 @@ class ItemCodes:
         save_folder(folder, MANIFEST, KIND, {"method": None, "codes": self.manifest()}, self.files())
 
     @classmethod
+    @consistent
     def load(cls, folder: str | os.PathLike[str]) -> ItemCodes:
         """Read the codes of a folder written by :meth:`save` or by a tokenizer's ``save``.
 

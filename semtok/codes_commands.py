@@ -67,6 +67,7 @@ def report_codes(
         checks = [Condition.parse(text) for text in conditions]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--fail-if") from error
+    from recbase.files import write_file
     from semtok.report import numbers, print_comparison, print_report
     from semtok.subjects import examine
 
@@ -88,7 +89,8 @@ def report_codes(
         if check.holds(subject.report) is not False
     ]
     result: dict[str, Any] = {"tokenizers": found, "failed": failed}
-    _write(out / "report.json", json.dumps(_without_infinity(result), indent=1, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_without_infinity(result), indent=1, ensure_ascii=False, allow_nan=False)
+    write_file(out / "report.json", text)
     written = [out / "report.json"]
     if page:
         from semtok.page import comparison_page
@@ -96,7 +98,7 @@ def report_codes(
 
         items = dataset.items if dataset is not None else _items_of(subjects)
         name = "Item codes" if dataset is None else f"Item codes of {dataset.name}"
-        _write(
+        write_file(
             out / "report.html", comparison_page(subjects, None if items is None else item_titles(items), name, seed)
         )
         written.append(out / "report.html")
@@ -177,14 +179,6 @@ def _without_infinity(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return value.item() if hasattr(value, "item") else value
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 # --------------------------------------------------------------------------------------- export

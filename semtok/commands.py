@@ -261,7 +261,12 @@ def fit(
     ...) larger than memory, which are streamed. Methods that learn from behaviour read the training part
     of --data. Ends with a table of the quality of the codes.
     """
+    from recbase.checkpoints import check_replaceable
+    from semtok.codes import KIND, MANIFEST
+
     _refuse_strange_options(method)
+    out = out or Path("runs/semtok") / method
+    check_replaceable(out, MANIFEST, KIND)
     tokenizer = _new_tokenizer(method, recipe, seed, quiet or as_json)
     from semtok.fitting import fit_codes
 
@@ -285,7 +290,6 @@ def fit(
     )
     report = fitted.report
     report |= {"method": method, "seconds": {"embeddings": embedded - started} | report["seconds"]}
-    out = out or Path("runs/semtok") / method
     fitted.save(out)
     if code_shards:
         from semtok.encoding import write_code_shards
@@ -542,14 +546,12 @@ def _read_table(path: Path) -> Any:
 
 
 def _write_table(table: Any, path: Path) -> None:
+    from recbase.files import write_file
+
     writers = {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}
     if path.suffix not in writers:
         raise ValueError(f"--out is {path}; expected a name that ends in .parquet, .csv or .jsonl")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        getattr(table, writers[path.suffix])(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(path, getattr(table, writers[path.suffix]))
 
 
 # --------------------------------------------------------------------------------------- list

@@ -7,18 +7,33 @@ i. This file knows data sets as tables of columns; it knows nothing of codes or 
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from recbase.checkpoints import load_arrays, open_folder, save_folder, sha256_of, tensor_bytes
+from recbase.checkpoints import (
+    check_replaceable,
+    consistent,
+    folder_lock,
+    load_arrays,
+    open_folder,
+    save_folder,
+    sha256_of,
+    tensor_bytes,
+    write_file,
+)
+from recbase.files import is_abandoned
+from recbase.locks import FolderBusyError
 from recbase.options import progress
 from semtok.encoders import Encoder, ImageEncoder, Pca, TextEncoder, Tfidf, check_encoder_name, text_encoder
 
@@ -37,6 +52,8 @@ IMAGE_VIEW = "image"
 JOINED_VIEW = "joined"
 _CHUNK_ROWS = 65_536
 _PART_ITEMS = 512
+_PART = re.compile(r"^[0-9a-f]{32}\.safetensors$|^\.writing-[0-9a-f]{32}$")  # the second as earlier versions wrote
+_Embed = TypeVar("_Embed", bound=Callable[..., Any])
 
 
 # --------------------------------------------------------------------------------------- the result
@@ -265,6 +282,7 @@ class Embeddings:
         save_folder(folder, MANIFEST, KIND, manifest | {"hash": self.hash}, files)
 
 
+@consistent
 def load_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     """Read an embeddings folder.
 
@@ -335,6 +353,28 @@ def _list(names: Iterable[str]) -> str:
 # --------------------------------------------------------------------------------------- making them
 
 
+def _one_writer(embed: _Embed) -> _Embed:
+    """Of several commands that embed into one folder, let one work; the others wait and take what it made."""
+
+    @functools.wraps(embed)
+    def alone(*args: Any, **settings: Any) -> Embeddings:
+        out = settings.get("out")
+        with ExitStack() as held:
+            if out is not None:
+                check_replaceable(out, MANIFEST, KIND)
+                try:
+                    held.enter_context(folder_lock(out, "embedding", math.inf))
+                except FolderBusyError:
+                    raise
+                except OSError:  # a folder that may only be read is good enough if it is complete
+                    if not (Path(out) / MANIFEST).is_file():
+                        raise
+            return cast(Embeddings, embed(*args, **settings))
+
+    return cast(_Embed, alone)
+
+
+@_one_writer
 def embed_dataset(
     dataset: Any,
     encoder: str = "tfidf",
@@ -546,6 +586,7 @@ def embeddings_for(
     return embed_dataset(dataset, encoder, out=folder, **settings), folder
 
 
+@consistent
 def _kept(out: str | os.PathLike[str], key: str) -> Embeddings | None:
     """What the folder already holds, if it was made from the same things."""
     try:
@@ -665,18 +706,13 @@ class _Parts:
             return None
 
     def put(self, key: str, vectors: np.ndarray) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / f".writing-{key}"
-            temporary.write_bytes(tensor_bytes({"vectors": vectors}))
-            os.replace(temporary, self.folder / f"{key}.safetensors")
-        except OSError as error:
-            raise OSError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+        write_file(self.folder / f"{key}.safetensors", tensor_bytes({"vectors": vectors}))
 
     def clear(self) -> None:
         if self.folder.is_dir():
-            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(".writing-*")]:
-                path.unlink(missing_ok=True)
+            for path in list(self.folder.iterdir()):
+                if _PART.match(path.name) or is_abandoned(path):
+                    path.unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
 

@@ -6,15 +6,19 @@ tokenizer encodes, is known elsewhere.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recbase.checkpoints import FileContent, check_replaceable, consistent, folder_lock, open_folder, save_folder
+from recbase.files import TEMPORARY, new_path
+from recbase.integrity import read_manifest
 from recbase.options import progress
 from semtok.codes import ItemCodes
 from semtok.layouts import laid_out_as
@@ -24,6 +28,7 @@ __all__ = ["CODES_MANIFEST", "ENGINES", "encode_shard", "encode_shards", "load_c
 
 ENGINES = ("local", "ray")
 CODES_MANIFEST = "codes.json"
+CODES_KIND = "code shards"
 
 
 def encode_shard(
@@ -68,7 +73,8 @@ def encode_shards(
         Of the tokenizer's manifest: how the views are laid out.
     out : path or None, default None
         Folder for the codes, ``part-00000.parquet`` ... as the vectors have, each written by whoever encoded it; on
-        several machines it must be shared by them, as that of the vectors. Codes are returned if None.
+        several machines it must be shared by them, as that of the vectors. Codes are returned if None. What the folder
+        held before is kept until all is written; a shard of other codes than one there has a hash in its name.
     engine : {"local", "ray"}, default "local"
         "ray" encodes shards on the machines of the Ray cluster that ``RAY_ADDRESS`` names (or that this process is
         connected to; one of this machine's cores if there is none). It needs the extra ``semtok[ray]``.
@@ -90,19 +96,44 @@ def encode_shards(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is not one of {', '.join(ENGINES)}")
+    if out is not None:
+        _write_shards(tokenizer, embeddings, made_from, Path(out), engine, quiet)
+        return None
     if engine == "ray":
-        found = _through_ray(tokenizer, embeddings, made_from, out)
-    else:
+        return np.concatenate(_through_ray(tokenizer, embeddings, made_from, None))
+    with progress("encode", embeddings.shards, quiet) as advance:
         found = []
-        with progress("encode", embeddings.shards, quiet) as advance:
-            for number in range(embeddings.shards):
-                codes = encode_shard(tokenizer, embeddings, made_from, number)
-                found.append(codes if out is None else _write_codes(out, number, codes, embeddings.shard_ids(number)))
-                advance()
-    if out is None:
-        return np.concatenate(found)
-    _write_manifest(out, tokenizer.sizes_, tokenizer.blocks_, found)
-    return None
+        for number in range(embeddings.shards):
+            found.append(encode_shard(tokenizer, embeddings, made_from, number))
+            advance()
+    return np.concatenate(found)
+
+
+def _write_shards(
+    tokenizer: Any, embeddings: ShardedEmbeddings, made_from: Mapping[str, Any], out: Path, engine: str, quiet: bool
+) -> None:
+    """Encode shards into a folder, which holds its old codes until all new ones are there."""
+    check_replaceable(out, CODES_MANIFEST, CODES_KIND, _former_parts)
+    rows = [embeddings.shard_rows(number) for number in range(embeddings.shards)]
+    manifest = _manifest(tokenizer.sizes_, tokenizer.blocks_, rows)
+    if engine == "ray":
+        run = os.urandom(6).hex()
+        with folder_lock(out, "encoding shards"):
+            try:
+                made = _through_ray(tokenizer, embeddings, made_from, (out, run))
+                _save(out, manifest, [functools.partial(os.replace, part) for part in made])
+            finally:
+                for left in out.glob(f"{TEMPORARY}*.{run}.parquet"):
+                    left.unlink(missing_ok=True)
+        return
+    with progress("encode", embeddings.shards, quiet) as advance:
+
+        def encoded(number: int, path: Path) -> None:
+            codes = encode_shard(tokenizer, embeddings, made_from, number)
+            _write_codes(codes, embeddings.shard_ids(number), path)
+            advance()
+
+        _save(out, manifest, [functools.partial(encoded, number) for number in range(len(rows))])
 
 
 def write_code_shards(folder: str | os.PathLike[str], codes: ItemCodes, embeddings: ShardedEmbeddings) -> None:
@@ -117,14 +148,14 @@ def write_code_shards(folder: str | os.PathLike[str], codes: ItemCodes, embeddin
     """
     if len(codes) != len(embeddings):
         raise ValueError(f"the codes are of {len(codes)} items but the shards of {len(embeddings)}")
-    counts, start = [], 0
-    for number in range(embeddings.shards):
-        stop = start + embeddings.shard_rows(number)
-        counts.append(_write_codes(folder, number, codes.codes[start:stop], codes.item_ids[start:stop]))
-        start = stop
-    _write_manifest(folder, codes.sizes, codes.blocks, counts)
+    rows = [embeddings.shard_rows(number) for number in range(embeddings.shards)]
+    ends = np.cumsum(rows).tolist()
+    spans = [slice(stop - count, stop) for count, stop in zip(rows, ends, strict=True)]
+    parts = [functools.partial(_write_codes, codes.codes[span], codes.item_ids[span]) for span in spans]
+    _save(Path(folder), _manifest(codes.sizes, codes.blocks, rows), parts)
 
 
+@consistent
 def load_code_shards(folder: str | os.PathLike[str]) -> ItemCodes:
     """Read codes that were written in shards.
 
@@ -135,65 +166,82 @@ def load_code_shards(folder: str | os.PathLike[str]) -> ItemCodes:
     ValueError
         If a part does not hold the rows that the manifest says.
     """
-    import polars as pl
-
     folder = Path(folder)
     path = folder / CODES_MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CODES_MANIFEST}, so it holds no complete set of code shards")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    content = read_manifest(path)
+    former = _former_parts(content)
+    opened = None if former is not None else open_folder(folder, CODES_MANIFEST, CODES_KIND)
+    manifest = content if opened is None else opened.manifest
+    sizes, blocks, rows = _checked_manifest(manifest, path)
     tables = []
-    for number, rows in enumerate(manifest["rows"]):
-        part = folder / _part(number)
+    for number, count in enumerate(rows):
+        name = _part(number)
+        part = folder / (opened.files[name]["file"] if opened is not None and name in opened else name)
         if not part.is_file():
             raise FileNotFoundError(f"{part} is named by {path} but is missing")
-        tables.append(pl.read_parquet(part))
-        if len(tables[-1]) != rows:
-            raise ValueError(f"{part} has {len(tables[-1])} rows but {path} says {rows}")
-    table = pl.concat(tables)
-    names = [f"c{level}" for level in range(len(manifest["sizes"]))]
-    blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
-    return ItemCodes(
-        table.select(names).to_numpy(), tuple(manifest["sizes"]), np.asarray(table["item_id"].to_list()), blocks
-    )
+        tables.append(_read_part(part if opened is None else opened.file(name), len(sizes)))
+        if len(tables[-1]) != count:
+            raise ValueError(f"{part} has {len(tables[-1])} rows but {path} says {count}")
+    if not tables:
+        raise ValueError(f"{path} names no shards")
+    codes = np.concatenate([table.drop("item_id").to_numpy() for table in tables])
+    ids = [item for table in tables for item in table["item_id"].to_list()]
+    return ItemCodes(codes, sizes, np.asarray(ids), blocks)
 
 
 def _part(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
-def _write_codes(folder: str | os.PathLike[str], number: int, codes: np.ndarray, item_ids: np.ndarray) -> int:
-    """Write the codes of one shard; returns its rows."""
-    path = Path(folder) / _part(number)
-    temporary = path.with_name(f".writing-{path.name}")
-    table = ItemCodes(codes, tuple(int(column.max(initial=0)) + 1 for column in codes.T), item_ids)
+def _read_part(path: Path, levels: int) -> Any:
+    import polars as pl
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.write_parquet(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
-    return len(codes)
+        return pl.read_parquet(path, columns=["item_id", *(f"c{level}" for level in range(levels))])
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} is not a readable table of item_id and {levels} codes: {error}") from error
 
 
-def _write_manifest(folder: str | os.PathLike[str], sizes: Any, blocks: Mapping[str, slice], rows: list[int]) -> None:
-    """Say that all parts are there, and take away those of an earlier, longer run."""
-    folder = Path(folder)
-    body = {
+def _write_codes(codes: np.ndarray, item_ids: np.ndarray, path: Path) -> None:
+    ItemCodes(codes, tuple(int(column.max(initial=0)) + 1 for column in codes.T), item_ids).write_parquet(path)
+
+
+def _manifest(sizes: Any, blocks: Mapping[str, slice], rows: list[int]) -> dict[str, Any]:
+    return {
         "sizes": [int(size) for size in sizes],
         "blocks": {name: [part.start, part.stop] for name, part in blocks.items()},
         "rows": [int(count) for count in rows],
     }
-    temporary = folder / f".writing-{CODES_MANIFEST}"
-    try:
-        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / CODES_MANIFEST)
-    except OSError as error:
-        raise OSError(f"cannot write {folder / CODES_MANIFEST}: {error.strerror or error}") from error
-    for path in folder.glob("part-*.parquet"):
-        if path.name not in {_part(number) for number in range(len(rows))}:
-            path.unlink()
+
+
+def _checked_manifest(manifest: Any, path: Path) -> tuple[tuple[int, ...], dict[str, slice], list[int]]:
+    """Sizes of the levels, blocks of the views and rows of the shards that a manifest gives."""
+    for name in ("sizes", "rows"):
+        found = manifest.get(name)
+        if not isinstance(found, list) or any(type(value) is not int or value < 0 for value in found):
+            raise ValueError(f"{path} has {name} {found!r}; expected a list of whole numbers")
+    blocks = manifest.get("blocks")
+    if not isinstance(blocks, dict) or any(
+        not isinstance(bounds, list) or len(bounds) != 2 or any(type(value) is not int for value in bounds)
+        for bounds in blocks.values()
+    ):
+        raise ValueError(f"{path} has blocks {blocks!r}; expected the first and last level of every view")
+    return tuple(manifest["sizes"]), {name: slice(*bounds) for name, bounds in blocks.items()}, manifest["rows"]
+
+
+def _save(folder: Path, manifest: Mapping[str, Any], parts: Sequence[FileContent]) -> None:
+    files = {_part(number): part for number, part in enumerate(parts)}
+    save_folder(folder, CODES_MANIFEST, CODES_KIND, manifest, files, plain=True, former=_former_parts)
+
+
+def _former_parts(manifest: Any) -> list[str] | None:
+    """The shards that a manifest of an earlier version stands for; it counted their rows alone."""
+    if not isinstance(manifest, dict) or manifest.keys() != {"sizes", "blocks", "rows"}:
+        return None
+    rows = manifest["rows"]
+    return [_part(number) for number in range(len(rows))] if isinstance(rows, list) else None
 
 
 # --------------------------------------------------------------------------------------- Ray
@@ -202,7 +250,9 @@ def _write_manifest(folder: str | os.PathLike[str], sizes: Any, blocks: Mapping[
 class _Worker:
     """What lives on a machine of the cluster: the tokenizer, and the shards that it opens by their folder."""
 
-    def __init__(self, files: Mapping[str, bytes], embeddings: str, made_from: str, out: str | None) -> None:
+    def __init__(
+        self, files: Mapping[str, bytes], embeddings: str, made_from: str, out: tuple[str, str] | None
+    ) -> None:
         import semtok
 
         with tempfile.TemporaryDirectory() as folder:
@@ -215,23 +265,26 @@ class _Worker:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Encode the shards that are named; their codes as bytes, or nothing where they are written."""
-        kept, rows = [], []
+        kept = []
         for number in batch["shard"].tolist():
             codes = encode_shard(self.tokenizer, self.embeddings, self.made_from, number)
-            rows.append(len(codes))
-            if self.out is not None:
-                _write_codes(self.out, number, codes, self.embeddings.shard_ids(number))
-            kept.append(codes.astype("<i4").tobytes() if self.out is None else b"")
-        return {"shard": batch["shard"], "rows": np.array(rows), "codes": np.array(kept, dtype=object)}
+            if self.out is None:
+                kept.append(codes.astype("<i4").tobytes())
+                continue
+            folder, run = self.out
+            path = new_path(Path(folder), f".{run}.parquet")
+            _write_codes(codes, self.embeddings.shard_ids(number), path)
+            kept.append(str(path).encode())
+        return {"shard": batch["shard"], "codes": np.array(kept, dtype=object)}
 
 
 def _through_ray(
     tokenizer: Any,
     embeddings: ShardedEmbeddings,
     made_from: Mapping[str, Any],
-    out: str | os.PathLike[str] | None,
+    out: tuple[Path, str] | None,
 ) -> list[Any]:
-    """Codes (or, with ``out``, rows) of each shard, in their order."""
+    """Codes of each shard in their order; with ``out``, a folder and the name of this run, files that hold them."""
     try:
         import ray
         import ray.data
@@ -240,6 +293,8 @@ def _through_ray(
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    if out is not None:
+        out[0].mkdir(parents=True, exist_ok=True)
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     shards = embeddings.shards
@@ -251,7 +306,7 @@ def _through_ray(
             files,
             str(embeddings.folder.resolve()),
             json.dumps(dict(made_from), default=str),
-            None if out is None else str(Path(out).resolve()),
+            None if out is None else (str(out[0].resolve()), out[1]),
         ),
         batch_size=1,
         num_cpus=1,
@@ -261,6 +316,6 @@ def _through_ray(
     if [row["shard"] for row in rows] != list(range(shards)):
         raise RuntimeError(f"{len(rows)} of {shards} shards came back from Ray")
     if out is not None:
-        return [row["rows"] for row in rows]
+        return [Path(row["codes"].decode()) for row in rows]
     levels = len(tokenizer.sizes_)
     return [np.frombuffer(row["codes"], dtype="<i4").reshape(-1, levels).astype(np.int32) for row in rows]

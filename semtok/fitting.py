@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, load_arrays, open_folder, tensor_bytes
+from recbase.checkpoints import FileContent, consistent, load_arrays, open_folder, tensor_bytes
 from recbase.sequences import Histories
 from semtok.appending import ERRORS_FILE, error_sample
 from semtok.codes import ItemCodes
@@ -83,6 +83,7 @@ def popularity_of(train: Histories, n_items: int) -> np.ndarray:
     return np.bincount(train.flat()[0], minlength=n_items + 1)[1:]
 
 
+@consistent
 def load_collaborative(path: str | os.PathLike[str], item_ids: Any) -> np.ndarray:
     """Item vectors learned from behaviour, in the order of ``item_ids``.
 

@@ -21,23 +21,25 @@ Knows nothing of how codes are made.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import load_arrays, tensor_bytes
+from recbase.checkpoints import FileContent, load_arrays, tensor_bytes, write_file
 from semtok.codes import ItemCodes
 
 __all__ = [
     "FORMATS",
     "code_tokens",
     "format_of",
+    "is_exported",
     "level_name",
     "methods_in",
     "read_codes",
@@ -111,13 +113,12 @@ def write_codes(codes: ItemCodes, path: str | os.PathLike[str], format: str) -> 
     path = Path(path)
     _check_format(format)
     if format == "table":
-        _put(path, codes.write_parquet)
+        codes.write_parquet(path)
     elif format == "grid":
-        _put(path, _tensor_writer(path, np.ascontiguousarray(codes.codes.T, dtype=np.int64)))
+        write_file(path, _tensor_writer(path, np.ascontiguousarray(codes.codes.T, dtype=np.int64)))
     else:
         content = {"index": _as_index, "rpg": _as_rpg, "ccfrec": _as_ccfrec}[format](codes)
-        text = json.dumps(content, ensure_ascii=False).encode()
-        _put(path, lambda part: part.write_bytes(text))
+        write_file(path, json.dumps(content, ensure_ascii=False))
     _write_notes(codes, path)
 
 
@@ -157,8 +158,7 @@ def write_faiss(vectors: np.ndarray, codes: ItemCodes, path: str | os.PathLike[s
         vectors = vectors / np.where(lengths > 0, lengths, 1.0)
     index = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(vectors.shape[1])
     index.add(vectors)
-    content = faiss.serialize_index(index).tobytes()
-    _put(Path(path), lambda part: part.write_bytes(content))
+    write_file(path, faiss.serialize_index(index).tobytes())
     _write_notes(codes, Path(path))
 
 
@@ -178,36 +178,29 @@ def _as_ccfrec(codes: ItemCodes) -> list[list[int]]:
     return [[], *codes.codes.tolist()]
 
 
-def _tensor_writer(path: Path, tensor: np.ndarray) -> Callable[[Path], Any]:
+def _tensor_writer(path: Path, tensor: np.ndarray) -> FileContent:
     if path.suffix == ".npy":
-
-        def write(part: Path) -> None:
-            with open(part, "wb") as out:  # np.save would add .npy to another name
-                np.save(out, tensor)
-
-        return write
+        out = io.BytesIO()
+        np.save(out, tensor)
+        return out.getvalue()
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} does not fit the format grid; expected a name that ends in .safetensors or .npy")
-    content = tensor_bytes({_TENSOR: tensor})
-    return lambda part: part.write_bytes(content)
+    return tensor_bytes({_TENSOR: tensor})
 
 
-def _put(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under another name first, so that a crash never leaves half of it."""
-    part = path.with_name(f".writing-{path.name}")
+def is_exported(path: Path) -> bool:
+    """True of a file that `write_codes` wrote: its notes lie beside it."""
+    notes = path.with_name(path.name + _NOTES)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+        content = json.loads(notes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == _NOTES_KIND
 
 
 def _write_notes(codes: ItemCodes, path: Path) -> None:
     content = {"kind": _NOTES_KIND, "format": 1, **codes.manifest(), "item_ids": codes.item_ids.tolist()}
-    text = json.dumps(content, ensure_ascii=False).encode()
-    _put(path.with_name(path.name + _NOTES), lambda part: part.write_bytes(text))
+    write_file(path.with_name(path.name + _NOTES), json.dumps(content, ensure_ascii=False))
 
 
 # --------------------------------------------------------------------------------------- reading

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from recbase.files import new_folder
 from semtok.codes import ItemCodes
-from semtok.formats import code_tokens, write_codes
+from semtok.formats import code_tokens, is_exported, write_codes
 
 __all__ = ["INDEX_FILE", "add_code_tokens", "codewords", "export_language_model", "token_rows"]
 
@@ -196,6 +197,11 @@ def add_code_tokens(
     return np.split(numbers, ends)
 
 
+def _is_export(folder: Path) -> bool:
+    """True of a folder that `export_language_model` wrote: any other keeps what it holds."""
+    return is_exported(folder / INDEX_FILE)
+
+
 def export_language_model(
     name: str | os.PathLike[str],
     codes: ItemCodes,
@@ -230,6 +236,8 @@ def export_language_model(
     ------
     OSError
         If the model cannot be read, or the folder not written.
+    FileExistsError
+        If the folder holds anything but an earlier export, which is replaced as a whole.
     ValueError
         See `add_code_tokens`.
     """
@@ -244,13 +252,10 @@ def export_language_model(
         first = str(error).strip().partition("\n")[0]
         raise OSError(f"the language model {name} cannot be read: {first}") from error
     numbers = np.concatenate(add_code_tokens(model, tokenizer, codes.sizes, words, seed))
-    folder = Path(folder)
-    try:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise OSError(f"cannot write {folder}: {error.strerror or error}") from error
-    write_codes(codes, folder / INDEX_FILE, "index")
+    with new_folder(folder, _is_export) as made:
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        write_codes(codes, made / INDEX_FILE, "index")
     table: Any = model.get_input_embeddings()
     rows, width = table.weight.shape
     return {

@@ -11,6 +11,7 @@ import os
 from functools import cache
 from typing import Any
 
+from recbase.reading import consistent
 from semtok.plugins import ENTRY_POINTS, third_party
 
 __all__ = ["BACKENDS", "load", "methods", "tokenizer_class"]
@@ -45,6 +46,7 @@ def tokenizer_class(method: str) -> type[Any]:
     return found
 
 
+@consistent
 def load(folder: str | os.PathLike[str], backend: str = "torch") -> Any:
     """Read the tokenizer of a folder, whatever its method.
 

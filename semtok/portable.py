@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from recbase.checkpoints import load_arrays, open_folder
+from recbase.checkpoints import consistent, load_arrays, open_folder
 from semtok.codes import KIND, MANIFEST
 from semtok.plugins import PROGRAM_POINTS, third_party
 
@@ -735,6 +735,7 @@ PROGRAMS: dict[str, Any] = {
 }
 
 
+@consistent
 def load_portable(folder: str | os.PathLike[str]) -> Program:
     """Read the tokenizer of a folder for use with NumPy alone.
 

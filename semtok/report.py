@@ -6,6 +6,7 @@ two-dimensional projection. rich and matplotlib are imported where they are used
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import operator
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from recbase.checkpoints import write_file
 from semtok.codes import ItemCodes
 
 __all__ = [
@@ -416,20 +418,13 @@ def figures(
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("figures need the package matplotlib, which is not installed: pip install 'semtok[plots]'")
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     drawn = {"utilisation": _utilisation(report), "branching": _branching(report), "collisions": _collisions(report)}
     if codes is not None and vectors is not None:
         drawn["projection"] = _projection(codes, vectors, seed)
     paths = []
     for name, figure in drawn.items():
         path = folder / f"{name}.png"
-        try:
-            figure.savefig(path, dpi=150)
-        except OSError as error:
-            raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+        write_file(path, functools.partial(figure.savefig, format="png", dpi=150))
         paths.append(path)
     return paths
 

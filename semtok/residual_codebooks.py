@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recbase.draws import draw_integers
+from recbase.processes import process_count
 from semtok.clustering import nearest
 
 __all__ = ["GRADIENTS", "UPDATES", "ResidualCodebooks", "sinkhorn_codes"]
@@ -174,7 +175,7 @@ class ResidualCodebooks(nn.Module):
             return
         place = torch.stack([self.steps.expand(len(dead)), torch.full_like(dead, level), dead])
         chosen = rows[draw_integers(self.seed, len(rows), *place)]
-        if _processes() > 1:
+        if process_count() > 1:
             dist.broadcast(chosen, src=0)
         self.codebooks[level, dead] = chosen
         if self.update == "ema":
@@ -191,7 +192,7 @@ class ResidualCodebooks(nn.Module):
         if self.update == "ema":
             before = torch.cat([latents[None], left[:-1]])
             sums = torch.zeros_like(self.sums).flatten(0, 1).index_add_(0, flat, before.flatten(0, 1))
-        if _processes() > 1:
+        if process_count() > 1:
             dist.all_reduce(counts)
             if sums is not None:
                 dist.all_reduce(sums)
@@ -297,7 +298,3 @@ def sinkhorn_codes(points: Tensor, codewords: Tensor, epsilon: float, iterations
         of_rows = 1.0 / (len(points) * (plan @ of_codes)).clamp(min=1e-300)
         of_codes = 1.0 / (len(codewords) * (plan.T @ of_rows)).clamp(min=1e-300)
     return (plan * of_codes).argmax(1)
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbase.interruption import Interrupted
 from recbase.training import LossOutput, TrainConfig, TrainResult, fit, make_accelerator
 from semtok.clustering import cluster
 from semtok.codes import ItemCodes
@@ -592,7 +593,7 @@ class RQVAE(StreamedTokenizer):
 
         result = fit(network, batches, validate, config, accelerator=accelerator)
         if result.stopped == "signal":
-            raise KeyboardInterrupt("training was interrupted")
+            raise Interrupted(result.signal)
         network.cpu()
         before = history[-1]["step"] if history else 0
         history += [{**line, "step": line["step"] + before} | line.pop("metrics") for line in result.history]

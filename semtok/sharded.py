@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import sha256_of, tensor_bytes
+from recbase.checkpoints import sha256_of, tensor_bytes, write_file
 
 __all__ = [
     "ShardedArray",
@@ -469,7 +469,7 @@ def write_shard(
         arrays[IDS] = np.asarray(item_ids, dtype=np.int64)
     arrays |= {name + _MISSING: np.asarray(mask, dtype=bool) for name, mask in (missing or {}).items()}
     path = Path(folder) / f"part-{number:05d}.safetensors"
-    _replace(path, tensor_bytes(arrays, {_ORDER: json.dumps(list(views))}))
+    write_file(path, tensor_bytes(arrays, {_ORDER: json.dumps(list(views))}))
     return path
 
 
@@ -489,15 +489,3 @@ def _shard_paths(folder: Path) -> list[Path]:
 
 def _said(views: Mapping[str, tuple[int, tuple[str, ...]]]) -> str:
     return ", ".join(f"{name} {width}" for name, (width, _) in views.items())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in place at once."""
-    temporary = path.with_name(f".writing-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error

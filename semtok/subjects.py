@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import open_folder
+from recbase.checkpoints import consistent, open_folder
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.embeddings import Embeddings, load_embeddings, load_vectors
 from semtok.fitting import decoded_from
@@ -127,6 +127,7 @@ def open_subjects(paths: Sequence[str | os.PathLike[str]], item_ids: Any = None)
     return found
 
 
+@consistent
 def _open_folder(path: Path) -> Subject:
     opened = open_folder(path, MANIFEST, KIND)
     kept = json.loads(opened.file("report.json").read_text(encoding="utf-8")) if "report.json" in opened else {}

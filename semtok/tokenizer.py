@@ -21,7 +21,15 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from recbase.checkpoints import FileContent, load_arrays, open_folder, save_folder, tensor_bytes
+from recbase.checkpoints import (
+    FileContent,
+    consistent,
+    folder_lock,
+    load_arrays,
+    open_folder,
+    save_folder,
+    tensor_bytes,
+)
 from semtok.clustering import INITS, PRECISIONS, few_distinct, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.origins import around, far_part, middle, spread_of
@@ -212,6 +220,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         save_folder(folder, MANIFEST, KIND, manifest, content)
 
     @classmethod
+    @consistent
     def load(cls: type[Self], folder: str | os.PathLike[str]) -> Self:
         """Read a tokenizer from a folder written by :meth:`save`.
 
@@ -255,8 +264,9 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         """
         from semtok.cards import write_card
 
-        self.save(folder, item_codes, **saving)
-        write_card(folder)
+        with folder_lock(folder, "saving a tokenizer"):  # the card is of this tokenizer, not of one saved in between
+            self.save(folder, item_codes, **saving)
+            write_card(folder)
 
     @classmethod
     def from_pretrained(cls: type[Self], name: str | os.PathLike[str], revision: str | None = None) -> Self:

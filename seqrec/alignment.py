@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbase.checkpoints import write_file
 from recbase.sequences import Histories
 from seqrec.tssr import TSSR
 
@@ -119,4 +122,4 @@ def draw_streams(models: Mapping[str, TSSR], path: str | os.PathLike[str], items
             axis.scatter(placed[part, 0], placed[part, 1], s=4, c=colour, label=label, linewidths=0)
         axis.set(xticks=[], yticks=[], title=title)
     axes[0].legend(markerscale=3, fontsize=8)
-    figure.savefig(path, dpi=140)
+    write_file(path, partial(figure.savefig, format=Path(path).suffix[1:] or "png", dpi=140))

@@ -127,7 +127,8 @@ def _training_command(name: str) -> click.Command:
         if given.get("stage") == "item-id":
             if given["base"] is None:
                 raise click.UsageError("--stage item-id needs --base RUN, the trained run that it starts from")
-            metrics = train_item_ids(given["base"], dataset, target, config, given["id_in_candidates"], record, resume)
+            candidates = given["id_in_candidates"]
+            metrics = train_item_ids(given["base"], dataset, target, config, candidates, record, resume, recipe)
         else:
             metrics = train_network(
                 name,

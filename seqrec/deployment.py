@@ -68,7 +68,12 @@ def write_faiss(model: Any, factory: str = "Flat") -> Callable[[Path], None]:
         raise ValueError(f"faiss cannot make an index {factory!r}: {str(error).splitlines()[-1]}") from error
     index.train(vectors)
     index.add(vectors)
-    return lambda path: faiss.write_index(index, str(path))
+    content = faiss.serialize_index(index).tobytes()
+
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
 
 
 class FaissItems:

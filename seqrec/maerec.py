@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.draws import draw_integers, draw_uniform
+from recbase.processes import process_count
 from recbase.sequences import Histories, SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Encoder, Packing
@@ -294,7 +295,7 @@ class MAERec(SequentialModel):
         """1, or less where the last step's loss fell less than those before; the same on every process."""
         if int(self.step_seed) != seed:
             last = self.recent[-1].clone()
-            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            if process_count() > 1:
                 dist.all_reduce(last)
             self.recent[:-2] = self.recent[1:-1].clone()
             self.recent[-2], self.recent[-1] = last, 0.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import load_arrays
+from recbase.checkpoints import load_arrays, write_file
 from recbase.runs import Run
 from semtok.embeddings import Embeddings
 
@@ -130,7 +132,7 @@ def draw_neighbours(report: NeighbourReport, path: str | os.PathLike[str], seed:
             axis.set_title(f"{space}: {title[:28]}", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, markerscale=3, fontsize=8)
-    figure.savefig(path, dpi=140)
+    write_file(path, partial(figure.savefig, format=Path(path).suffix[1:] or "png", dpi=140))
 
 
 def _vectors(run: Run) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from recbase.checkpoints import FileContent
+from recbase.checkpoints import FileContent, check_replaceable, folder_lock, open_folder
 from recbase.recommender import Recommendations
-from recbase.runs import Run, save_run
+from recbase.runs import KIND, MANIFEST, Run, save_run
 from recbase.sequences import Histories
 
 __all__ = ["answer_rows", "export_run", "known_items", "recommend_ids"]
@@ -84,6 +85,13 @@ def answer_rows(run: Run, found: Recommendations) -> list[dict[str, Any]]:
     return [run.items.row(item - 1, named=True) | {"score": score} for item, score in pairs if item > 0]
 
 
+def _check_export(out: str | os.PathLike[str]) -> None:
+    """Refuse a folder whose run would be lost: an export keeps neither metrics nor a fusion module."""
+    check_replaceable(out, MANIFEST, KIND)
+    if (Path(out) / MANIFEST).is_file() and "exported_from" not in open_folder(out, MANIFEST, KIND).manifest:
+        raise ValueError(f"{out} holds a trained run, which an export would replace: give another folder")
+
+
 def export_run(
     run: Run,
     out: str | os.PathLike[str],
@@ -114,12 +122,14 @@ def export_run(
     Raises
     ------
     ValueError
-        If the model has no item vectors (popularity and other counts), or cannot be written as was asked.
+        If the model has no item vectors (popularity and other counts), or cannot be written as was asked, or ``out``
+        holds a trained run or anything else that is no export.
     ImportError
         If an engine that was asked for is not installed.
     """
     from seqrec.deployment import FAISS_FILE, ONNX_FILE, write_faiss, write_onnx
 
+    _check_export(out)
     name, model = run.manifest["model"], run.model
     if not hasattr(model, "item_vectors"):
         raise ValueError(f"{run.folder.path} holds a {name}, which has no item vectors to export")
@@ -140,5 +150,7 @@ def export_run(
                 raise
             notes.append(f"no {file}: {error}")
     kept = {key: run.manifest[key] for key in ("data", "split", "recipe", "form") if key in run.manifest}
-    written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]}, files)
+    with folder_lock(out, "exporting a run"):
+        _check_export(out)
+        written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]}, files)
     return sorted(written), notes

@@ -28,26 +28,27 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recbase.checkpoints import FileContent
-from recbase.runs import resolve, save_run
-from recbase.sequences import SampleForm, SequenceBatches
+from recbase.checkpoints import folder_lock
+from recbase.processes import alone
+from recbase.recipes import Given
+from recbase.runs import resolve
+from recbase.sequences import SampleForm
 from seqrec import MODELS, REGISTRY
 from seqrec.content import ItemContent, item_attributes, item_texts
 
 if TYPE_CHECKING:
     from recbase.datasets import Dataset
-    from recbase.splits import Split
-    from recbase.training import TrainConfig, TrainResult
     from semtok.codes import ItemCodes
     from semtok.embeddings import Embeddings
+    from seqrec.training import train_counted, train_item_ids, train_network
 
 __all__ = [
     "Content",
@@ -66,9 +67,6 @@ __all__ = [
 STAGES = "stages"
 JOINED = "joined"  # the view of all columns together, as embed_dataset names it
 IMAGE = "image"
-
-
-_MADE_FROM = ("embeddings", "codes", "attributes")
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class Content:
+class Content(Given):
     """What a model that reads content is given, and how its codes are made."""
 
     views: tuple[str, ...] | None = None
@@ -147,7 +145,8 @@ class Content:
 def stage(root: Path, kind: str, made_from: Mapping[str, Any], manifest: str, build: Callable[[Path], None]) -> Path:
     """The folder of a stage, built if no folder of the same inputs is there.
 
-    Of several commands that need the same stage one builds it and the others wait.
+    Of several commands, or processes of one launch, that need the same stage one builds it and the others wait. An
+    interrupted stage is never a complete one: its manifest is written last, and only by a build that came to its end.
 
     Parameters
     ----------
@@ -161,13 +160,10 @@ def stage(root: Path, kind: str, made_from: Mapping[str, Any], manifest: str, bu
     build : callable
         Writes the folder it is given.
     """
-    from filelock import FileLock
-
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = root / STAGES / f"{kind}-{digest}"
     if not (folder / manifest).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        with folder_lock(folder, f"making the {kind}", wait=math.inf), alone():
             if not (folder / manifest).is_file():
                 build(folder)
     return folder
@@ -269,15 +265,24 @@ def _text_codes(
 def _behaviour_vectors(dataset: Dataset, content: Content, root: Path, seed: int, quiet: bool) -> np.ndarray:
     """Item vectors [N, D] of the run given, or of a SASRec of width 128 trained here."""
     from recbase.checkpoints import load_arrays, open_folder
-    from recbase.training import TrainConfig
 
     folder = content.vectors
     if folder is None:
         key = {"data": dataset.hash, "model": "sasrec", "dim": 128, "seed": seed}
 
         def build(target: Path) -> None:
-            config = TrainConfig(epochs=60, patience=8, seed=seed, quiet=quiet)
-            train_network("sasrec", dataset, target, {"dim": 128}, config, "all", "default", {})
+            from recbase.attempts import gone_on_with
+            from recbase.training import TrainConfig
+            from seqrec.training import train_network
+
+            config = TrainConfig(epochs=60, batch_size=256, patience=8, seed=seed, quiet=quiet)
+
+            def train(resume: bool) -> Any:
+                return train_network(
+                    "sasrec", dataset, target, {"dim": 128}, config, "all", "default", {}, resume=resume
+                )
+
+            gone_on_with(target, train)
 
         folder = stage(root, "sasrec", key, "config.json", build)
     vectors = load_arrays(open_folder(folder, "config.json", "run").file("item_vectors.safetensors"))["item_vectors"]
@@ -421,227 +426,10 @@ def check_form(name: str, form: str) -> None:
         raise ValueError(f"--form {form} is not for {name}: it {why}; use {' or '.join(allowed)}")
 
 
-def train_network(
-    name: str,
-    dataset: Dataset,
-    out: Path,
-    arguments: dict[str, Any],
-    config: TrainConfig,
-    form: SampleForm,
-    recipe: str,
-    record: dict[str, Any],
-    content: Content | None = None,
-    embeddings: Path | None = None,
-    codes: Path | None = None,
-    root: Path | None = None,
-    resume: bool = False,
-) -> dict[str, Any]:
-    """Train a model, evaluate it on test once, write its run folder and return its metrics.
+def __getattr__(name: str) -> Any:
+    """Import the trainings the first time one is asked for (PEP 562): they import this module."""
+    if name not in ("train_counted", "train_item_ids", "train_network"):
+        raise AttributeError(f"module 'seqrec.stages' has no attribute {name!r}")
+    from seqrec import training
 
-    Parameters
-    ----------
-    name : str
-        Key of ``seqrec.MODELS``.
-    dataset : Dataset
-    out : Path
-        Run folder.
-    arguments : dict
-        Constructor arguments of the model, without the number of items.
-    config : TrainConfig
-    form : {"all", "prefix", "cloze"}
-        Sample form.
-    recipe : str
-        Recorded in the manifest and the metrics.
-    record : dict
-        More entries of the manifest, such as ``given``: the data set as the user named it.
-    content : Content, optional
-        For models that read content.
-    embeddings, codes : Path, optional
-        Folders to read instead of making them.
-    root : Path, optional
-        Where stages are kept; the parent of ``out`` if not given.
-    resume : bool, default False
-        Go on from the checkpoint in ``out``.
-    """
-    from accelerate.utils import set_seed
-
-    check_form(name, form)
-    set_seed(config.seed)
-    files: dict[str, FileContent] = {}
-    inputs = _inputs(name, arguments)
-    content = (content or Content()).sized_for(dataset.n_items)
-    found, made_from = item_content(
-        inputs, dataset, content, root or out.parent, embeddings, codes, config.seed, config.quiet
-    )
-    manifest = dict(record) | made_from | {"inputs": list(inputs)}
-    if made_from:
-        manifest["content"] = asdict(content)
-    if found.codes is not None:
-        files["codes.safetensors"] = _codes_file(found.codes)
-    model = build_model(name, dataset.n_items, dataset.n_users, found, arguments)
-    return _train(name, model, dataset, out, config, form, recipe, manifest, files, resume)
-
-
-def _inputs(name: str, arguments: dict[str, Any]) -> tuple[str, ...]:
-    """What a model reads with these options."""
-    reads = getattr(resolve(name, MODELS), "reads", None)
-    return REGISTRY[name].inputs if reads is None else tuple(reads(arguments))
-
-
-def _codes_file(codes: ItemCodes) -> bytes:
-    from recbase.checkpoints import tensor_bytes
-
-    return tensor_bytes({"codes": codes.codes, "sizes": np.asarray(codes.sizes, dtype=np.int64)})
-
-
-def train_item_ids(
-    base: Path,
-    dataset: Dataset,
-    out: Path,
-    config: TrainConfig,
-    id_in_candidates: bool,
-    record: dict[str, Any],
-    resume: bool = False,
-) -> dict[str, Any]:
-    """CCFRec's item-id stage: load a trained run, freeze it, train an id embedding, evaluate, write a run folder.
-
-    Raises
-    ------
-    ValueError
-        If the run was trained on another data set.
-    """
-    from accelerate.utils import set_seed
-
-    from recbase.runs import load_run
-
-    set_seed(config.seed)
-    run = load_run(base, MODELS)
-    if run.manifest["model"] != "ccfrec":
-        raise ValueError(f"the item-id stage starts from a ccfrec run, but {base} holds a {run.manifest['model']}")
-    if run.manifest["data"]["hash"] != dataset.hash:
-        raise ValueError(f"{base} was trained on {run.manifest['data']['name']}, not on this {dataset.name}")
-    model = run.model.tabulated(item_ids=True, id_in_candidates=id_in_candidates)
-    manifest = record | {"stage": "item-id", "base": run.metrics["test"]}
-    form = run.manifest["form"]
-    name = "ccfrec-tabulated"
-    return _train(name, model, dataset, out, config, form, run.manifest["recipe"], manifest, {}, resume)
-
-
-def _train(
-    name: str,
-    model: Any,
-    dataset: Dataset,
-    out: Path,
-    config: TrainConfig,
-    form: SampleForm,
-    recipe: str,
-    manifest: dict[str, Any],
-    files: Mapping[str, FileContent],
-    resume: bool,
-) -> dict[str, Any]:
-    from recbase.evaluation import validator
-    from recbase.training import fit, make_accelerator
-
-    accelerator = make_accelerator(config)
-    split = dataset.split()
-    trained = split.train.sampled(config.train_share, config.seed)
-
-    def batches_of(form: SampleForm, settings: dict[str, Any]) -> SequenceBatches:
-        return SequenceBatches(
-            trained,
-            form,
-            batch_size=config.batch_size,
-            max_len=model.max_len,
-            seed=config.seed,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            micro_batches=config.micro_batches,
-            **settings,
-        )
-
-    validate = validator(split.valid, accelerator=accelerator)
-    made_from = {"data": dataset.hash} | {part: manifest[part] for part in _MADE_FROM if part in manifest}
-    whole, facts = config, {}
-    first: Pretraining | None = model.pretraining() if hasattr(model, "pretraining") else None
-    if first is not None and not (resume and (out / "checkpoint").is_dir()):
-        seconds = _pretrain(first, batches_of, config, out / "pretraining", resume, accelerator, made_from)
-        facts["pretrain_seconds"] = round(seconds, 3)
-        resume = False  # what was resumed, if anything, is the first stage
-        if config.max_seconds is not None:
-            config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
-    batches = batches_of(form, model.batch_settings() if hasattr(model, "batch_settings") else {})
-    result = fit(model, batches, validate, config, out, resume, accelerator, made_from)
-    manifest |= {"form": form, "training": asdict(whole)}
-    return _evaluate_and_save(name, model, dataset, split, out, recipe, manifest, files, result, accelerator, facts)
-
-
-def _pretrain(
-    first: Pretraining,
-    batches_of: Callable[[SampleForm, dict[str, Any]], SequenceBatches],
-    config: TrainConfig,
-    out: Path,
-    resume: bool,
-    accelerator: Any,
-    made_from: Mapping[str, Any],
-) -> float:
-    """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
-    from recbase.training import fit
-
-    budget = None if config.max_seconds is None else config.max_seconds / 2
-    settings = replace(config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
-    module = first.module
-    module.unused_parameters = True
-    batches = batches_of(first.form, first.settings)
-    resume = resume and (out / "checkpoint").is_dir()
-    result = fit(module, batches, None, settings, out, resume, accelerator, made_from)
-    if result.stopped == "signal":
-        raise KeyboardInterrupt("the first stage was interrupted")
-    return result.seconds
-
-
-def train_counted(
-    name: str, dataset: Dataset, out: Path, arguments: dict[str, Any], record: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Fit a model that only counts (popularity, transitions), evaluate it on test, write its run folder.
-
-    ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
-    """
-    split = dataset.split()
-    start = time.perf_counter()
-    model = resolve(name, MODELS)(dataset.n_items, **arguments).fit(split.train)
-    seconds = time.perf_counter() - start
-    manifest = dict(record or {}) | {"form": "counts"}
-    return _evaluate_and_save(name, model, dataset, split, out, "default", manifest, {}, seconds, None)
-
-
-def _evaluate_and_save(
-    name: str,
-    model: Any,
-    dataset: Dataset,
-    split: Split,
-    out: Path,
-    recipe: str,
-    manifest: dict[str, Any],
-    files: Mapping[str, FileContent],
-    result: TrainResult | float,
-    accelerator: Any,
-    facts: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    from recbase.evaluation import metrics_of_run, rank_targets, ranks_file, summarize
-
-    scorer = model.scorer()
-    valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))
-    ranks = rank_targets(scorer, split.test, accelerator=accelerator)
-    budget = manifest.get("training", {}).get("max_seconds")
-    given = dict(facts or {})
-    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget, **given)
-    if accelerator is None or accelerator.is_main_process:
-        data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
-        data["given"] = manifest.pop("given", dataset.name)
-        body = {"data": data, "split": split.name, "recipe": recipe} | manifest
-        content = {
-            "metrics.json": json.dumps(metrics, indent=1).encode(),
-            "ranks.parquet": ranks_file(ranks, dataset.user_ids),
-        }
-        save_run(out, name, model, dataset.items, body, dict(files) | content)
-    return metrics
+    return getattr(training, name)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.losses import gather_with_gradient, info_nce
+from recbase.processes import process_count
 from recbase.sequences import SequenceBatch
 from recbase.training import LossOutput
 from recbase.transformer import Attention, Packing
@@ -200,7 +200,7 @@ def item_contrast(
     Tensor []
         Mean over all users and steps of the step that have a next item.
     """
-    many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    many = process_count() > 1
     extra = max_len - max(1, packing.width) if many else 0  # a process without rows has no width
     anchors = F.pad(packing.unpack(states)[:, :-1], (0, 0, 0, extra))  # [B, T - 1, D]
     positives = F.pad(packing.unpack(embeddings)[:, 1:], (0, 0, 0, extra))

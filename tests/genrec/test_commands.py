@@ -129,7 +129,7 @@ def test_an_interrupted_first_stage_ends_the_command_and_is_gone_on_with(
         return forward(self, batch)
 
     monkeypatch.setattr(DIN, "forward", interrupted)
-    run(*words, "--out", tmp_path / "one" / "run", code=1)
+    run(*words, "--out", tmp_path / "one" / "run", code=143)
     assert steps == 3
     assert not (tmp_path / "one" / "run").exists()
     assert not list((tmp_path / "one" / "stages").glob("din-*/config.json"))

@@ -372,3 +372,23 @@ def test_refusals() -> None:
         Search(valid_beams=0)
     with pytest.raises(ValueError, match="--temperature must be above 0, got 0"):
         build("tiger", temperature=0)
+
+
+def test_a_recipe_named_from_python_is_applied(tmp_path: Path) -> None:
+    from genrec.stages import train_generator
+    from genrec.tiger import Preparation
+    from recbase.datasets import load_dataset
+
+    data = load_dataset("synthetic", users=60, items=40)
+    tiny = {"dim": 16, "heads": 2, "head_dim": 8, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1}
+    preparation = Preparation(codebook_size=8, tokenizer_steps=5)
+    config, search = TrainConfig(epochs=1, quiet=True), Search(beams=10, valid_beams=10)
+    train_generator("tiger", data, tmp_path / "run", tiny, preparation, config, search, None, "small", {})
+    run = load_run(tmp_path / "run", MODELS)
+    assert run.manifest["form"] == "all"
+    assert run.manifest["arguments"]["normalize"] == "children"
+    assert run.manifest["training"]["schedule"] == "cosine"
+    assert run.manifest["training"]["epochs"] == 1
+    assert run.metrics["recipe"] == "small"
+    assert run.metrics["changed"]["epochs"] == 1
+    assert "schedule" not in run.metrics["changed"]

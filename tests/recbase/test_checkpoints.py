@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import hashlib
+import io
 import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from recbase.checkpoints import load_arrays, open_folder, save_folder, sha256_of, tensor_bytes
+from recbase.checkpoints import (
+    check_replaceable,
+    consistent,
+    folder_lock,
+    load_arrays,
+    open_folder,
+    save_folder,
+    sha256_of,
+    tensor_bytes,
+)
 
 MANIFEST, KIND = "thing.json", "thing"
 
@@ -295,3 +311,367 @@ def test_a_hash_tells_dtype_shape_and_order_apart() -> None:
     }
     assert len(hashes) == 7
     assert sha256_of(a) == sha256_of(np.arange(12, dtype=np.int32)[::2] // 2)
+
+
+# --------------------------------------------------------------------------------------- several at once
+
+
+def numbered(version: int) -> dict[str, bytes]:
+    """Files of a version: two that every version has, one of three that versions share by name."""
+    text = f"{version} ".encode() * 50
+    return {"a.bin": text, "b.bin": text * 3, f"c{version % 3}.bin": text}
+
+
+@consistent
+def read_version(folder: Path) -> int:
+    saved = open_folder(folder, MANIFEST, KIND)
+    version: int = saved.manifest["version"]
+    assert {name: saved.file(name).read_bytes() for name in saved} == numbered(version)
+    return version
+
+
+def forked(*works: Callable[[], None]) -> list[int]:
+    """Run functions in processes of their own; how each ended."""
+    children = []
+    for work in works:
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_writers_and_readers_of_one_folder_never_meet(tmp_path: Path) -> None:
+    def writing(first: int) -> Callable[[], None]:
+        def work() -> None:
+            for version in range(first, first + 6):
+                save_folder(tmp_path / "f", MANIFEST, KIND, {"version": version}, numbered(version))
+
+        return work
+
+    def reading() -> None:
+        for _ in range(60):
+            read_version(tmp_path / "f")
+
+    save_folder(tmp_path / "f", MANIFEST, KIND, {"version": 0}, numbered(0))
+    assert forked(writing(10), writing(20), writing(30), reading, reading) == [0] * 5
+    assert read_version(tmp_path / "f") in (15, 25, 35)  # the last of one of them
+    assert_no_leavings(tmp_path / "f")
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_is_read_and_written_under_the_lock_loses_no_update(tmp_path: Path) -> None:
+    def adding(first: int) -> Callable[[], None]:
+        def work() -> None:
+            for number in range(first, first + 4):
+                with folder_lock(tmp_path / "f", "adding"):
+                    seen = open_folder(tmp_path / "f", MANIFEST, KIND).manifest["numbers"]
+                    file = {f"{number}.bin": str(number).encode()}
+                    save_folder(tmp_path / "f", MANIFEST, KIND, {"numbers": [*seen, number]}, file, keep=True)
+
+        return work
+
+    save_folder(tmp_path / "f", MANIFEST, KIND, {"numbers": []}, {})
+    assert forked(adding(10), adding(20), adding(30)) == [0] * 3
+    saved = open_folder(tmp_path / "f", MANIFEST, KIND)
+    expected = [first + number for first in (10, 20, 30) for number in range(4)]
+    assert sorted(saved.manifest["numbers"]) == expected
+    assert sorted(saved) == [f"{number}.bin" for number in expected]
+
+
+def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    first_version(tmp_path)
+    tries = []
+
+    @consistent
+    def load() -> tuple[Any, bytes]:
+        saved = open_folder(tmp_path, MANIFEST, KIND)
+        if not tries:
+            save_folder(tmp_path, MANIFEST, KIND, {"version": 2}, {"a.bin": b"new"})
+        tries.append(saved.manifest["version"])
+        return saved.manifest["version"], saved.file("a.bin").read_bytes()
+
+    assert load() == (2, b"new")
+    assert tries == [1, 2]
+    old = open_folder(tmp_path, MANIFEST, KIND)
+    save_folder(tmp_path, MANIFEST, KIND, {"version": 3}, {})
+    with pytest.raises(ValueError, match="was replaced since it was opened: open it again"):
+        old.file("a.bin")
+
+
+def test_two_states_of_one_folder_are_never_mixed(tmp_path: Path) -> None:
+    first_version(tmp_path)
+    tries = []
+
+    @consistent
+    def load() -> list[int]:
+        first = open_folder(tmp_path, MANIFEST, KIND).manifest["version"]
+        if not tries:
+            save_folder(tmp_path, MANIFEST, KIND, {"version": 2}, {})
+        tries.append(first)
+        return [first, open_folder(tmp_path, MANIFEST, KIND).manifest["version"]]
+
+    assert load() == [2, 2]
+
+    @consistent
+    def failing() -> None:
+        tries.append(0)
+        open_folder(tmp_path, MANIFEST, KIND)
+        raise KeyError("a fault of its own")
+
+    with pytest.raises(KeyError):
+        failing()
+    assert tries == [1, 2, 0]
+
+
+# --------------------------------------------------------------------------------------- a disk that is full
+
+
+class Full:
+    """Lets the n-th step of writing fail as on a full disk: opening, writing, flushing or naming a file."""
+
+    def __init__(self, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at, self.steps = at, 0
+        for name in ("open", "fsync", "replace"):
+            monkeypatch.setattr(os, name, self.counted(getattr(os, name)))
+        for module in (builtins, io):
+            monkeypatch.setattr(module, "open", self.opener(module.open))
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self.at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def counted(self, real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if real is not REAL_OPEN or args[1] & (os.O_WRONLY | os.O_RDWR):
+                self.step()
+            return real(*args, **kwargs)
+
+        return call
+
+    def opener(self, real: Any) -> Any:
+        def call(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            if "w" not in mode:
+                return real(file, mode, *args, **kwargs)
+            self.step()
+            handle = real(file, mode, *args, **kwargs)
+            write = handle.write
+
+            class Handle:
+                def write(inner, content: Any) -> Any:
+                    write(content[: len(content) // 2])
+                    handle.flush()
+                    self.step()
+                    return write(content[len(content) // 2 :])
+
+                def __getattr__(inner, name: str) -> Any:
+                    return getattr(handle, name)
+
+                def __enter__(inner) -> Any:
+                    return inner
+
+                def __exit__(inner, *_: Any) -> None:
+                    handle.close()
+
+            return Handle()
+
+        return call
+
+
+REAL_OPEN = os.open
+
+
+def test_a_disk_that_is_full_at_any_step_leaves_one_whole_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = replaced = 0
+    new = {"a.bin": b"new" * 2000, "b.bin": lambda path: path.write_bytes(b"new" * 2000)}
+    for at in range(1, 100):
+        folder = tmp_path / str(at) / "f"
+        first_version(folder)
+        with monkeypatch.context() as patched:
+            full = Full(at, patched)
+            try:
+                save_folder(folder, MANIFEST, KIND, {"version": 2}, new)
+                version = 2
+            except OSError as error:
+                version, said = 1, str(error)
+        assert version == 2 or said == f"cannot write to {folder}: No space left on device; what it held before is kept"
+        assert_whole(folder, version)
+        assert_no_leavings(folder)
+        assert os.listdir(folder.parent) == ["f"]
+        kept, replaced = kept + (version == 1), replaced + (version == 2)
+        if full.steps < at:
+            break
+    assert (kept, replaced) == (16, 4)
+
+
+# --------------------------------------------------------------------------------------- what is not ours
+
+
+@pytest.mark.parametrize(
+    "text", ['{"model_type": "t5"}', '{"kind": "other", "format": 1}', "[]", "{", '{"kind": "thing"}']
+)
+def test_a_manifest_that_is_not_of_the_kind_is_not_replaced(text: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    for refused in (lambda: check_replaceable(tmp_path, MANIFEST, KIND), lambda: first_version(tmp_path)):
+        with pytest.raises(
+            ValueError,
+            match=r"cannot save a thing in .*: the thing\.json there is (none of ours|of a other) and would be lost",
+        ):
+            refused()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(MANIFEST, text)]
+
+
+def test_only_files_that_a_manifest_of_ours_named_are_swept(tmp_path: Path) -> None:
+    first_version(tmp_path)
+    foreign = {"notes.0123456789ab.txt": "mine", "a.0123456789ab.bin": "mine", ".writing-novel.txt": "mine"}
+    for name, text in foreign.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / ".writing-b.bin").write_text("left by an earlier version")
+    (tmp_path / f"b.{digest(b'left by a kill')[:12]}.bin").write_bytes(b"left by a kill")
+    (tmp_path / "link.0123456789ab.bin").symlink_to(tmp_path / "notes.0123456789ab.txt")
+    saved = save_folder(tmp_path, MANIFEST, KIND, {}, {"b.bin": b"new"})
+    names = {MANIFEST, saved.file("b.bin").name, *foreign, "link.0123456789ab.bin"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def test_one_flipped_byte_is_found(tmp_path: Path) -> None:
+    first_version(tmp_path)
+    (path,) = tmp_path.glob("a.*.bin")
+    assert open_folder(tmp_path, MANIFEST, KIND).file("a.bin") == path
+    path.write_bytes(b"0ld a")
+    with pytest.raises(ValueError, match="does not have the hash its manifest gives: the file is damaged"):
+        open_folder(tmp_path, MANIFEST, KIND).file("a.bin")
+
+
+def test_a_file_is_hashed_once_a_process_and_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbase import integrity
+
+    first_version(tmp_path)
+    monkeypatch.setattr(integrity, "_KNOWN", {})
+    hashed = []
+    real = integrity.hash_file
+    monkeypatch.setattr(integrity, "hash_file", lambda path: hashed.append(path.name) or real(path))
+    for _ in range(3):
+        open_folder(tmp_path, MANIFEST, KIND).file("a.bin")
+    assert len(hashed) == 1
+    (path,) = tmp_path.glob("a.*.bin")
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(1, 1))
+    open_folder(tmp_path, MANIFEST, KIND).file("a.bin")
+    assert len(hashed) == 2
+
+
+def entry_of(**changed: Any) -> dict[str, Any]:
+    return {"file": "a.bin", "sha256": digest(b"old a"), "bytes": 5} | changed
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "'files' is a list"),
+        ({"a.bin": "a.bin"}, "'a.bin' is a str"),
+        ({"a.bin": {"file": "a.bin"}}, "'a.bin' has no 'sha256'"),
+        ({"a.bin": entry_of(file="../a.bin")}, r"lies at '\.\./a\.bin'; expected a plain name in the folder"),
+        ({"a.bin": entry_of(file="/etc/passwd")}, "lies at '/etc/passwd'"),
+        ({"a.bin": entry_of(file="..")}, r"lies at '\.\.'"),
+        ({"a.bin": entry_of(file="a\0")}, "expected a plain name in the folder"),
+        ({"a.bin": entry_of(file="a\\b")}, "expected a plain name in the folder"),
+        ({"a.bin": entry_of(file=5)}, "lies at 5"),
+        ({"a.bin": entry_of(sha256=5)}, "the sha256 of 'a.bin' is 5; expected 64"),
+        ({"a.bin": entry_of(bytes="5")}, "the bytes of 'a.bin' are '5'"),
+        ({"a.bin": entry_of(bytes=True)}, "the bytes of 'a.bin' are True"),
+    ],
+)
+def test_entries_of_files_are_checked(files: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(json.dumps({"kind": KIND, "format": 1, "files": files}))
+    with pytest.raises(ValueError, match=message):
+        open_folder(tmp_path, MANIFEST, KIND)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["kind", "format", "files", "file", "sha256", "bytes", "a"]), inner, max_size=4
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_manifest_is_read_or_refused_in_a_sentence(body: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / MANIFEST).write_text(json.dumps({"kind": KIND, **body} if isinstance(body, dict) else body))
+        said = folder
+        try:
+            saved = open_folder(folder, MANIFEST, KIND)
+            for name in saved:
+                saved.file(name)
+        except ValueError as error:
+            said = str(error)
+        assert folder in said
+
+
+def test_deep_json_and_huge_numbers_are_refused(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, '{"format": ' + "9" * 5000 + "}", "\ud800".encode("utf-8", "surrogatepass")):
+        (tmp_path / MANIFEST).write_bytes(text.encode() if isinstance(text, str) else text)
+        with pytest.raises(ValueError, match=r"thing\.json is not valid JSON"):
+            open_folder(tmp_path, MANIFEST, KIND)
+
+
+def test_a_check_of_the_manifest_is_run_on_opening(tmp_path: Path) -> None:
+    first_version(tmp_path)
+
+    def check(manifest: dict[str, Any]) -> None:
+        if manifest["version"] < 2:
+            raise ValueError("version is 1; expected 2 or more")
+
+    with pytest.raises(ValueError, match=r"thing\.json: version is 1; expected 2 or more"):
+        open_folder(tmp_path, MANIFEST, KIND, check)
+
+
+def test_links_out_of_the_folder_are_refused_and_those_of_the_hub_followed(tmp_path: Path) -> None:
+    first_version(tmp_path / "repo" / "snapshots" / "abc")
+    folder = tmp_path / "repo" / "snapshots" / "abc"
+    (tmp_path / "repo" / "blobs").mkdir()
+    for path in list(folder.iterdir()):  # as Hugging Face's cache keeps a repository
+        path.rename(tmp_path / "repo" / "blobs" / path.name)
+        path.symlink_to(Path("../../blobs") / path.name)
+    assert_whole(folder, 1)
+    (path,) = folder.glob("a.*.bin")
+    path.unlink()
+    (tmp_path / "secret").write_bytes(b"old a")
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"is a link to .*secret, outside its folder: it is not read"):
+        open_folder(folder, MANIFEST, KIND).file("a.bin")
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).symlink_to(tmp_path / "repo" / "snapshots")
+    with pytest.raises((ValueError, FileNotFoundError)):
+        open_folder(folder, MANIFEST, KIND)
+
+
+def test_names_are_plain_where_others_read_the_folder(tmp_path: Path) -> None:
+    def save(text: bytes) -> list[str]:
+        saved = save_folder(tmp_path, MANIFEST, KIND, {}, {"part.txt": text}, plain=True)
+        assert saved.file("part.txt").read_bytes() == text
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    assert save(b"one") == ["part.txt", MANIFEST]
+    assert save(b"one") == ["part.txt", MANIFEST]
+    assert save(b"two") == [f"part.{digest(b'two')[:12]}.txt", MANIFEST]
+    assert save(b"three") == ["part.txt", MANIFEST]

@@ -76,25 +76,3 @@ def test_a_signal_to_one_process_stops_all_and_resuming_is_exact(two: list[dict[
 def test_a_loss_that_is_not_finite_on_one_process_stops_all(two: list[dict[str, Any]]) -> None:
     for process in two:
         assert "the loss part 'penalty' is not finite at step 9" in process["interruptions"]["complaint"]
-
-
-def test_the_command_runs_under_accelerate_launch(tmp_path: Path) -> None:
-    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
-    defaults = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = ["--module", "seqrec.commands", "train", "sasrec", "--data", "synthetic", "--epochs", "1", "--dim", "16"]
-    output = ["--out", str(tmp_path / "run"), "--json", "--quiet"]
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *launch, *defaults, *command, *output],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    metrics = json.loads(done.stdout)
-    assert metrics["test"]["users"] > 0
-    checkpoint = json.loads((tmp_path / "run" / "checkpoint" / "checkpoint.json").read_text())
-    assert checkpoint["run"]["processes"] == 2
-    assert {"rank-0.safetensors", "rank-1.safetensors"} <= set(checkpoint["files"])
-    assert list((tmp_path / "run").glob("model.*.safetensors"))

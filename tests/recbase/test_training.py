@@ -396,8 +396,8 @@ def other_width() -> dict[str, Any]:
     ("changed", "message"),
     [
         (dict, None),
-        (lambda: {"lr": 0.5}, "setting --lr 0.02, this run has setting --lr 0.5"),
-        (lambda: {"epochs": 9, "schedule": "linear"}, "setting --schedule constant.* --schedule linear"),
+        (lambda: {"lr": 0.5}, "--lr 0.02, this run has --lr 0.5"),
+        (lambda: {"epochs": 9, "schedule": "linear"}, "--schedule constant, this run has --schedule linear"),
         (other_width, r"shape of layers.0.weight \[8, 6\], this run has shape of layers.0.weight \[9, 6\]"),
         (lambda: {"batches": TableBatches(rows=80)}, "steps an epoch 5, this run has steps an epoch 10"),
         (lambda: {"precision": "bf16"}, "precision no"),
@@ -489,3 +489,11 @@ def test_resuming_is_exact_on_a_gpu(precision: str, tmp_path: Path, device: torc
 def test_a_loss_that_is_not_finite_is_named_on_a_gpu(device: torch.device) -> None:
     with pytest.raises(ValueError, match="loss part 'penalty' is not finite at step 7"):
         train(at=lambda call: math.nan if call == 7 else None)
+
+
+def test_launched_processes_that_did_not_find_each_other_say_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_accelerator(TrainConfig())  # of one process
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were launched .* set ACCELERATE_USE_CPU=true"):
+        make_accelerator(TrainConfig(precision="auto"))

@@ -460,3 +460,28 @@ def test_the_command_appends_new_items_by_their_texts(tmp_path: Path, monkeypatc
     wrong = CliRunner().invoke(main, ["encode", "codes", "--grow", "--items", "new.csv"])
     assert wrong.exit_code == 2
     assert "--grow says what --append may do" in wrong.stderr
+
+
+APPENDING = """
+import sys
+import numpy as np
+from semtok.appending import append_items
+
+folder, first = sys.argv[1], int(sys.argv[2])
+for start in range(first, first + 30, 10):
+    vectors = np.random.default_rng(start).normal(size=(10, 6)).astype(np.float32)
+    append_items(folder, vectors, np.array([f"i{row}" for row in range(start, start + 10)]))
+    print("appended")
+"""
+
+
+def test_of_several_that_append_at_once_none_is_lost(tmp_path: Path) -> None:
+    old = saved(tmp_path)
+    commands = [[sys.executable, "-c", APPENDING, str(tmp_path), str(first)] for first in (100, 200)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    assert said == ["appended\n" * 3] * 2
+    codes = semtok.load_codes(tmp_path)
+    assert codes.item_ids.tolist()[:60] == old.item_ids.tolist()
+    assert set(codes.item_ids.tolist()) == {*ids(0, 60), *ids(100, 30), *ids(200, 30)}
+    assert [entry["total"] for entry in generations(tmp_path)] == [60, 70, 80, 90, 100, 110, 120]

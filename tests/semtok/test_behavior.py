@@ -14,7 +14,8 @@ import semtok
 from recbase.datasets import Dataset, load_dataset
 from recbase.sequences import Histories
 from recbase.splits import Targets
-from recbase.training import TrainConfig, _optimizer
+from recbase.training import TrainConfig
+from recbase.training_state import _optimizer
 from semtok.behavior import BehaviorNetwork, BehaviorTokenizer, ItemBatch, ItemBatches, _hold_out
 
 ITEMS = 80

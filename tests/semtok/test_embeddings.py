@@ -1,6 +1,8 @@
 """Embeddings: encoders against their definition, PCA against scikit-learn, resuming, new items, refusals."""
 
 import importlib.util
+import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -321,3 +323,39 @@ def test_minilm_knows_what_words_mean():
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2] + 0.2
+
+
+def test_of_two_that_want_the_same_embeddings_one_makes_them(data, tmp_path, monkeypatch):
+    real, fitted, found = module.Tfidf.fit, [], []
+
+    def fit(*arguments):
+        fitted.append(threading.get_ident())
+        time.sleep(0.05)
+        return real(*arguments)
+
+    monkeypatch.setattr(module.Tfidf, "fit", fit)
+    threads = [threading.Thread(target=lambda: found.append(embeddings_for(data, root=tmp_path))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fitted) == 2  # a view each
+    assert len(set(fitted)) == 1
+    assert len({(made.hash, folder) for made, folder in found}) == 1
+    assert len(found) == 3
+
+
+def test_embeddings_in_a_folder_that_may_only_be_read_are_used(data, tmp_path, monkeypatch):
+    made = embed_dataset(data, out=tmp_path / "e")
+
+    def closed(*_):
+        raise OSError("cannot write to e: Read-only file system")
+
+    monkeypatch.setattr(module, "folder_lock", closed)
+    assert embed_dataset(data, out=tmp_path / "e").hash == made.hash
+    with pytest.raises(OSError, match="Read-only file system"):
+        embed_dataset(data, out=tmp_path / "other")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "embeddings.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"the embeddings\.json there is none of ours and would be lost"):
+        embed_dataset(data, out=tmp_path / "foreign")

@@ -168,6 +168,14 @@ def test_saved_model_knows_the_tokens_and_still_works(kind: str, fitted: tuple, 
     assert read_codes(tmp_path / "out" / "items.index.json") == codes
     with pytest.raises(ValueError, match="knows 48 of the tokens already, such as <a_0>"):
         export_language_model(tmp_path / "out", codes, tmp_path / "again")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "lm").iterdir()}
+    with pytest.raises(FileExistsError, match="lm exists already and is not an empty folder; give a new one"):
+        export_language_model(tmp_path / "lm", codes, tmp_path / "lm")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "lm").iterdir()} == before
+    (tmp_path / "out" / "left.txt").write_text("of the first export")
+    assert export_language_model(tmp_path / "lm", codes, tmp_path / "out", codewords(quantizer, codes)) == said
+    assert not (tmp_path / "out" / "left.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lm", "out"]
 
 
 def test_rows_that_a_model_keeps_in_reserve_are_used() -> None:

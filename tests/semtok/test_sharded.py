@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,99 @@ def test_strange_indices_and_other_items_are_refused(tmp_path: Path) -> None:
     write_shard(tmp_path, 4, {"title": np.full((2, 6), np.nan), "image": np.zeros((2, 3))})
     with pytest.raises(ValueError, match="NaN or infinite"):
         semtok.KMeans(codebook_size=2).fit(ShardedEmbeddings(tmp_path).matrix()[0])
+
+
+# Encodes shards with the tokenizer of a folder and is killed, as by kill -9, at the third.
+KILLED = """
+import os, signal, sys
+import semtok
+from semtok import encoding
+from semtok.sharded import ShardedEmbeddings
+
+real = encoding.encode_shard
+def encode_shard(tokenizer, embeddings, made_from, number):
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(tokenizer, embeddings, made_from, number)
+encoding.encode_shard = encode_shard
+encoding.encode_shards(semtok.load(sys.argv[1]), ShardedEmbeddings(sys.argv[2]), {}, out=sys.argv[3], quiet=True)
+"""
+
+
+def named_files(folder: Path) -> set[str]:
+    manifest = json.loads((folder / "codes.json").read_text())
+    return {"codes.json", *(entry["file"] for entry in manifest["files"].values())}
+
+
+def test_a_kill_in_the_middle_keeps_the_codes_of_one_tokenizer(tmp_path: Path) -> None:
+    made = some_embeddings()
+    shards = ShardedEmbeddings(cut(made, tmp_path / "many"))
+    one, two = (semtok.KMeans(codebook_size=8, seed=seed).fit(made.matrix()[0]) for seed in (0, 1))
+    old, new = (tokenizer.encode(made.matrix()[0]) for tokenizer in (one, two))
+    assert (old != new).any()
+    encode_shards(one, shards, {}, out=tmp_path / "codes", quiet=True)
+    assert named_files(tmp_path / "codes") == {"codes.json", *(f"part-0000{number}.parquet" for number in range(4))}
+    two.save(tmp_path / "two")
+    command = [sys.executable, "-c", KILLED, *(str(tmp_path / name) for name in ("two", "many", "codes"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+    assert (load_code_shards(tmp_path / "codes").codes == old).all()
+    encode_shards(two, shards, {}, out=tmp_path / "codes", quiet=True)
+    assert (load_code_shards(tmp_path / "codes").codes == new).all()
+    assert {path.name for path in (tmp_path / "codes").iterdir()} == named_files(tmp_path / "codes")
+
+
+def test_a_flipped_byte_in_a_shard_of_codes_is_found(tmp_path: Path) -> None:
+    made = some_embeddings()
+    tokenizer = semtok.KMeans(codebook_size=4).fit(made.matrix()[0])
+    encode_shards(tokenizer, ShardedEmbeddings(cut(made, tmp_path / "many")), {}, out=tmp_path / "codes", quiet=True)
+    part = tmp_path / "codes" / "part-00002.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(ValueError, match=r"part-00002\.parquet does not have the hash its manifest gives"):
+        load_code_shards(tmp_path / "codes")
+
+
+def test_shards_of_an_earlier_version_are_read_and_replaced(tmp_path: Path) -> None:
+    made = some_embeddings()
+    shards = ShardedEmbeddings(cut(made, tmp_path / "many"))
+    tokenizer = semtok.KMeans(codebook_size=4).fit(made.matrix()[0])
+    former = tmp_path / "codes"
+    former.mkdir()
+    for number in range(3):
+        pl.DataFrame({"item_id": [number], "c0": pl.Series([number], dtype=pl.Int32)}).write_parquet(
+            former / f"part-0000{number}.parquet"
+        )
+    (former / "codes.json").write_text(json.dumps({"sizes": [4], "blocks": {"title": [0, 1]}, "rows": [1, 1, 1]}))
+    assert load_code_shards(former).codes.tolist() == [[0], [1], [2]]
+    encode_shards(tokenizer, shards, {}, out=former, quiet=True)
+    assert (load_code_shards(former).codes == tokenizer.encode(made.matrix()[0])).all()
+    assert {path.name for path in former.iterdir()} == named_files(former)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"sizes": 4, "blocks": {}, "rows": [1]}', '{"kind": "run", "format": 1}']
+)
+def test_other_manifests_of_that_name_are_refused_and_kept(text: str, tmp_path: Path) -> None:
+    made = some_embeddings()
+    shards = ShardedEmbeddings(cut(made, tmp_path / "many"))
+    tokenizer = semtok.KMeans(codebook_size=4).fit(made.matrix()[0])
+    (tmp_path / "codes").mkdir()
+    (tmp_path / "codes" / "codes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"codes"):
+        load_code_shards(tmp_path / "codes")
+    if "sizes" not in text:
+        with pytest.raises(ValueError, match="and would be lost; give another folder"):
+            encode_shards(tokenizer, shards, {}, out=tmp_path / "codes", quiet=True)
+        assert (tmp_path / "codes" / "codes.json").read_text() == text
+
+
+def test_vectors_and_their_codes_may_share_a_folder(tmp_path: Path) -> None:
+    made = some_embeddings()
+    folder = cut(made, tmp_path / "many")
+    tokenizer = semtok.KMeans(codebook_size=4).fit(made.matrix()[0])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    encode_shards(tokenizer, ShardedEmbeddings(folder), {}, out=folder, quiet=True)
+    assert (load_code_shards(folder).codes == tokenizer.encode(made.matrix()[0])).all()
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before

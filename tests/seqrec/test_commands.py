@@ -115,7 +115,7 @@ def test_an_interrupted_first_stage_ends_the_command_and_is_gone_on_with(world, 
         return forward(self, batch)
 
     monkeypatch.setattr(S3Tasks, "forward", interrupted)
-    run(*words, "--out", tmp_path / "one", code=1)
+    run(*words, "--out", tmp_path / "one", code=143)
     assert len(steps) == 2
     assert not (tmp_path / "one" / "config.json").exists()
     monkeypatch.undo()

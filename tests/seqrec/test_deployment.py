@@ -136,3 +136,28 @@ def test_counts_are_not_exported(tmp_path):
     run = exported("popularity", tmp_path)
     with pytest.raises(ValueError, match="holds a popularity, which has no item vectors to export"):
         export_run(run, tmp_path / "out")
+
+
+def test_an_export_replaces_an_export_and_nothing_else(tmp_path):
+    run = exported("sasrec", tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="run holds a trained run, which an export would replace: give another folder"):
+        export_run(run, tmp_path / "run", faiss=False, onnx=False)
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(ValueError, match=r"the config\.json there is none of ours and would be lost"):
+        export_run(run, tmp_path / "hub", faiss=False, onnx=False)
+    assert (tmp_path / "hub" / "config.json").read_text() == '{"model_type": "t5"}'
+    first, _ = export_run(run, tmp_path / "out", faiss=False, onnx=False)
+    second, _ = export_run(run, tmp_path / "out", faiss=False, onnx=False)
+    assert first == second == ["item_vectors.safetensors", "items.parquet", "model.safetensors"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_no_training_replaces_the_configuration_of_another_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    words = ["train", "popularity", "--data", "synthetic", "--out", str(tmp_path)]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 1
+    assert "the config.json there is none of ours and would be lost; give another folder" in refused.output
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -1,0 +1,296 @@
+"""The training of a model: its stages before, one or two stages of its own, evaluation on test, the run folder.
+
+Commands parse, call a function here, and print. What a model needs and was not given is made by `seqrec.stages`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recbase.attempts import Attempt, attempt_at
+from recbase.checkpoints import FileContent, tensor_bytes
+from recbase.interruption import Interrupted
+from recbase.options import recipe_of
+from recbase.recipes import described, filled, spelled
+from recbase.runs import resolve, save_run
+from recbase.sequences import SampleForm, SequenceBatches
+from seqrec import MODELS, REGISTRY
+from seqrec.content import SHAPES
+from seqrec.stages import Content, Pretraining, build_model, check_form, item_content
+
+if TYPE_CHECKING:
+    from recbase.datasets import Dataset
+    from recbase.splits import Split
+    from recbase.training import TrainConfig, TrainResult
+    from semtok.codes import ItemCodes
+
+__all__ = ["train_counted", "train_item_ids", "train_network"]
+
+_MADE_FROM = ("embeddings", "codes", "attributes")
+
+
+def train_network(
+    name: str,
+    dataset: Dataset,
+    out: Path,
+    arguments: dict[str, Any],
+    config: TrainConfig,
+    form: SampleForm | None,
+    recipe: str | None,
+    record: dict[str, Any],
+    content: Content | None = None,
+    embeddings: Path | None = None,
+    codes: Path | None = None,
+    root: Path | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a model, evaluate it on test once, write its run folder and return its metrics.
+
+    A finished run that stands in ``out`` stays there, whole, until the new one is done and takes its place.
+
+    Parameters
+    ----------
+    name : str
+        Key of ``seqrec.MODELS``.
+    dataset : Dataset
+    out : Path
+        Run folder.
+    arguments : dict
+        Constructor arguments of the model, without the number of items.
+    config : TrainConfig
+    form : {"all", "prefix", "cloze"} or None
+        Sample form; the recipe's, or else the model's first, if None.
+    recipe : str or None
+        Its settings apply wherever ``arguments``, ``config`` and ``content`` were not given one, and it is recorded
+        together with what was changed. None applies and records no recipe.
+    record : dict
+        More entries of the manifest, such as ``given``: the data set as the user named it.
+    content : Content, optional
+        For models that read content.
+    embeddings, codes : Path, optional
+        Folders to read instead of making them.
+    root : Path, optional
+        Where stages are kept; the parent of ``out`` if not given.
+    resume : bool, default False
+        Go on from the checkpoint in ``out``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, the sample form is not for the model, a folder belongs to other items, or a training
+        that is to be resumed was another one (`recbase.training.DifferentRunError`).
+    FolderBusyError
+        If another command is writing ``out``.
+    Interrupted
+        If a signal stops it: the checkpoint is kept, and a run that stood in ``out`` stays as it was.
+    """
+    from accelerate.utils import set_seed
+
+    overrides = {} if recipe is None else recipe_of(MODELS[name], recipe)
+    accepted = set(inspect.signature(resolve(name, MODELS)).parameters) - set(SHAPES)
+    arguments = {key: value for key, value in overrides.items() if key in accepted} | arguments
+    config, content = filled(config, overrides), filled(content or Content(), overrides)
+    used: SampleForm = form or overrides.get("form", REGISTRY[name].forms[0])
+    check_form(name, used)
+    manifest = dict(record) | described(recipe, overrides, arguments, config, content, {"form": used})
+    with attempt_at(out, f"training {name}", resume) as attempt:
+        set_seed(config.seed)
+        inputs = _inputs(name, arguments)
+        content = content.sized_for(dataset.n_items)
+        found, made_from = item_content(
+            inputs, dataset, content, root or out.parent, embeddings, codes, config.seed, config.quiet
+        )
+        manifest |= made_from | {"inputs": list(inputs)} | ({"content": asdict(content)} if made_from else {})
+        files = {} if found.codes is None else {"codes.safetensors": _codes_file(found.codes)}
+        set_seed(config.seed)  # a stage that was made just now must not change the start
+        model = build_model(name, dataset.n_items, dataset.n_users, found, arguments)
+        chosen = {"--form": used} | {spelled(key): value for key, value in arguments.items()}
+        return _train(name, model, dataset, attempt, config, used, manifest, files, resume, chosen)
+
+
+def _inputs(name: str, arguments: dict[str, Any]) -> tuple[str, ...]:
+    """What a model reads with these options."""
+    reads = getattr(resolve(name, MODELS), "reads", None)
+    return REGISTRY[name].inputs if reads is None else tuple(reads(arguments))
+
+
+def _codes_file(codes: ItemCodes) -> bytes:
+    return tensor_bytes({"codes": codes.codes, "sizes": np.asarray(codes.sizes, dtype=np.int64)})
+
+
+def train_item_ids(
+    base: Path,
+    dataset: Dataset,
+    out: Path,
+    config: TrainConfig,
+    id_in_candidates: bool,
+    record: dict[str, Any],
+    resume: bool = False,
+    recipe: str | None = "default",
+) -> dict[str, Any]:
+    """CCFRec's item-id stage: load a trained run, freeze it, train an id embedding, evaluate, write a run folder.
+
+    ``recipe`` is that of this training and fills in ``config``; the base's own stands in the manifest beside it.
+
+    Raises
+    ------
+    ValueError
+        If the run was trained on another data set.
+    """
+    from accelerate.utils import set_seed
+
+    from recbase.runs import load_run
+
+    overrides = {} if recipe is None else recipe_of(MODELS["ccfrec"], recipe)
+    config = filled(config, overrides)
+    run = load_run(base, MODELS)
+    if run.manifest["model"] != "ccfrec":
+        raise ValueError(f"the item-id stage starts from a ccfrec run, but {base} holds a {run.manifest['model']}")
+    if run.manifest["data"]["hash"] != dataset.hash:
+        raise ValueError(f"{base} was trained on {run.manifest['data']['name']}, not on this {dataset.name}")
+    if Path(base).resolve() == Path(out).resolve():
+        raise ValueError(f"--out {out} is the run that the item-id stage starts from: give another folder")
+    with attempt_at(out, "training item ids", resume) as attempt:
+        set_seed(config.seed)
+        model = run.model.tabulated(item_ids=True, id_in_candidates=id_in_candidates)
+        manifest = record | {"stage": "item-id", "base": run.metrics["test"], "base_recipe": run.manifest["recipe"]}
+        manifest |= described(recipe, overrides, config)
+        form, chosen = run.manifest["form"], {"--id-in-candidates": id_in_candidates}
+        return _train("ccfrec-tabulated", model, dataset, attempt, config, form, manifest, {}, resume, chosen)
+
+
+def _train(
+    name: str,
+    model: Any,
+    dataset: Dataset,
+    attempt: Attempt,
+    config: TrainConfig,
+    form: SampleForm,
+    manifest: dict[str, Any],
+    files: Mapping[str, FileContent],
+    resume: bool,
+    chosen: Mapping[str, Any],
+) -> dict[str, Any]:
+    from recbase.evaluation import validator
+    from recbase.training import fit, make_accelerator
+
+    accelerator = make_accelerator(config)
+    attempt = attempt.shared()
+    split = dataset.split()
+    trained = split.train.sampled(config.train_share, config.seed)
+
+    def batches_of(form: SampleForm, settings: dict[str, Any]) -> SequenceBatches:
+        return SequenceBatches(
+            trained,
+            form,
+            batch_size=config.batch_size,
+            max_len=model.max_len,
+            seed=config.seed,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            micro_batches=config.micro_batches,
+            **settings,
+        )
+
+    validate = validator(split.valid, accelerator=accelerator)
+    facts = {
+        "made_from": {"data": dataset.hash} | {part: manifest[part] for part in _MADE_FROM if part in manifest},
+        "options": chosen,
+        "content": {spelled(key): value for key, value in manifest.get("content", {}).items()},
+    }
+    whole, timings = config, {}
+    first: Pretraining | None = model.pretraining() if hasattr(model, "pretraining") else None
+    if first is not None and not (resume and attempt.holds()):
+        seconds = _pretrain(first, batches_of, config, attempt, resume, accelerator, facts)
+        timings["pretrain_seconds"] = round(seconds, 3)
+        if config.max_seconds is not None:
+            config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
+    batches = batches_of(form, model.batch_settings() if hasattr(model, "batch_settings") else {})
+    # one that was begun and came to no checkpoint starts from its beginning
+    result = fit(model, batches, validate, config, attempt.folder, resume and attempt.holds(), accelerator, **facts)
+    if result.stopped == "signal":
+        raise Interrupted(result.signal)
+    manifest |= {"form": form, "training": asdict(whole)}
+    return _evaluate_and_save(name, model, dataset, split, attempt, manifest, files, result, accelerator, timings)
+
+
+def _pretrain(
+    first: Pretraining,
+    batches_of: Callable[[SampleForm, dict[str, Any]], SequenceBatches],
+    config: TrainConfig,
+    attempt: Attempt,
+    resume: bool,
+    accelerator: Any,
+    facts: Mapping[str, Any],
+) -> float:
+    """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
+    from recbase.training import fit
+
+    budget = None if config.max_seconds is None else config.max_seconds / 2
+    settings = replace(config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
+    module = first.module
+    module.unused_parameters = True
+    batches = batches_of(first.form, first.settings)
+    stage = attempt.first_stage
+    result = fit(module, batches, None, settings, stage, resume and attempt.holds(stage), accelerator, **facts)
+    if result.stopped == "signal":
+        raise Interrupted(result.signal)
+    return result.seconds
+
+
+def train_counted(
+    name: str, dataset: Dataset, out: Path, arguments: dict[str, Any], record: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Fit a model that only counts (popularity, transitions), evaluate it on test, write its run folder.
+
+    ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
+    """
+    with attempt_at(out, f"fitting {name}") as attempt:
+        split = dataset.split()
+        start = time.perf_counter()
+        model = resolve(name, MODELS)(dataset.n_items, **arguments).fit(split.train)
+        seconds = time.perf_counter() - start
+        manifest = dict(record or {}) | {"form": "counts", "recipe": "default"}
+        return _evaluate_and_save(name, model, dataset, split, attempt, manifest, {}, seconds, None)
+
+
+def _evaluate_and_save(
+    name: str,
+    model: Any,
+    dataset: Dataset,
+    split: Split,
+    attempt: Attempt,
+    manifest: dict[str, Any],
+    files: Mapping[str, FileContent],
+    result: TrainResult | float,
+    accelerator: Any,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    from recbase.evaluation import metrics_of_run, rank_targets, ranks_file, summarize
+
+    scorer = model.scorer()
+    valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))
+    ranks = rank_targets(scorer, split.test, accelerator=accelerator)
+    budget = manifest.get("training", {}).get("max_seconds")
+    given = dict(facts or {}) | {name: manifest[name] for name in ("changed",) if name in manifest}
+    recipe = manifest["recipe"]
+    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget, **given)
+    if accelerator is None or accelerator.is_main_process:
+        data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
+        data["given"] = manifest.pop("given", dataset.name)
+        body = {"data": data, "split": split.name} | manifest | {"attempt": attempt.name}
+        content = {
+            "metrics.json": json.dumps(metrics, indent=1).encode(),
+            "ranks.parquet": ranks_file(ranks, dataset.user_ids),
+        }
+        with attempt.finishing():
+            save_run(attempt.out, name, model, dataset.items, body, dict(files) | content)
+    return metrics

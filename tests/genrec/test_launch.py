@@ -1,0 +1,37 @@
+"""Generators, all their stages included, trained by the README's own command for several processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from genrec import MODELS, REGISTRY
+from recbase.datasets import load_dataset
+from recbase.options import recipes_from
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
+sys.path.insert(0, str(Path(__file__).parent))
+from generators import FAST, TINY
+from launches import trained_by_two
+
+RECIPES = [(name, recipe) for name in REGISTRY for recipe in sorted({"default", *recipes_from(MODELS[name])})]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quarter of the synthetic world; runs beside it share what was made of its items."""
+    root = tmp_path_factory.mktemp("world")
+    load_dataset("synthetic", users=120, items=60).save(root / "data")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "recipe"), RECIPES)
+def test_every_recipe_trains_on_two_processes(name: str, recipe: str, world: Path) -> None:
+    room = ["--codebook-size", 24] if name == "letter" else []  # for the ten groups of its recipe
+    words = ["train", name, "--recipe", recipe, "--data", world / "data", *TINY, *FAST[name], *room]
+    metrics = trained_by_two("genrec", world / f"{name}-{recipe}", *words)
+    assert metrics["recipe"] == recipe
+    assert metrics["test"]["invalid"] == metrics["test"]["duplicates"] == 0
