@@ -473,7 +473,7 @@ class VectorTokenizer(StreamedTokenizer):
                 few.append(f"view {name!r} (its levels use {', '.join(map(str, used))})")
             else:
                 warn_of_domination(spread_of(points), name, part.start)
-        if few:
+        if len(few) == len(self.views_):  # a view such as the brand may well have few, as ``used_`` says
             warnings.warn(
                 f"fewer different vectors than the {self.codebook_size} codes in {', '.join(few)}", stacklevel=3
             )

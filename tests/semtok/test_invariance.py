@@ -239,3 +239,9 @@ def test_constant_vectors_use_one_code_and_say_so(engine: str) -> None:
     with pytest.warns(UserWarning, match=r"than the 16 codes in view 'item' \(its levels use 1\)"):
         quantizer = KMeans(codebook_size=16, engine=engine).fit(vectors)
     assert (quantizer.decode(quantizer.encode(vectors)) == vectors).all()
+
+
+def test_one_view_of_few_values_among_others_is_ordinary() -> None:
+    vectors = np.concatenate([on_a_grid()[:ROWS], np.arange(ROWS)[:, None] % 2], axis=1).astype(np.float32)
+    quantizer = KMeans(codebook_size=16).fit(vectors, views={"text": slice(0, WIDTH), "brand": slice(WIDTH, WIDTH + 1)})
+    assert quantizer.used_ == [16, 2]
