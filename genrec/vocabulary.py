@@ -25,7 +25,7 @@ NO_CODE = -1
 """What fills the end of a code that is shorter than others."""
 
 _SPECIALS = 3
-_USER_SEED = 0x5EED
+_USER_SEED = 0x4116B7A8CF541562  # with this one users keep the buckets that models already saved were trained with
 
 
 class CodeVocabulary:

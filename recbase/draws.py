@@ -1,7 +1,8 @@
 """Random numbers addressed by where they are used, so that any split of the work over processes draws the same ones.
 
 A draw is a hash of a seed and integer coordinates (row of the step, position, ...): nothing is consumed from a
-generator, so neither the shape of a batch nor the number of processes changes it.
+generator, so neither the shape of a batch nor the number of processes changes it. Draws are independent across seeds as
+they are across coordinates: ``seed + 1`` and ``seed + 2`` are two generators, for two purposes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from torch import Tensor
 
 __all__ = ["draw_integers", "draw_uniform"]
 
+_ALL = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
 
 
 def _signed(value: int) -> int:
-    value &= (1 << 64) - 1
+    value &= _ALL
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -33,8 +35,18 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def _mixed_seed(seed: int) -> int:
+    """The finalizer of splitmix64, of a number: neighbouring seeds become numbers that nothing relates."""
+    x = (seed + 1) * _GOLDEN & _ALL
+    x = (x ^ (x >> 30)) * _MIX1 & _ALL
+    x = (x ^ (x >> 27)) * _MIX2 & _ALL
+    return x ^ (x >> 31)
+
+
 def _hashes(seed: int, coordinates: tuple[Tensor, ...]) -> Tensor:
-    state = torch.full((), _signed(seed * _GOLDEN + 1), dtype=torch.int64, device=coordinates[0].device)
+    # Each step of the chain is one draw of a splitmix64 generator whose state the step before made. The seed is mixed
+    # before the first coordinate is added: else seed + 1 at one place would be the seed itself at the next place.
+    state = torch.full((), _signed(_mixed_seed(seed)), dtype=torch.int64, device=coordinates[0].device)
     for coordinate in coordinates:
         state = _mix(state + coordinate * _signed(_GOLDEN) + 1)
     return state

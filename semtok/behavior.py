@@ -928,7 +928,7 @@ def _scaling(vectors: np.ndarray, present: np.ndarray, name: str) -> tuple[np.nd
         raise ValueError(f"missing[{name!r}] says that all {len(present)} items lack that view: leave the view out")
     known = vectors[present].astype(np.float64)
     spread = known.std(0)
-    spread[spread <= 1e-6 * np.abs(known).max(0, initial=0)] = 1
+    spread[spread <= 1e-7 * np.abs(known).max(0, initial=0)] = 1  # less than two steps of float32
     spread[spread == 0] = 1
     return known.mean(0).astype(np.float32), spread.astype(np.float32)
 

@@ -1,7 +1,8 @@
 """K-means in blocked torch, one path for CPU and CUDA; the ground that the quantizers stand on.
 
 Scores of a block of rows against all centroids stay in cache, sums of clusters are kept in float64, seeds are drawn by
-k-means++ and an empty cluster is given a far point. Rows must be finite float32; knows nothing of codes or items.
+k-means++ and an empty cluster is given a far point. All is computed around the middle of the rows, so that rows far
+from zero lose no digits. Rows must be finite float32; knows nothing of codes or items.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recbase.training import fast_bfloat16
+from semtok.origins import around, middle
 from semtok.portable import SETTLED
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Clustering",
     "cluster",
     "cluster_progressive",
+    "few_distinct",
     "import_faiss",
     "nearest",
     "principal_axes",
@@ -37,6 +40,7 @@ _SEED_POINTS = 16  # rows a centroid that k-means++ draws its seeds from
 _SEED_WIDTH = 128  # columns that k-means++ compares; more are projected at random to so many
 _SEED_SCALES = (1.0, 0.7)  # of the distance of seeds from the mean
 _STILL = 1e-4  # iterations end when the error falls by less than this share
+_FAR_CENTERS = 256.0  # squared distance of centroids from zero, over their squared spread, that is far
 _AXES_ROWS = 8  # rows a column that principal axes are computed from
 
 
@@ -107,16 +111,18 @@ def cluster(
     rows = _distinct_rows(points, count)
     if rows is not None and len(rows) <= count:
         return _one_a_row(points, rows, count)
+    origin = middle(points)
+    points = around(points, origin)
     low = _low_precision(points, precision)
     best: Clustering | None = None
     for restart in range(restarts if start is None else 1):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + restart)
-        first = _seeds(points, count, init, generator, rows) if start is None else start
+        first = _seeds(points, count, init, generator, rows) if start is None else start - origin
         found = _lloyd(points, first, iterations, generator, low)
         if best is None or found.error < best.error:
             best = found
     assert best is not None
-    return best
+    return _seen_from_zero(best, origin)
 
 
 def cluster_progressive(
@@ -156,6 +162,8 @@ def cluster_progressive(
     if rows is not None and len(rows) <= count:
         return _one_a_row(points, rows, count)
     width = points.shape[1]
+    origin = middle(points)
+    points = around(points, origin)
     mean, axes, _ = principal_axes(points, seed)
     rotated = (points - mean) @ axes
     low = _low_precision(rotated, precision)
@@ -164,11 +172,12 @@ def cluster_progressive(
     found: Clustering | None = None
     for dim in dims:
         part = rotated[:, :dim].contiguous() if dim < width else rotated
-        part_low = None if low is None else _Low(low.rows[:, :dim].contiguous(), low.shift[:dim])
+        part_low = None if low is None else _Low(low.rows[:, :dim].contiguous(), low.shift[:dim], low.unit)
         first = _seeds(part, count, init, generator, rows) if found is None else _extend(part, found)
         found = _lloyd(part, first, iterations, generator, part_low, exact=dim == width)
     assert found is not None
-    return Clustering(found.centers @ axes.T + mean, found.used, found.codes, found.error)
+    centers = found.centers @ axes.T + mean
+    return _seen_from_zero(Clustering(centers, found.used, found.codes, found.error), origin)
 
 
 def nearest(points: Tensor, centers: Tensor, settle: bool = False) -> Tensor:
@@ -178,13 +187,16 @@ def nearest(points: Tensor, centers: Tensor, settle: bool = False) -> Tensor:
     near; with ``settle`` these rows are decided in float64, so that any other arithmetic of float32 (other blocks, a
     GPU, NumPy) finds the same; not on Apple's GPUs, which have no float64.
     """
-    half = centers.square().sum(1).div_(-2)
     codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
     if not settle or points.device.type == "mps":
+        origin = _far_origin(centers)
+        centers = centers if origin is None else centers - origin
+        half = centers.square().sum(1).div_(-2)
         for lo, hi, scores in _blocks(len(points), centers):
-            torch.addmm(half, points[lo:hi], centers.T, out=scores)
+            torch.addmm(half, points[lo:hi] if origin is None else points[lo:hi] - origin, centers.T, out=scores)
             torch.argmax(scores, dim=1, out=codes[lo:hi])
         return codes
+    half = centers.square().sum(1).div_(-2)
     reach = float((-2 * half).max().sqrt())
     doubt = 2 * (points.shape[1] + 8) * 2.0**-24 * reach  # what rounding does to two scores, over |x| + |c|
     exact = centers.double()
@@ -202,6 +214,16 @@ def nearest(points: Tensor, centers: Tensor, settle: bool = False) -> Tensor:
             slack = SETTLED * reach * (torch.linalg.vector_norm(rows, dim=1) + reach)
             codes[lo + close] = (sums >= (sums.amax(1) - slack)[:, None]).int().argmax(1)
     return codes
+
+
+def _far_origin(centers: Tensor) -> Tensor | None:
+    """Mean of the centroids where it lies so far away that scores would lose digits, else None (elsewhere than on the
+    CPU zeros: to ask would halt the device)."""
+    mean = centers.mean(0)
+    far = mean.square().sum() > _FAR_CENTERS * (centers - mean).square().sum(1).mean()
+    if centers.device.type == "cpu":
+        return mean if bool(far) else None
+    return torch.where(far, mean, 0.0)
 
 
 def principal_axes(points: Tensor, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,10 +246,18 @@ def principal_axes(points: Tensor, seed: int = 0) -> tuple[Tensor, Tensor, Tenso
 
 
 class _Low(NamedTuple):
-    """Rows around their mean, in low precision: far from the origin a score would have no digits left."""
+    """Rows around their mean and in units of their spread, in low precision.
+
+    Far from the origin a score would have no digits left; in other units entries would be rounded elsewhere.
+    """
 
     rows: Tensor
     shift: Tensor
+    unit: float
+
+    def of(self, centers: Tensor) -> Tensor:
+        """Centroids as the rows are."""
+        return ((centers - self.shift) / self.unit).bfloat16()
 
 
 def import_faiss() -> Any:
@@ -274,7 +304,7 @@ def _lloyd(
     points: Tensor, centers: Tensor, iterations: int, generator: torch.Generator, low: _Low | None, exact: bool = True
 ) -> Clustering:
     count = len(centers)
-    spread = _spread(points if low is None else low.rows)
+    spread = _spread(points) if low is None else _spread(low.rows) * low.unit**2
     before = math.inf
     for step in range(iterations):
         if low is not None and exact and step == iterations - 1:
@@ -300,7 +330,7 @@ def _assign_and_sum(points: Tensor, centers: Tensor, low: _Low | None) -> tuple[
     codes = torch.empty(len(points), dtype=torch.int64, device=points.device)
     sums = torch.zeros(count, width, dtype=torch.float64, device=points.device)
     part = torch.empty(count, width, device=points.device)
-    table, source = (centers, points) if low is None else ((centers - low.shift).bfloat16(), low.rows)
+    table, source = (centers, points) if low is None else (low.of(centers), low.rows)
     half = table.float().square().sum(1).div_(-2).to(table.dtype)
     best = torch.empty(len(points), dtype=table.dtype, device=points.device)
     gain = torch.zeros((), dtype=torch.float64, device=points.device)
@@ -309,7 +339,8 @@ def _assign_and_sum(points: Tensor, centers: Tensor, low: _Low | None) -> tuple[
         torch.max(scores, dim=1, out=(best[: hi - lo], codes[lo:hi]))
         gain += best[: hi - lo].sum(dtype=torch.float64)
         sums += part.zero_().index_add_(0, codes[lo:hi], points[lo:hi])
-    return codes, float(gain) / len(points), sums, torch.bincount(codes, minlength=count)
+    scale = 1.0 if low is None else low.unit**2
+    return codes, float(gain) * scale / len(points), sums, torch.bincount(codes, minlength=count)
 
 
 def _spread(points: Tensor) -> float:
@@ -410,6 +441,12 @@ def _extend(points: Tensor, found: Clustering) -> Tensor:
     return torch.where(sizes > 0, sums / sizes.clamp(min=1), padded).float()
 
 
+def few_distinct(points: Tensor, count: int) -> bool:
+    """Say if fewer than ``count`` rows of ``points`` [N, D] are distinct."""
+    rows = _distinct_rows(points, count)
+    return rows is not None and len(rows) < count
+
+
 def _distinct_rows(points: Tensor, count: int) -> Tensor | None:
     """First row of each distinct value, in order; None if a sample shows that more than ``count`` are distinct."""
     few = min(len(points), 4 * count)
@@ -430,10 +467,16 @@ def _row_keys(points: Tensor) -> Tensor:
     return keys
 
 
+def _seen_from_zero(found: Clustering, origin: Tensor) -> Clustering:
+    """A fit of rows less ``origin`` as one of the rows themselves."""
+    return Clustering(found.centers + origin, found.used, found.codes, found.error)
+
+
 def _one_a_row(points: Tensor, rows: Tensor, count: int) -> Clustering:
-    centers = points.mean(0, keepdim=True).repeat(count, 1)
+    origin = middle(points)
+    centers = (around(points, origin).mean(0, keepdim=True) + origin).repeat(count, 1)
     centers[: len(rows)] = points[rows]
-    codes = nearest(points, centers[: len(rows)])
+    codes = nearest(around(points, origin), around(centers[: len(rows)], origin))
     return Clustering(centers, len(rows), codes, _error(points, centers, codes))
 
 
@@ -444,4 +487,6 @@ def _low_precision(points: Tensor, precision: str) -> _Low | None:
     if precision == "float32":
         return None
     shift = points.mean(0)
-    return _Low((points - shift).bfloat16(), shift)
+    centred = points - shift
+    unit = math.sqrt(_spread(centred) / points.shape[1]) or 1.0
+    return _Low(centred.div_(unit).bfloat16(), shift, unit)

@@ -17,10 +17,18 @@ from torch import Tensor
 from recbase.arguments import CodebookSize, Count, Device, Large, Levels, Seed, check_arguments
 from semtok.clustering import PRECISIONS
 from semtok.codes import ItemCodes
-from semtok.portable import Branches, centred, row_keys
+from semtok.origins import around, grid_of, middle, on_grid
+from semtok.portable import Branches, centred, row_keys, squared_distances
 from semtok.segments import Filling, fit_rows, split_segments
 from semtok.tokenizer import ItemTokenizer
-from semtok.vectors import Rows, check_finite, checked_views
+from semtok.vectors import (
+    Rows,
+    check_finite,
+    check_peaks,
+    checked_views,
+    note_peaks,
+    warn_of_domination,
+)
 
 __all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
 
@@ -32,6 +40,9 @@ _HELD = 1 << 25  # vector entries of the nodes that are split in memory together
 _HELD_OF_FILES = 1 << 27  # the same where rows are read from shards: all of them are passed over for each such group
 _CHUNK = 8192  # rows looked at together
 _STREAM_ROUNDS = 4  # times that prices are raised over rows that are read again each time
+_CELLS = 16.0  # of a spread, by which rows are put in order
+_EDGE = 0.381966
+_MEAN_SHARE = 1 / 64  # of the spread of a column: the powers of two below it are what its mean is rounded to
 _COST_VALUES = 1 << 24  # vector entries looked at together when codes are priced
 
 
@@ -162,20 +173,18 @@ class HierarchicalKMeans(ItemTokenizer):
         rows = Rows(self, X, reset=True)
         self.views_ = checked_views(views, rows.width)
         depth = self._depth(len(rows))
-        keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
-        sums = {name: np.zeros(part.stop - part.start) for name, part in self.views_.items()}
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
-            for name, part in self.views_.items():
-                keys[name][lo : lo + len(chunk)] = row_keys(chunk[:, part].cpu().numpy())
-                points = centred(chunk[:, part], 0, self.normalize)
-                sums[name] += points.sum(0, dtype=torch.float64).cpu().numpy()
+        keys, moments = self._read(rows)
         self.trees_, self.sizes_, self.blocks_ = {}, [], {}
         for number, (name, part) in enumerate(self.views_.items()):
-            mean = (sums[name] / len(rows)).astype(np.float32)
-            view = _View(rows, part, torch.from_numpy(mean).to(rows.device), self.normalize)
-            growth = _Growth(self, view, keys[name], depth, self.seed + number)
-            arrays = growth.grow() | {"mean": mean, "keys": keys[name]}
+            spread = moments[name].spread(len(rows))
+            warn_of_domination(spread, name, part.start)
+            # A round number near the mean: rows less it are exact, and the same wherever all rows are moved to.
+            exact = moments[name].mean(len(rows))
+            mean = on_grid(exact, grid_of(spread, _MEAN_SHARE)).float()
+            view = _View(rows, part, mean.to(rows.device), self.normalize)
+            order = np.lexsort((keys[name], view.keys(exact, float(spread.square().mean().sqrt()))))
+            growth = _Growth(self, view, order, depth, self.seed + number)
+            arrays = growth.grow() | {"mean": mean.numpy(), "keys": keys[name]}
             levels = arrays["codes"].shape[1]
             more = self.form == "variable"
             sizes = [self.codebook_size + (more and level > 0) for level in range(levels)]
@@ -184,6 +193,20 @@ class HierarchicalKMeans(ItemTokenizer):
             self.sizes_ += sizes
         self._set_fitted()
         return self
+
+    def _read(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, _Moments]]:
+        """Look at all rows once: what they are recognized by, and sums over each view; ValueError if unusable."""
+        keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
+        moments = {name: _Moments(part.stop - part.start) for name, part in self.views_.items()}
+        peaks = dict.fromkeys(self.views_, 0.0)
+        for lo, chunk in rows.chunks():
+            check_finite(chunk, lo, self.views_)
+            note_peaks(peaks, chunk, self.views_)
+            for name, part in self.views_.items():
+                keys[name][lo : lo + len(chunk)] = row_keys(chunk[:, part].cpu().numpy())
+                moments[name].add(centred(chunk[:, part], 0, self.normalize))
+        check_peaks(peaks)
+        return keys, moments
 
     def encode(self, X: Any) -> np.ndarray:
         """Codes of vectors.
@@ -356,13 +379,38 @@ def _costs(tree: Branches, points: np.ndarray, before: np.ndarray, size: int) ->
         rows = np.flatnonzero(on & (node == parent))
         children = slice(tree.first[parent], tree.first[parent] + tree.children[parent])
         book = tree.offsets[children]
-        squared = np.square(points[rows]).sum(1)[:, None] - 2 * points[rows] @ book.T + np.square(book).sum(1)
-        found[rows[:, None], tree.code[children]] = np.maximum(squared, 0)
+        found[rows[:, None], tree.code[children]] = squared_distances(points[rows], book)
     return found
 
 
 def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(array).to(like.device)
+
+
+class _Moments:
+    """Sums over the rows of a view in float64, seen from the first row, so that far columns lose nothing."""
+
+    def __init__(self, width: int) -> None:
+        self.first: Tensor | None = None
+        self.total, self.squares = torch.zeros(2, width, dtype=torch.float64)
+
+    def add(self, points: Tensor) -> None:
+        """Count rows [n, D] in."""
+        exact = points.cpu().double()
+        if self.first is None:
+            self.first = exact[0].clone()
+        exact -= self.first
+        self.total += exact.sum(0)
+        self.squares += exact.square_().sum(0)
+
+    def mean(self, count: int) -> Tensor:
+        """Mean of each column: float64 [D]."""
+        assert self.first is not None
+        return self.first + self.total / count
+
+    def spread(self, count: int) -> Tensor:
+        """Standard deviation of each column: float64 [D]."""
+        return (self.squares / count - (self.total / count).square()).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True)
@@ -377,6 +425,20 @@ class _View:
     @property
     def width(self) -> int:
         return self.part.stop - self.part.start
+
+    def keys(self, mean: Tensor, spread: float) -> np.ndarray:
+        """A key of each row by which rows are put in order: int64 [N].
+
+        Of the cells that its entries fall into, in sixteenths of ``spread`` from the exact ``mean``: moving or scaling
+        all rows changes none, but for what rounding takes over an edge. Edges lie where no round number does.
+        """
+        keys = np.empty(len(self.rows), dtype=np.int64)
+        cells = _CELLS / spread if spread > 0 else 1.0
+        edges = (_EDGE + (self.mean.cpu().double() - mean) * cells).float().to(self.mean.device)
+        for lo, chunk in self.rows.chunks():
+            points = centred(chunk[:, self.part], self.mean, self.normalize)
+            keys[lo : lo + len(chunk)] = row_keys((points * cells).add_(edges).floor_().cpu().numpy())
+        return keys
 
     def take(self, which: np.ndarray) -> Tensor:
         """Vectors of rows, in that order: [n, D]. Read in the order in which they lie."""
@@ -396,12 +458,12 @@ class _View:
 class _Growth:
     """A tree that grows from the root; nodes are noted level by level as they are met, left to right."""
 
-    def __init__(self, owner: HierarchicalKMeans, view: _View, keys: np.ndarray, depth: int | None, seed: int) -> None:
+    def __init__(self, owner: HierarchicalKMeans, view: _View, order: np.ndarray, depth: int | None, seed: int) -> None:
         self.owner, self.view, self.depth, self.seed = owner, view, depth, seed
         self.count = owner.codebook_size
         held = _HELD_OF_FILES if getattr(view.rows.X, "streams", False) else _HELD
         self.held = max(1, held // view.width)
-        self.order = np.argsort(keys, kind="stable").astype(np.int32 if len(keys) < 2**31 else np.int64)
+        self.order = order.astype(np.int32 if len(order) < 2**31 else np.int64)
         self.columns: list[np.ndarray] = []
         self.levels: list[dict[str, list[np.ndarray]]] = []
 
@@ -541,12 +603,14 @@ class _Growth:
         share = None if limit is None else max(-(-limit * len(sample) // total), -(-len(sample) // self.count))
         centers, price = fit_rows(sample, self.count, share, seed=self.seed + level, **self._settings())
         del sample
+        origin = middle(centers)
+        centers = around(centers, origin)
         norms = centers.square().sum(1)
         order = np.argsort(rows, kind="stable")
         lying = rows[order]
 
         def costs(which: Tensor) -> Tensor:
-            return torch.addmm(norms, self.view.take(lying[which.cpu().numpy()]), centers.T, alpha=-2)
+            return torch.addmm(norms, around(self.view.take(lying[which.cpu().numpy()]), origin), centers.T, alpha=-2)
 
         filling = Filling(costs, total, price)
         if limit is not None or self.owner.balanced:
@@ -561,8 +625,6 @@ class _Growth:
     def _streamed_mean(self, rows: np.ndarray) -> np.ndarray:
         """Mean of centred rows: float32 [1, D]."""
         total = torch.zeros(self.view.width, dtype=torch.float64, device=self.view.mean.device)
-        if len(rows) == len(self.order):
-            return np.zeros((1, self.view.width), dtype=np.float32)
         lying = np.sort(rows)
         for lo in range(0, len(lying), _CHUNK):
             total += self.view.take(lying[lo : lo + _CHUNK]).sum(0, dtype=torch.float64)

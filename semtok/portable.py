@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +18,20 @@ from recbase.checkpoints import consistent
 from semtok.plugins import PROGRAM_POINTS, third_party
 from semtok.schemas import open_tokenizer, read_state
 
-__all__ = ["PROGRAMS", "Additive", "Program", "best_paths", "load_portable", "nearest_rows"]
+__all__ = [
+    "LARGEST",
+    "PROGRAMS",
+    "Additive",
+    "Program",
+    "best_paths",
+    "load_portable",
+    "nearest_rows",
+    "squared_distances",
+]
 
+LARGEST = 1e15  # entries beyond are refused: squares of such distances would overflow float32
 SETTLED = 1e-13  # share of the lengths below which two distances are equal even in float64
+_FAR_BOOK = 256.0  # squared distance of centroids from zero, over their squared spread, that is far
 _CHUNK_ROWS = 4096
 _NEIGHBOR_SCORES = 1 << 22  # distances of new items to known ones held at a time
 
@@ -57,6 +69,15 @@ def nearest_rows(points: np.ndarray, book: np.ndarray) -> np.ndarray:
         slack = SETTLED * reach * (np.linalg.norm(some, axis=1) + reach)
         found[close] = (sums >= (sums.max(1) - slack)[:, None]).argmax(1)
     return found
+
+
+def squared_distances(points: np.ndarray, book: np.ndarray) -> np.ndarray:
+    """Squared distance of each of ``points`` [n, d] to each row of ``book`` [K, d], in the precision given: [n, K]."""
+    mean = book.mean(0)
+    if np.square(mean).sum() > _FAR_BOOK * np.square(book - mean).sum(1).mean():  # else the difference has no digits
+        points, book = points - mean, book - mean
+    found = np.square(points).sum(1)[:, None] - 2 * points @ book.T + np.square(book).sum(1)
+    return np.maximum(found, 0)
 
 
 def turned(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -110,9 +131,9 @@ def _settled(points: np.ndarray, books: Sequence[np.ndarray], paths: np.ndarray)
 class Additive:
     """Codebooks that are added up: PQ, OPQ, k-means and RQ.
 
-    Each view is turned by its rotation, if it has one; every code column is the nearest centroid, in the columns that
-    its codebook covers, of what the codes before it left. With a beam that many partial codes are kept (see
-    ``best_paths``).
+    Each view is moved by its shift and turned by its rotation, if it has them; every code column is the nearest
+    centroid, in the columns that its codebook covers, of what the codes before it left. With a beam that many partial
+    codes are kept (see ``best_paths``).
     """
 
     def __init__(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -124,6 +145,7 @@ class Additive:
         self.blocks = {name: slice(*bounds) for name, bounds in manifest["blocks"].items()}
         self.books = [arrays[f"codebook.{level}"] for level in range(len(self.sizes))]
         self.rotations = {name: arrays.get(f"rotation.{name}") for name in self.views}
+        self.shifts = {name: arrays.get(f"shift.{name}") for name in self.views}
         self.beam = int(manifest["arguments"].get("beam", 1))
 
     def encode(self, X: Any) -> np.ndarray:
@@ -134,7 +156,8 @@ class Additive:
         for lo in range(0, len(vectors), step):
             for name, part in self.views.items():
                 points = vectors[lo : lo + step, part].astype(np.float32)
-                rotation = self.rotations[name]
+                rotation, shift = self.rotations[name], self.shifts[name]
+                points = points if shift is None else points - shift
                 points = points if rotation is None else turned(points, rotation)
                 levels = range(self.blocks[name].start, self.blocks[name].stop)
                 if self.beam > 1:
@@ -157,8 +180,9 @@ class Additive:
             for level in range(self.blocks[name].start, self.blocks[name].stop):
                 first, last = self.columns[level]
                 found[:, first:last] += self.books[level][table[:, level]]
-            rotation = self.rotations[name]
-            vectors[:, part] = found if rotation is None else found @ rotation.T
+            rotation, shift = self.rotations[name], self.shifts[name]
+            found = found if rotation is None else found @ rotation.T
+            vectors[:, part] = found if shift is None else found + shift
         return vectors
 
 
@@ -285,8 +309,7 @@ class Behavior:
         for other, book in enumerate(books):
             if other != at:
                 left -= book[table[:, other * len(self.streams) + stream]]
-        found = np.square(left).sum(1)[:, None] - 2 * left @ books[at].T + np.square(books[at]).sum(1)
-        return np.maximum(found, 0).astype(np.float32)
+        return squared_distances(left, books[at]).astype(np.float32)
 
     def _books_of(self, stream: int) -> np.ndarray:
         """Codebooks of a stream, [L, K, D]: its own, or those that all share."""
@@ -390,6 +413,15 @@ class Branches:
         self.order = np.argsort(self.keys, kind="stable")
         self.sorted = self.keys[self.order]
 
+    @cached_property
+    def _far(self) -> np.ndarray:
+        """Nodes whose children are close together but far from the mean of all items: bool [M]."""
+        parents = np.repeat(np.arange(len(self.children)), self.children)
+        apart = np.square(self.offsets[1:] - self.offsets[parents], dtype=np.float64).sum(1)
+        spread = np.bincount(parents, apart, len(self.children)) / np.maximum(self.children, 1)
+        far: np.ndarray = np.square(self.offsets, dtype=np.float64).sum(1) > _FAR_BOOK * spread
+        return far
+
     def encode(self, points: np.ndarray, normalize: bool) -> np.ndarray:
         """Codes of float32 rows: int32 [n, L]."""
         rows = self.recognize(row_keys(points))
@@ -464,8 +496,10 @@ class Branches:
         found = np.empty(len(rows), dtype=np.int64)
         for parent, part in zip(parents, np.split(order, starts[1:]), strict=True):
             children = slice(self.first[parent], self.first[parent] + self.children[parent])
-            book = offsets[children]
-            costs = (points[rows[part]] @ book.T) * -2
+            book, here = offsets[children], points[rows[part]]
+            if self._far[parent]:  # around their own centroid, or else nothing is left of the differences
+                book, here = book - offsets[parent], here - offsets[parent]
+            costs = (here @ book.T) * -2
             costs += (book**2).sum(1)
             price = self.price[children]
             if price.any():
@@ -762,8 +796,13 @@ def _checked_vectors(X: Any, width: int) -> np.ndarray:
     vectors = np.asarray(X)
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ValueError(f"X has shape {vectors.shape}; expected [N, {width}]")
-    if not np.isfinite(vectors).all():
+    peak = float(np.abs(vectors).max(initial=0))
+    if not np.isfinite(peak):
         raise ValueError("X has a NaN or infinite (inf) entry: every entry must be finite")
+    if peak > LARGEST:
+        raise ValueError(
+            f"X has an entry of {peak:.3g}: expected at most {LARGEST:g}; divide all vectors by one number"
+        )
     return vectors
 
 

@@ -259,7 +259,7 @@ def _cut(width: int, levels: int) -> list[tuple[int, int]]:
 def _balanced_axes(points: Tensor, columns: list[tuple[int, int]], seed: int) -> Tensor:
     """Principal axes dealt out so that the product of variances is about equal in every sub-vector: [D, D]."""
     _, axes, variances = principal_axes(points, seed)
-    logs = variances.clamp(min=1e-10 * float(variances[0]) + 1e-30).log().tolist()
+    logs = variances.clamp(min=max(1e-10 * float(variances[0]), 1e-38)).log().tolist()
     room = [hi - lo for lo, hi in columns]
     dealt: list[list[int]] = [[] for _ in columns]
     load = [0.0] * len(columns)

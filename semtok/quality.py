@@ -30,6 +30,7 @@ __all__ = [
 
 _SCORES_AT_ONCE = 1 << 23
 _TIE = 1e-5
+_FAR = 256.0  # squared distance of vectors from zero, over their squared spread, that is far
 
 
 def code_report(
@@ -248,7 +249,8 @@ def neighbour_recall(
     """Share of the k nearest items by decoded vectors that are among the k nearest by the vectors (cosine).
 
     Items at the same distance as the k-th true neighbour count as true; decoded vectors that are equal (shared codes)
-    count with the chance of being drawn among the k.
+    count with the chance of being drawn among the k. Cosines are taken around the mean of the vectors where that lies
+    more than 16 times as far from zero as the vectors from it: around zero all would be equal.
 
     Parameters
     ----------
@@ -267,8 +269,9 @@ def neighbour_recall(
         If the shapes differ, a vector holds NaN or infinity, or k is below 1.
     """
     _check_alike(vectors, decoded)
-    code_side = _unit(decoded)
-    return _recall(vectors, lambda rows: _scores(code_side, rows), k, queries, seed)
+    origin = _origin(vectors)
+    code_side = _unit(decoded - origin)
+    return _recall(vectors - origin, lambda rows: _scores(code_side, rows), k, queries, seed)
 
 
 def prefix_recall(vectors: np.ndarray, codes: ItemCodes, k: int = 10, queries: int = 1000, seed: int = 0) -> float:
@@ -306,7 +309,7 @@ def prefix_recall(vectors: np.ndarray, codes: ItemCodes, k: int = 10, queries: i
         found[np.arange(len(rows)), rows] = -np.inf
         return found
 
-    return _recall(vectors, scores, k, queries, seed)
+    return _recall(vectors - _origin(vectors), scores, k, queries, seed)
 
 
 def closeness(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -435,6 +438,14 @@ def _check_alike(vectors: np.ndarray, decoded: np.ndarray) -> None:
         if not np.isfinite(array).all():
             row = int((~np.isfinite(array)).any(1).argmax())
             raise ValueError(f"{name} hold NaN or infinity in row {row}; expected numbers")
+
+
+def _origin(vectors: np.ndarray) -> np.ndarray:
+    """What cosines are taken around: 0, or the mean of vectors that lie so far from zero that all look the same way."""
+    mean = vectors.mean(0, dtype=np.float64)
+    lengths = [np.square(part - mean).sum() for part in np.array_split(vectors, max(1, len(vectors) // 8192))]
+    far = np.square(mean).sum() > _FAR * sum(lengths) / max(1, len(vectors))
+    return mean.astype(np.float32) if far else np.zeros(1, dtype=np.float32)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

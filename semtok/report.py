@@ -395,6 +395,7 @@ def project(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
         return np.stack([np.arange(len(vectors)), np.zeros(len(vectors))], 1).astype(np.float32)
     from sklearn.manifold import TSNE
 
+    vectors = vectors - vectors.mean(0, dtype=np.float64)  # float32 distances lose their digits far from zero
     close = min(30.0, (len(vectors) - 1) / 3)
     return np.asarray(TSNE(2, perplexity=close, init="random", random_state=seed).fit_transform(vectors), np.float32)
 

@@ -287,6 +287,8 @@ def sinkhorn_codes(points: Tensor, codewords: Tensor, epsilon: float, iterations
     Cuturi, Sinkhorn distances, NeurIPS 2013; at the last level of residual codebooks as in LC-Rec (Zheng et al., ICDE
     2024, arXiv 2311.09049).
     """
+    origin = codewords.mean(0)  # far from it the differences of squares would lose their digits
+    points, codewords = points - origin, codewords - origin
     costs = codewords.square().sum(1) - 2 * (points @ codewords.T) + points.square().sum(1, keepdim=True)
     low, high = costs.aminmax()
     plan = ((costs - low) * (2.0 / (high - low).clamp(min=_EPS)) - 1.0).double()

@@ -40,9 +40,10 @@ from recbase.interruption import Interrupted
 from recbase.training import LossOutput, TrainConfig, TrainResult, fit, make_accelerator
 from semtok.clustering import cluster
 from semtok.codes import ItemCodes
+from semtok.portable import squared_distances
 from semtok.residual_codebooks import GRADIENTS, UPDATES, ResidualCodebooks
 from semtok.tokenizer import StreamedTokenizer
-from semtok.vectors import Rows, check_finite, checked_views
+from semtok.vectors import Rows, check_finite, check_rows, checked_views
 
 __all__ = ["RECIPES", "RQVAE", "Autoencoder", "Fitted", "RowBatch", "RowBatches"]
 
@@ -506,8 +507,7 @@ class RQVAE(StreamedTokenizer):
                 f"give at least {self.codebook_size} rows or a smaller codebook_size"
             )
         columns = checked_views(views, rows.width)
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, columns)
+        check_rows(rows, columns)
         inputs = self._checked_inputs(len(rows), inputs)
         started = time.perf_counter()
         lines: list[dict[str, Any]] = []
@@ -675,8 +675,7 @@ class RQVAE(StreamedTokenizer):
             if other != level:
                 left -= self.codebooks_[other][table[:, other]]
         book = self.codebooks_[level].astype(np.float64)
-        found = np.square(left).sum(1)[:, None] - 2 * left @ book.T + np.square(book).sum(1)
-        found = np.maximum(found, 0)
+        found = squared_distances(left, book)
         found[:, ~fitted.usable[level - columns.start]] = np.inf
         return found.astype(np.float32)
 
@@ -790,17 +789,20 @@ def _shift_and_scale(rows: Any, scaling: str) -> tuple[Tensor, Tensor]:
     if scaling == "none":
         return torch.zeros(width), torch.ones(width)
     total, squares = np.zeros(width), np.zeros(width)
+    first = rows[:1]  # seen from here, far columns keep their digits and constant ones have no variance at all
+    first = (first.cpu().numpy() if isinstance(first, Tensor) else np.asarray(first))[0].astype(np.float64)
     for lo in range(0, len(rows), _STATISTICS_ROWS):
         part = rows[lo : lo + _STATISTICS_ROWS]
         part = part.cpu().numpy() if isinstance(part, Tensor) else part
-        total += part.sum(0, dtype=np.float64)
-        squares += np.einsum("nd,nd->d", part.astype(np.float64), part)
-    mean = total / len(rows)
-    variance = np.maximum(squares / len(rows) - np.square(mean), 0)
+        part = part - first
+        total += part.sum(0)
+        squares += np.einsum("nd,nd->d", part, part)
+    mean = first + total / len(rows)
+    variance = np.maximum(squares / len(rows) - np.square(total / len(rows)), 0)
     if scaling == "all":
         variance = np.full(width, variance.mean())
     scale = np.sqrt(variance)
-    scale[scale <= 1e-6 * max(1e-30, float(np.abs(mean).max(initial=0)) + float(scale.max(initial=0)))] = 1.0
+    scale[(scale <= 1e-7 * np.abs(mean)) | (scale <= 1e-6 * scale.max(initial=0))] = 1.0  # nothing but rounding
     return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
 
 

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from recbase.arguments import Cells, CodebookSize, Device, Factor, Levels, Seed, check_arguments
 from semtok.clustering import principal_axes
-from semtok.portable import Grid, cells_of
+from semtok.origins import grid_of, on_grid, spread_of
+from semtok.portable import Grid, cells_of, squared_distances
 from semtok.tokenizer import StreamedTokenizer
-from semtok.vectors import Rows, check_finite, checked_views
+from semtok.vectors import Rows, check_rows, checked_views
 
 __all__ = ["FiniteScalarQuantizer", "HyperplaneLSH", "ScalarTokenizer"]
 
 _FIT_ROWS = 65_536  # rows that means, axes and decoders are computed from at most, drawn by the seed
+_MEAN_SHARE = 1 / 64  # of the spread of a column: the powers of two below it are what its mean is rounded to
 _RIDGE = 1e-6  # of the mean variance, added where decoders are solved for
 
 Self = TypeVar("Self", bound="ScalarTokenizer")
@@ -70,15 +72,16 @@ class ScalarTokenizer(StreamedTokenizer):
         self._check_arguments()
         rows = Rows(self, X, reset=True)
         self.views_ = checked_views(views, rows.width)
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
+        check_rows(rows, self.views_)
         sample = rows.sample(_FIT_ROWS, 1, self.seed)
         cells = self._cells()
         count = self.levels * len(cells)
         self.grids_ = {}
         for number, (name, part) in enumerate(self.views_.items()):
             points = sample[:, part]
-            mean = points.mean(0, dtype=torch.float64).float()
+            # A round number near the mean: rows less it are the same, to the last bit, wherever the rows are moved.
+            grid = grid_of(spread_of(points), _MEAN_SHARE)
+            mean = on_grid(points.mean(0, dtype=torch.float64).cpu(), grid).float().to(points.device)
             axes, cuts = self._coordinates(points - mean, mean, count, self.seed + number)
             values = (points - mean) @ axes  # [n, C]
             found = torch.from_numpy(cells_of(values.cpu().numpy(), cuts.cpu().numpy())).to(points.device)
@@ -120,8 +123,7 @@ class ScalarTokenizer(StreamedTokenizer):
         table[:, level] = 0
         book = grid.book(level - columns.start)
         left = np.asarray(X, dtype=np.float32)[:, self.views_[name]] - grid.decode(table[:, columns]) + book[0]
-        found: np.ndarray = np.square(left).sum(1)[:, None] - 2 * left @ book.T + np.square(book).sum(1)
-        return np.maximum(found, 0)
+        return squared_distances(left, book)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = {f"{field}.{name}": getattr(grid, field) for name, grid in self.grids_.items() for field in _FIELDS}

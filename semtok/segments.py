@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbase.training import fast_bfloat16
 from semtok.clustering import cluster
+from semtok.origins import around, middle
 
 __all__ = ["Costs", "Filling", "costs_of", "fit_rows", "split_rows", "split_segments"]
 
@@ -130,6 +131,7 @@ def split_rows(
     precision: str = "auto",
 ) -> Filling:
     """Split one segment by itself; arguments as those of :func:`split_segments`."""
+    points = around(points, middle(points))
     sample = points if most is None or len(points) <= most else points[_spaced(len(points), most).to(points.device)]
     share = None if limit is None else max(-(-limit * len(sample) // len(points)), -(-len(sample) // count))
     centers, price = fit_rows(
@@ -152,13 +154,15 @@ def fit_rows(
     precision: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Centroids [K, D] of one segment and their prices [1, K]; arguments as those of :func:`split_segments`."""
+    origin = middle(points)
+    points = around(points, origin)
     generator = torch.Generator().manual_seed(seed * 1_000_003)
     sample = points[_spaced(len(points), min(len(points), max(_SEED_ROWS * count, 1024))).to(points.device)]
     mean = sample.mean(0)
     start = _seeds((sample - mean)[None], torch.tensor([len(sample)]), count, generator)[0] + mean
     found = cluster(points, count, iterations=iterations, seed=seed, precision=precision, start=start)
     if not evenly and (limit is None or int(torch.bincount(found.codes).max()) <= limit):
-        return found.centers, torch.zeros(1, count, device=points.device)
+        return found.centers + origin, torch.zeros(1, count, device=points.device)
     centers = found.centers
 
     def move(codes: Tensor) -> None:
@@ -172,11 +176,14 @@ def fit_rows(
         torch.tensor([len(points)]),
         None if evenly or limit is None else torch.tensor([limit]),
     )
-    return centers, filling.price
+    return centers + origin, filling.price
 
 
 def costs_of(points: Tensor, centers: Tensor) -> Costs:
-    """Squared distance of rows of ``points`` [N, D] to ``centers`` [K, D], without the norm of the row itself."""
+    """Squared distance of rows of ``points`` [N, D] to ``centers`` [K, D], without the norm of the row itself.
+
+    Both must lie around zero.
+    """
     norms = centers.square().sum(1)
     return lambda rows: torch.addmm(norms, points[rows], centers.T, alpha=-2)
 
@@ -312,15 +319,21 @@ class _Stack:
 
     def iterate(self, iterations: int) -> None:
         """Lloyd's iterations, in low precision where that was asked for."""
-        points = self.points.bfloat16() if self.low else self.points
+        unit = torch.ones(len(self.sizes), 1, 1, device=self.points.device)
+        points = self.points
+        if self.low:  # in units of the spread of each segment: in others, entries would be rounded elsewhere
+            unit = self.points.square().mean((1, 2), keepdim=True).sqrt()
+            unit = torch.where(unit > 0, unit, 1.0)
+            points = (self.points / unit).bfloat16()
+        scale = unit[:, 0, 0].double().square()
         before = torch.full((len(self.sizes),), math.inf, device=points.device, dtype=torch.float64)
         spread = self.points.square().sum((1, 2), dtype=torch.float64)
         for _ in range(iterations):
-            table = self.centers.to(points.dtype)
+            table = (self.centers / unit).to(points.dtype)
             half = table.float().square().sum(2).div_(-2).to(points.dtype)
             scores = torch.baddbmm(half[:, None], points, table.transpose(1, 2))
             best, codes = scores.max(2)  # [G, M]
-            error = spread - 2 * torch.where(self.real, best, 0).sum(1, dtype=torch.float64)
+            error = spread - 2 * scale * torch.where(self.real, best, 0).sum(1, dtype=torch.float64)
             flat = self._flat(codes)
             loads = torch.bincount(flat, minlength=self.centers[..., 0].numel()).view(len(self.sizes), -1)
             self._move(flat, loads)

@@ -35,10 +35,12 @@ from recbase.checkpoints import (
     tensor_bytes,
 )
 from recbase.restoring import build
-from semtok.clustering import INITS, PRECISIONS, import_faiss, nearest
+from semtok.clustering import INITS, PRECISIONS, few_distinct, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
+from semtok.origins import around, far_part, middle, spread_of
+from semtok.portable import squared_distances
 from semtok.schemas import CODEBOOKS_FILE, open_tokenizer, read_state
-from semtok.vectors import Rows, check_finite, checked_views
+from semtok.vectors import Rows, check_finite, check_rows, checked_views, warn_of_domination
 
 __all__ = [
     "CODEBOOKS_FILE",
@@ -69,17 +71,30 @@ class Block:
         The columns of the (rotated) view that each codebook covers.
     rotation : Tensor [D, D], optional
         Multiplied to the vectors from the right before encoding; orthogonal.
+    shift : Tensor [D], optional
+        Taken from the vectors before that, where they lie far from zero.
     """
 
     codebooks: list[Tensor]
     used: list[int]
     columns: list[tuple[int, int]]
     rotation: Tensor | None = None
+    shift: Tensor | None = None
 
     def to(self, device: torch.device) -> Block:
         """The same block on another device."""
-        rotation = None if self.rotation is None else self.rotation.to(device)
-        return Block([book.to(device) for book in self.codebooks], self.used, self.columns, rotation)
+        rotation, shift = (None if part is None else part.to(device) for part in (self.rotation, self.shift))
+        return Block([book.to(device) for book in self.codebooks], self.used, self.columns, rotation, shift)
+
+    def around(self, origin: Tensor, shift: Tensor | None) -> Block:
+        """The block of vectors less ``shift``, where this one was fitted on vectors less ``origin``."""
+        rest = origin.cpu().double() if shift is None else origin.cpu().double() - shift.cpu().double()
+        rest = rest if self.rotation is None else rest @ self.rotation.cpu().double()
+        books = []
+        for book, (lo, hi) in zip(self.codebooks, self.columns, strict=True):
+            books.append((book.cpu().double() + rest[lo:hi]).float().to(book.device))
+            rest[lo:hi] = 0  # books that are added to this one have nothing to make up for
+        return Block(books, self.used, self.columns, self.rotation, shift)
 
 
 class ItemTokenizer(TransformerMixin, BaseEstimator):
@@ -425,7 +440,9 @@ class VectorTokenizer(StreamedTokenizer):
     """Base of tokenizers that are fitted on item vectors alone; a subclass says how one view is fitted.
 
     Among the arguments of a subclass are ``codebook_size``, ``engine``, ``seed``, ``device`` and
-    ``max_points_per_centroid``; it has ``_fit_block(points, seed) -> Block``.
+    ``max_points_per_centroid``; it has ``_fit_block(points, seed) -> Block``, which is given points around zero.
+    Codebooks are of the vectors less ``shifts_`` (of each view, None for most): what lies far from zero is moved there
+    by a fixed amount, else its distances would be lost in rounding.
     """
 
     program = "additive"
@@ -475,29 +492,50 @@ class VectorTokenizer(StreamedTokenizer):
                 f"X has n_samples={len(rows)} rows, fewer than codebook_size={self.codebook_size}: "
                 f"give at least {self.codebook_size} rows or a smaller codebook_size"
             )
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
+        check_rows(rows, self.views_)
         sample = rows.sample(self.max_points_per_centroid, self.codebook_size, self.seed)
         blocks = []
         for number, part in enumerate(self.views_.values()):
-            blocks.append(self._fit_block(sample[:, part].contiguous(), self.seed + number))
+            points = sample[:, part].contiguous()
+            origin = middle(points)
+            block = self._fit_block(around(points, origin), self.seed + number)
+            blocks.append(block.around(origin, far_part(points)))
         self._keep(blocks)
         codes = self._encode_chunk(sample, self._parts(sample.device))
         counts = [torch.bincount(column, minlength=size) for column, size in zip(codes.T, self.sizes_, strict=True)]
         self.unused_ = [int((count == 0).sum()) for count in counts]
+        self._warn_of_few(sample)
         return self
+
+    def _warn_of_few(self, sample: Tensor) -> None:
+        """Say once where fewer rows are distinct than codes, or else where one column outweighs all others."""
+        few = []
+        for (name, columns), part in zip(self.blocks_.items(), self.views_.values(), strict=True):
+            points = sample[:, part]
+            silent = self.engine_ == "faiss" and few_distinct(points, self.codebook_size)  # faiss does not say it
+            if silent or min(self.used_[columns]) < self.codebook_size:
+                used = [size - unused for size, unused in zip(self.sizes_[columns], self.unused_[columns], strict=True)]
+                few.append(f"view {name!r} (its levels use {', '.join(map(str, used))})")
+            else:
+                warn_of_domination(spread_of(points), name, part.start)
+        if len(few) == len(self.views_):  # a view such as the brand may well have few, as ``used_`` says
+            warnings.warn(
+                f"fewer different vectors than the {self.codebook_size} codes in {', '.join(few)}", stacklevel=3
+            )
 
     def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         blocks = self._parts(device)
         return lambda chunk: self._encode_chunk(chunk, blocks)
 
     def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
-        for part, columns, rotation in zip(self.views_.values(), self.blocks_.values(), self.rotations_, strict=True):
+        turns = zip(self.rotations_, self.shifts_, strict=True)
+        for part, columns, (rotation, shift) in zip(self.views_.values(), self.blocks_.values(), turns, strict=True):
             found = np.zeros((len(table), part.stop - part.start), dtype=np.float32)
             for level in range(columns.start, columns.stop):
                 lo, hi = self.columns_[level]
                 found[:, lo:hi] += self.codebooks_[level][table[:, level]]
-            vectors[:, part] = found if rotation is None else found @ rotation.T
+            found = found if rotation is None else found @ rotation.T
+            vectors[:, part] = found if shift is None else found + shift
 
     def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
         """See :meth:`ItemTokenizer.costs`; each code column costs in the (rotated) columns of its own view."""
@@ -506,9 +544,11 @@ class VectorTokenizer(StreamedTokenizer):
         level = range(len(self.sizes_))[level]
         view = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
         columns, part = self.blocks_[view], self.views_[view]
-        rotation = self.rotations_[list(self.views_).index(view)]
+        number = list(self.views_).index(view)
+        rotation, shift = self.rotations_[number], self.shifts_[number]
         points = np.asarray(X, dtype=np.float32)[:, part]
-        left = points.copy() if rotation is None else points @ rotation
+        points = points.copy() if shift is None else points - shift
+        left = points if rotation is None else points @ rotation
         for other in range(columns.start, columns.stop):
             if other != level:
                 lo, hi = self.columns_[other]
@@ -516,8 +556,7 @@ class VectorTokenizer(StreamedTokenizer):
         lo, hi = self.columns_[level]
         book = self.codebooks_[level]
         outside = np.square(left).sum(1) - np.square(left[:, lo:hi]).sum(1)
-        inside = np.square(left[:, lo:hi]).sum(1)[:, None] - 2 * left[:, lo:hi] @ book.T + np.square(book).sum(1)
-        found: np.ndarray = np.maximum(inside, 0) + outside[:, None]
+        found: np.ndarray = squared_distances(left[:, lo:hi], book) + outside[:, None]
         found[:, self.used_[level] :] = np.inf
         return found
 
@@ -539,6 +578,7 @@ class VectorTokenizer(StreamedTokenizer):
         self.used_ = [used for block in blocks for used in block.used]
         self.columns_ = [columns for block in blocks for columns in block.columns]
         self.rotations_ = [None if block.rotation is None else block.rotation.cpu().numpy() for block in blocks]
+        self.shifts_ = [None if block.shift is None else block.shift.cpu().numpy() for block in blocks]
         self.sizes_ = [len(book) for book in self.codebooks_]
         ends = np.cumsum([len(block.codebooks) for block in blocks]).tolist()
         starts = [0, *ends[:-1]]
@@ -547,16 +587,16 @@ class VectorTokenizer(StreamedTokenizer):
     def _parts(self, device: torch.device) -> list[Block]:
         """The fitted attributes as blocks of tensors."""
         blocks = []
-        for columns, rotation in zip(self.blocks_.values(), self.rotations_, strict=True):
+        for columns, *turns in zip(self.blocks_.values(), self.rotations_, self.shifts_, strict=True):
             books = [torch.from_numpy(book) for book in self.codebooks_[columns]]
-            turn = None if rotation is None else torch.from_numpy(rotation)
-            blocks.append(Block(books, self.used_[columns], self.columns_[columns], turn).to(device))
+            turn, shift = (None if part is None else torch.from_numpy(part) for part in turns)
+            blocks.append(Block(books, self.used_[columns], self.columns_[columns], turn, shift).to(device))
         return blocks
 
     def _encode_chunk(self, chunk: Tensor, blocks: list[Block]) -> Tensor:
         found = []
         for part, block in zip(self.views_.values(), blocks, strict=True):
-            points = chunk[:, part]
+            points = chunk[:, part] if block.shift is None else chunk[:, part] - block.shift
             if block.rotation is not None:  # in float64, which leaves nothing to the order of the sums
                 wide = torch.float32 if points.device.type == "mps" else torch.float64
                 points = (points.to(wide) @ block.rotation.to(wide)).float()
@@ -566,8 +606,10 @@ class VectorTokenizer(StreamedTokenizer):
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         entries = {"engine": self.engine_, "columns": self.columns_, "used": self.used_, "unused": self.unused_}
         arrays = {f"codebook.{level}": book for level, book in enumerate(self.codebooks_)}
-        turns = zip(self.views_, self.rotations_, strict=True)
-        return entries, arrays | {f"rotation.{name}": turn for name, turn in turns if turn is not None}
+        for name, rotation, shift in zip(self.views_, self.rotations_, self.shifts_, strict=True):
+            arrays |= {} if rotation is None else {f"rotation.{name}": rotation}
+            arrays |= {} if shift is None else {f"shift.{name}": shift}
+        return entries, arrays
 
     def _restore(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.engine_ = str(manifest["engine"])
@@ -582,6 +624,10 @@ class VectorTokenizer(StreamedTokenizer):
                 raise ValueError(f"codebook.{level} is {found}; the manifest expects {(size, hi - lo)}")
             self.codebooks_.append(book)
         self.rotations_ = [arrays.get(f"rotation.{name}") for name in self.views_]
+        self.shifts_ = [arrays.get(f"shift.{name}") for name in self.views_]
+        for (name, part), shift in zip(self.views_.items(), self.shifts_, strict=True):
+            if shift is not None and shift.shape != (part.stop - part.start,):
+                raise ValueError(f"shift.{name} is of shape {shift.shape}; expected {(part.stop - part.start,)}")
 
 
 def power_of_two_bits(codebook_size: int, what: str) -> int:

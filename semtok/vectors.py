@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,24 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-__all__ = ["ONE_VIEW", "Rows", "check_count", "check_finite", "checked_views"]
+from semtok.portable import LARGEST
+
+__all__ = [
+    "DOMINATION",
+    "ONE_VIEW",
+    "SMALLEST",
+    "Rows",
+    "check_finite",
+    "check_peaks",
+    "check_rows",
+    "checked_views",
+    "note_peaks",
+    "warn_of_domination",
+]
 
 ONE_VIEW = "item"  # the view of vectors that were given without views
+SMALLEST = 1e-15  # a view whose entries are all nearer to zero, but not all zero, is refused
+DOMINATION = 0.999  # share of the variance of a view in one column from which a warning is given
 _CHUNK_VALUES = 1 << 22  # vector entries held at a time while streaming: 16 MiB
 
 
@@ -62,8 +77,12 @@ class Rows:
     def _floats(self, part: Any) -> Tensor:
         if isinstance(part, Tensor):
             return part.to(self.device, torch.float32)
-        with np.errstate(over="ignore"):
-            part = np.ascontiguousarray(part, dtype=np.float32)
+        given = part
+        with np.errstate(over="ignore", under="ignore"):
+            part = np.ascontiguousarray(given, dtype=np.float32)
+        if part is not given and not part.any() and np.any(given):
+            peak = float(np.abs(given).max())
+            raise ValueError(f"X has no entry larger than {peak:.3g}, which float32 rounds to 0: multiply the vectors")
         return torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
@@ -82,21 +101,67 @@ class Rows:
 
 
 def check_finite(chunk: Tensor, first: int, views: Mapping[str, slice]) -> None:
-    """Raise ValueError naming view, row and column of the first NaN or infinite entry; ``first`` is the chunk's row."""
-    if bool(torch.isfinite(chunk.sum(dtype=torch.float64))):
+    """Raise ValueError naming view, row and column of the first NaN or infinite entry, or one of a hopeless scale.
+
+    ``first`` is the chunk's row among all rows.
+    """
+    low, high = (float(end) for end in chunk.aminmax())
+    if low >= -LARGEST and high <= LARGEST:  # False for NaN
         return
-    row, column = (~torch.isfinite(chunk)).nonzero()[0].tolist()
+    known = torch.isfinite(chunk)
+    wrong = ~known if not bool(known.all()) else chunk.abs() > LARGEST
+    row, column = wrong.nonzero()[0].tolist()
     named = [name for name, part in views.items() if part.start <= column < part.stop]
     where = f"view {named[0]!r}, " if named and list(views) != [ONE_VIEW] else ""
+    where += f"row {first + row}, column {column}"
+    if not bool(known.all()):
+        raise ValueError(f"X has a NaN or infinite (inf) entry in {where}: every entry must be finite in float32")
     raise ValueError(
-        f"X has a NaN or infinite (inf) entry in {where}row {first + row}, column {column}: every entry must be finite"
+        f"X has the entry {float(chunk[row, column]):.3g} in {where}: expected at most {LARGEST:g}, since squared "
+        "distances of larger entries overflow float32; divide all vectors by one number"
     )
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}={value!r} is not an integer of at least {least}")
+def check_rows(rows: Rows, views: Mapping[str, slice]) -> None:
+    """Raise ValueError unless all rows are finite and each view has a scale that float32 can square."""
+    peaks = dict.fromkeys(views, 0.0)
+    for lo, chunk in rows.chunks():
+        check_finite(chunk, lo, views)
+        note_peaks(peaks, chunk, views)
+    check_peaks(peaks)
+
+
+def note_peaks(peaks: dict[str, float], chunk: Tensor, views: Mapping[str, slice]) -> None:
+    """Raise the largest absolute entry of each view to that of a chunk."""
+    for name, part in views.items():
+        low, high = chunk[:, part].aminmax()
+        peaks[name] = max(peaks[name], float(high), -float(low))
+
+
+def check_peaks(peaks: Mapping[str, float]) -> None:
+    """Raise ValueError naming the first view whose largest absolute entry is too small, but not 0."""
+    for name, peak in peaks.items():
+        if 0 < peak < SMALLEST:
+            where = "" if list(peaks) == [ONE_VIEW] else f" in view {name!r}"
+            raise ValueError(
+                f"X has no entry larger than {peak:.3g}{where}: expected some of at least {SMALLEST:g}, since squared "
+                "distances of smaller entries underflow float32; multiply all vectors by one number"
+            )
+
+
+def warn_of_domination(spread: Tensor, name: str, first: int = 0) -> None:
+    """Warn where one column of a view has nearly all of its variance, so that codes say nothing of the others.
+
+    ``spread`` [D] of the columns; ``first`` is the number of the view's first column.
+    """
+    variances = spread.square()
+    share, column = (variances / variances.sum().clamp(min=1e-300)).max(0)
+    if len(spread) > 1 and float(share) > DOMINATION:
+        warnings.warn(
+            f"column {first + int(column)} has {100 * float(share):.2f} % of the variance of view {name!r}: codes will "
+            "say next to nothing of its other columns; scale the columns alike, or make it a view of its own",
+            stacklevel=3,
+        )
 
 
 def checked_views(views: Mapping[str, slice] | None, width: int) -> dict[str, slice]:

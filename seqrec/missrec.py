@@ -66,6 +66,7 @@ def density_peaks(vectors: Tensor, clusters: int, neighbours: int = 5) -> Tensor
     count, device = len(vectors), vectors.device
     if count <= clusters:
         return torch.arange(count, device=device)
+    vectors = vectors - vectors.mean(0)  # distances are products of vectors: far from zero they would lose their digits
     size = max(1, _BLOCK // count)
     blocks = [torch.arange(lo, min(lo + size, count), device=device) for lo in range(0, count, size)]
     nearest = min(neighbours, count - 1)

@@ -46,6 +46,12 @@ def test_histories_are_their_items_codes_one_after_the_other(ragged):
     assert (tokens[1, counts[1] :] == PAD).all()
 
 
+def test_users_keep_the_buckets_of_models_already_saved():
+    vocabulary = CodeVocabulary([4], user_buckets=2000)
+    users = torch.tensor([0, 1, 2, 3, 10**6, 10**9])
+    assert (vocabulary.user_tokens(users) - 3).tolist() == [1069, 169, 66, 1278, 1001, 363]
+
+
 def test_users_share_buckets():
     vocabulary = CodeVocabulary.of(ItemCodes(np.zeros((1, 1), dtype=np.int32), (1,), np.arange(1)), user_buckets=10)
     tokens = vocabulary.user_tokens(torch.arange(1000))

@@ -200,3 +200,15 @@ def test_refusals(codes):
         neighbour_recall(vectors, broken)
     with pytest.raises(ValueError, match="k is 0; expected 1 or more"):
         neighbour_recall(vectors, vectors, k=0)
+
+
+def test_neighbour_recall_sees_through_a_constant_column():
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(400, 8)).astype(np.float32)
+    vectors -= vectors.mean(0)
+    decoded = vectors + 0.3 * draw.normal(size=vectors.shape).astype(np.float32)
+    right = neighbour_recall(vectors, decoded)
+    assert 0.3 < right < 0.9
+    far = np.zeros(8, dtype=np.float32)
+    far[3] = 2010
+    assert neighbour_recall(vectors + far, decoded + far) == pytest.approx(right, abs=0.01)

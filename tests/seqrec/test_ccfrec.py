@@ -53,6 +53,27 @@ def test_masking_rates_are_50_80_10_10():
     assert len(random.unique()) == LEVELS * SIZE - 1  # from the codes of all positions
 
 
+@pytest.mark.parametrize("seed", [0, 7, 3_141_592_653_589_793_238])
+def test_what_becomes_of_a_code_depends_on_no_other_code(seed):
+    """Selection, fate and replacement of each code against those of the codes after it, before and below it."""
+    model = build()
+    positions = torch.arange(4000)
+    keys, selected = model._keys(positions, 6), model._selected(seed, positions, 6)
+    codes = torch.full(keys.shape, 5)
+    masked = model._mask(codes, selected, seed, keys)
+    # 0: not selected, 1: hidden, 2: corrupted, 3: selected and left as it is
+    fates = torch.where(masked == 0, 1, torch.where(masked != 5, 2, torch.where(selected, 3, 0)))
+    corrupted = 0.5 * 0.1 * (1 - 1 / (LEVELS * SIZE))
+    rates = torch.tensor([0.5, 0.4, corrupted, 0.1 - corrupted]).double()
+    for ahead in (1, 2, LEVELS, 6 * LEVELS):  # next code, the one after, next step, next row
+        before, after = fates.flatten()[:-ahead], fates.flatten()[ahead:]
+        seen = torch.bincount(before * 4 + after, minlength=16).double().view(4, 4)
+        expected = rates[:, None] * rates * len(before)
+        assert float(((seen - expected) ** 2 / expected).sum()) < 45  # 15 degrees of freedom: p = 1e-4
+        changed = after[before == 0] == 2
+        assert abs(float(changed.double().mean()) - corrupted) < 0.005
+
+
 def test_fusion_does_not_depend_on_the_order_of_views():
     model = build().eval()
     items = torch.arange(1, 9)
