@@ -29,12 +29,12 @@ import world
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
 
-def measured(job: world.Job, log: Path) -> tuple[dict[str, Any], float]:
+def measured(job: world.Job) -> tuple[dict[str, Any], float]:
     """What each variant ends with when nothing disturbs it, and the seconds of one."""
     wanted, started = {}, time.monotonic()
     for variant in "ab":
         out = f"whole-{variant}-{job.out}"
-        child = processes.run(job.words(variant, out), log)
+        child = processes.run(job.words(variant, out))
         assert child.code == 0, f"{child.words}: {child.output}"
         wanted[variant] = processes.look(job.read, out)
         assert isinstance(wanted[variant], str), wanted[variant]
@@ -42,7 +42,7 @@ def measured(job: world.Job, log: Path) -> tuple[dict[str, Any], float]:
     return wanted, (time.monotonic() - started) / 2
 
 
-def one(job: world.Job, wanted: dict[str, Any], seconds: float, draw: random.Random, log: Path) -> list[str]:
+def one(job: world.Job, wanted: dict[str, Any], seconds: float, draw: random.Random) -> list[str]:
     """Faults of one round: a killed over b, a look, and the command again."""
     number, faults = draw.choice(SIGNALS), []
     path = Path(job.out)
@@ -54,7 +54,7 @@ def one(job: world.Job, wanted: dict[str, Any], seconds: float, draw: random.Ran
     if had:
         source = Path(f"whole-a-{job.out}")
         (shutil.copytree if source.is_dir() else shutil.copy)(source, path)
-    child = processes.start(job.words("b", job.out), log)
+    child = processes.start(job.words("b", job.out))
     time.sleep(draw.random() * seconds * 1.1)
     child.strike(number)
     code, printed = child.wait(), child.output
@@ -71,11 +71,11 @@ def one(job: world.Job, wanted: dict[str, Any], seconds: float, draw: random.Ran
         faults.append(f"{where}: nothing said of what was kept")
     again = [*job.words("b", job.out)]
     resumed = job.resumes and code != 0 and draw.random() < 0.7
-    second = processes.run([*again, "--resume"] if resumed else again, log)
+    second = processes.run([*again, "--resume"] if resumed else again)
     if resumed and second.code != 0:  # nothing to resume yet is a fair answer, and says what to do
         if "resume" not in second.output:
             faults.append(f"{where}: --resume ends with {second.code}: {second.output[-300:]}")
-        second = processes.run(again, log)
+        second = processes.run(again)
     if second.code != 0:
         faults.append(f"{where}: the command again ends with {second.code}: {second.output[-300:]}")
     found = processes.look(job.read, job.out)
@@ -99,10 +99,10 @@ def main() -> None:
     world.build(root)
     jobs = [job for job in world.JOBS if not given.jobs or job.name in given.jobs.split(",")]
     draw, faults, struck = random.Random(given.seed), [], Counter()
-    known = {job.name: measured(job, root / "log.txt") for job in jobs}
+    known = {job.name: measured(job) for job in jobs}
     for number in range(given.rounds):
         job = jobs[number % len(jobs)]
-        faults += one(job, *known[job.name], draw, root / "log.txt")
+        faults += one(job, *known[job.name], draw)
         struck[job.name] += 1
     print(json.dumps({"kills": sum(struck.values()), "jobs": struck, "faults": faults}, indent=1))
     os._exit(bool(faults))

@@ -1,12 +1,13 @@
 """Commands of the toolkit as child processes that start in milliseconds, to be killed, raced and starved of disk.
 
 The process that imports this loads the packages once and never computes in it, so that a forked child starts with
-everything imported and with no threads of ours. A child has its own session, its output in a file and its own limits.
+everything imported and with no threads of ours. A child has its own session, its output in a pipe and its own limits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -15,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,16 +26,16 @@ import accelerate  # noqa: F401
 import numpy  # noqa: F401
 import polars  # noqa: F401
 import safetensors.torch  # noqa: F401
-import sklearn.decomposition  # noqa: F401
+import sklearn.decomposition
 import sklearn.feature_extraction.text  # noqa: F401
 import torch  # noqa: F401
 
 import genrec.commands
-import recbase.evaluation  # noqa: F401
+import recbase.evaluation
 import recbase.training  # noqa: F401
 import semtok.commands
 import seqrec.commands
-import seqrec.stages  # noqa: F401
+import seqrec.stages
 
 MAINS = {"semtok": semtok.commands.main, "seqrec": seqrec.commands.main, "genrec": genrec.commands.main}
 
@@ -46,9 +46,10 @@ class Child:
 
     pid: int
     words: list[str]
-    log: Path
+    pipe: int
     started: float
     code: int | None = None
+    output: str = ""
 
     def wait(self, seconds: float = 300.0) -> int:
         """Exit code as a shell gives it (128 + signal if it was killed); AssertionError if it hangs."""
@@ -63,6 +64,8 @@ class Child:
                     os.waitpid(self.pid, 0)
                     raise AssertionError(f"{self.words} hangs: no end after {seconds:.0f} s")
                 time.sleep(0.002)
+            with os.fdopen(self.pipe, encoding="utf-8", errors="replace") as printed:
+                self.output = printed.read()
             code = os.waitstatus_to_exitcode(status)
             self.code = 128 - code if code < 0 else code
         return self.code
@@ -72,24 +75,23 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    @property
-    def output(self) -> str:
-        """What it has printed, on both streams."""
-        return self.log.read_text(encoding="utf-8", errors="replace")
 
+def start(words: Sequence[str], largest_file: int | None = None) -> Child:
+    """Start a command; no file it writes may grow over ``largest_file`` bytes, as on a disk that is full there.
 
-def start(words: Sequence[str], log: Path, largest_file: int | None = None) -> Child:
-    """Start a command; no file it writes may grow over ``largest_file`` bytes, as on a disk that is full there."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    Both its streams go to a pipe of 1 MiB, since a file would be under the same limit.
+    """
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
     pid = os.fork()
     if pid:
-        return Child(pid, list(words), log, time.monotonic())
+        os.close(writing)
+        return Child(pid, list(words), reading, time.monotonic())
     code = 70
     try:
         os.setsid()
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
         sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -113,9 +115,9 @@ def start(words: Sequence[str], log: Path, largest_file: int | None = None) -> C
     raise AssertionError("not reached")
 
 
-def run(words: Sequence[str], log: Path, largest_file: int | None = None) -> Child:
+def run(words: Sequence[str], largest_file: int | None = None) -> Child:
     """Start a command and wait for its end."""
-    child = start(words, log, largest_file)
+    child = start(words, largest_file)
     child.wait()
     return child
 

@@ -35,7 +35,7 @@ def cleared(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def race(job: world.Job, wanted: dict[str, str], draw: random.Random, log: Path) -> list[str]:
+def race(job: world.Job, wanted: dict[str, str], draw: random.Random) -> list[str]:
     """Faults of one round of two or three writers and a reader."""
     path, faults = Path(job.out), []
     cleared(path)
@@ -45,8 +45,8 @@ def race(job: world.Job, wanted: dict[str, str], draw: random.Random, log: Path)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, path)
     variants = [draw.choice("ab") for _ in range(draw.choice((2, 2, 3)))]
     children = []
-    for number, variant in enumerate(variants):
-        children.append(processes.start(job.words(variant, job.out), log.with_name(f"log-{number}.txt")))
+    for variant in variants:
+        children.append(processes.start(job.words(variant, job.out)))
         time.sleep(draw.choice((0, 0, 0.01, 0.05)))
     readable = had
     while any(os.waitid(os.P_PID, c.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None for c in children):
@@ -80,15 +80,15 @@ def _ids(path: str) -> list[str]:
     return [str(value) for value in codes.item_ids]
 
 
-def appends(draw: random.Random, log: Path) -> list[str]:
+def appends(draw: random.Random) -> list[str]:
     """Faults of two appends of different items to one tokenizer."""
     cleared(Path("x-append"))
     shutil.copytree("rq", "x-append")
     children, files = [], ["new-1.csv", "new-2.csv"]
     draw.shuffle(files)
-    for number, items in enumerate(files):
+    for items in files:
         words = f"semtok encode x-append --items {items} --embeddings vectors --append --quiet".split()
-        children.append(processes.start(words, log.with_name(f"log-{number}.txt")))
+        children.append(processes.start(words))
         time.sleep(draw.choice((0, 0, 0.01, 0.03)))
     codes = [child.wait() for child in children]
     found = processes.look(_ids, "x-append")
@@ -117,18 +117,18 @@ def main() -> None:
     given = parser.parse_args()
     root = given.work.resolve()
     world.build(root)
-    log, draw, faults, raced = root / "log.txt", random.Random(given.seed), [], Counter()
+    draw, faults, raced = random.Random(given.seed), [], Counter()
     jobs = {job.name: job for job in world.JOBS}
-    known = {name: measured(job, log)[0] for name, job in jobs.items()}
+    known = {name: measured(job)[0] for name, job in jobs.items()}
     quick = [name for name in jobs if name not in SLOW]
     for number in range(given.rounds):
         if number % 5 == 4:
-            faults += appends(draw, log)
+            faults += appends(draw)
             raced["append"] += 1
             continue
         slow = number % given.slow_every == given.slow_every - 2
         name = draw.choice(SLOW if slow else quick)
-        faults += race(jobs[name], known[name], draw, log)
+        faults += race(jobs[name], known[name], draw)
         raced[name] += 1
     print(json.dumps({"rounds": sum(raced.values()), "raced": raced, "faults": faults}, indent=1))
     os._exit(bool(faults))

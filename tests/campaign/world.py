@@ -1,4 +1,4 @@
-"""A small world for the campaign: a data set, vectors, two tokenizers, runs, shards; and the jobs that write them anew."""
+"""A small world for the campaign: data, vectors, tokenizers, runs and shards; and the jobs that write them anew."""
 
 from __future__ import annotations
 
@@ -36,7 +36,24 @@ class Job:
     resumes: bool = False
 
 
-WORDS = "alder birch cedar dogwood elm fir ginkgo hazel iris juniper kale larch maple nettle oak poplar".split()
+WORDS = [
+    "alder",
+    "birch",
+    "cedar",
+    "dogwood",
+    "elm",
+    "fir",
+    "ginkgo",
+    "hazel",
+    "iris",
+    "juniper",
+    "kale",
+    "larch",
+    "maple",
+    "nettle",
+    "oak",
+    "poplar",
+]
 
 
 def events(path: Path, seed: int, users: int = 60, items: int = 48) -> None:
@@ -80,7 +97,7 @@ def build(root: Path) -> None:
         "--decoder-layers 1 --form all --epochs 1 --beams 5 --valid-beams 5 --out tiger --quiet",
     ]
     for line in steps:
-        child = processes.run(line.split(), root / "log-build.txt")
+        child = processes.run(line.split())
         assert child.code == 0, f"{line}\n{child.output}"
     made = processes.look(_shards, str(root))
     assert made is None, made
@@ -129,7 +146,8 @@ JOBS = [
     Job("sasrec", _line(f"seqrec train sasrec {_TRANSFORMER}"), artefacts.run, "x-sasrec", True),
     Job("s3rec", _line(f"seqrec train s3rec {_TRANSFORMER}"), artefacts.run, "x-s3rec", True),
     Job("ccfrec", _line("seqrec train ccfrec --data data --embeddings vectors --code-type sasrec --code-levels 2 "
-                        "--codebook-size 8 --epochs 2 --dim 8 --seed {seed} --save-every-seconds 0 --out {out} --quiet"),
+                        "--codebook-size 8 --epochs 2 --dim 8 --seed {seed} --save-every-seconds 0 --out {out} "
+                        "--quiet"),
         artefacts.run, "x-ccfrec", True),
     Job("transitions", lambda v, out: ["seqrec", "train", "transitions" if v == "a" else "popularity", "--data", "data",
                                        "--out", out, "--quiet"], artefacts.run, "x-counts"),
