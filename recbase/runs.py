@@ -52,7 +52,7 @@ SCHEMA = record(
         "model": maybe(TEXT),
         "arguments": maybe(OBJECT),
         "data": maybe(record({"name": TEXT, "hash": TEXT, "given": maybe(TEXT)})),
-        "recipe": maybe(TEXT),
+        "recipe": maybe(null_or(TEXT)),
         "form": maybe(null_or(TEXT)),
         "split": maybe(TEXT),
         "training": maybe(OBJECT),
@@ -111,8 +111,8 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        """Recipe it was trained with."""
-        return str(self.manifest.get("recipe", "default"))
+        """Recipe it was trained with; "none" where it was trained by no recipe."""
+        return str(self.manifest.get("recipe", "default") or "none")
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -239,6 +239,7 @@ def _additive(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     found = {f"codebook.{level}": Expected((sizes[level], _width(columns[level]))) for level in range(len(sizes))}
     for name, bounds in manifest["views"].items():
         found[f"rotation.{name}"] = Expected((_width(bounds), _width(bounds)), required=False)
+        found[f"shift.{name}"] = Expected((_width(bounds),), required=False)
     return found
 
 

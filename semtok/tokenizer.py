@@ -520,7 +520,8 @@ class VectorTokenizer(StreamedTokenizer):
                 warn_of_domination(spread_of(points), name, part.start)
         if len(few) == len(self.views_):  # a view such as the brand may well have few, as ``used_`` says
             warnings.warn(
-                f"fewer different vectors than the {self.codebook_size} codes in {', '.join(few)}", stacklevel=3
+                f"fewer distinct vectors than the {self.codebook_size} codes of a level in {', '.join(few)}",
+                stacklevel=3,
             )
 
     def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -625,9 +626,6 @@ class VectorTokenizer(StreamedTokenizer):
             self.codebooks_.append(book)
         self.rotations_ = [arrays.get(f"rotation.{name}") for name in self.views_]
         self.shifts_ = [arrays.get(f"shift.{name}") for name in self.views_]
-        for (name, part), shift in zip(self.views_.items(), self.shifts_, strict=True):
-            if shift is not None and shift.shape != (part.stop - part.start,):
-                raise ValueError(f"shift.{name} is of shape {shift.shape}; expected {(part.stop - part.start,)}")
 
 
 def power_of_two_bits(codebook_size: int, what: str) -> int:

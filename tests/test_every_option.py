@@ -36,6 +36,7 @@ LOOKED_UP = {
     "paths": "folders and files",
     "recipe": "recipes of the model",
     "time_format": "codes of strptime",
+    "stage1_recipe": "recipes of DIN",
     "source": "built-in and public sets, folders, files, the hub",
     "tokenizer_recipe": "recipes of the tokenizer",
     "verify": "built-in and public sets, folders, files",

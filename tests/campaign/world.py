@@ -94,7 +94,7 @@ def build(root: Path) -> None:
         "--seed 1 --unique none --out rq1 --quiet",
         "seqrec train sasrec --data data --dim 8 --ffn 8 --layers 1 --epochs 2 --out sasrec --quiet",
         "genrec train tiger --data data --codes rq --dim 8 --ffn 8 --head-dim 4 --heads 2 --encoder-layers 1 "
-        "--decoder-layers 1 --form all --epochs 1 --beams 5 --valid-beams 5 --out tiger --quiet",
+        "--decoder-layers 1 --form all --epochs 1 --beams 10 --valid-beams 10 --out tiger --quiet",
     ]
     for line in steps:
         child = processes.run(line.split())
@@ -152,9 +152,9 @@ JOBS = [
     Job("transitions", lambda v, out: ["seqrec", "train", "transitions" if v == "a" else "popularity", "--data", "data",
                                        "--out", out, "--quiet"], artefacts.run, "x-counts"),
     Job("tiger", _line("genrec train tiger --data data --codes rq --ffn 8 --head-dim 4 --heads 2 --encoder-layers 1 "
-                       "--decoder-layers 1 --form all --beams 5 --valid-beams 5 --dim 8 --epochs 3 --seed {seed} "
+                       "--decoder-layers 1 --form all --beams 10 --valid-beams 10 --dim 8 --epochs 3 --seed {seed} "
                        "--save-every-seconds 0 --out {out} --quiet"), artefacts.run, "x-tiger", True),
     Job("prorec", _line("genrec train prorec --data data --embeddings vectors --stage1-epochs 2 --stage1-dim 8 "
-                        "--dim 8 --ffn 8 --heads 2 --decoder-layers 1 --form all --beams 5 --valid-beams 5 --epochs 2 "
+                        "--dim 8 --ffn 8 --heads 2 --decoder-layers 1 --form all --beams 10 --valid-beams 10 --epochs 2 "
                         "--seed {seed} --save-every-seconds 0 --out {out} --quiet"), artefacts.run, "x-prorec", True),
 ]  # fmt: skip

@@ -119,7 +119,7 @@ def test_methods_that_learn_from_behaviour_take_new_items_by_their_vectors(metho
     assert (wanted[:, None] == added.codes.codes).all(2).any(1).all()  # who has other codes found his taken
 
 
-@pytest.mark.filterwarnings("ignore:fewer different vectors")
+@pytest.mark.filterwarnings("ignore:fewer distinct vectors")
 @given(st.integers(0, 10**6), st.sampled_from(POLICIES[2:]), st.lists(st.integers(1, 6), min_size=1, max_size=4))
 @settings(max_examples=20)
 def test_any_order_of_generations_keeps_codes(

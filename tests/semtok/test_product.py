@@ -88,7 +88,8 @@ def test_degenerate_sub_vectors_report_unused_codes() -> None:
     vectors = some_vectors(200, 8)
     vectors[:, 4:] = np.arange(200)[:, None] % 3
     with pytest.warns(
-        UserWarning, match=r"fewer different vectors than the 16 codes in view 'item' \(its levels use 16, 3\)"
+        UserWarning,
+        match=r"fewer distinct vectors than the 16 codes of a level in view 'item' \(its levels use 16, 3\)",
     ):
         quantizer = ProductQuantizer(levels=2, codebook_size=16).fit(vectors)
     assert quantizer.sizes_ == [16, 16]

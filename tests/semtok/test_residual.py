@@ -84,7 +84,8 @@ def test_views_are_quantized_apart() -> None:
 def test_residuals_that_are_all_zero_use_one_code() -> None:
     vectors = np.repeat(some_vectors(4, 6), 5, axis=0)
     with pytest.warns(
-        UserWarning, match=r"fewer different vectors than the 8 codes in view 'item' \(its levels use 4, 1, 1\)"
+        UserWarning,
+        match=r"fewer distinct vectors than the 8 codes of a level in view 'item' \(its levels use 4, 1, 1\)",
     ):
         quantizer = ResidualQuantizer(levels=3, codebook_size=8).fit(vectors)
     assert quantizer.used_ == [4, 1, 1]

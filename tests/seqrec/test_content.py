@@ -65,7 +65,7 @@ def test_every_input_has_the_shape_that_models_are_told(world, tmp_path):
     assert shapes["attributes"] == len(found.attributes.names) > 10
     assert len(given["sentences"]) == 60
     assert "pictures" not in given
-    assert set(record) == {"embeddings", "codes", "attributes"}
+    assert set(record) == {"embeddings", "vectors", "codes", "attributes"}
     train = world.split().train
     assert np.array_equal(given["histories"].lengths, train.lengths)
     assert (train.lengths == world.histories.lengths - 2).all()

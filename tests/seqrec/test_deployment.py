@@ -95,9 +95,9 @@ def test_damaged_files_are_named(tmp_path):
     for package in ("faiss", "onnxruntime"):
         pytest.importorskip(package, reason="needs the extras faiss and onnx")
     (tmp_path / "x").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="x is not a readable faiss index: truncated or damaged"):
+    with pytest.raises(ValueError, match="x is not a readable faiss index: it has 7 bytes"):
         FaissItems(tmp_path / "x")
-    with pytest.raises(ValueError, match="x is not a readable ONNX model: truncated or damaged"):
+    with pytest.raises(ValueError, match="x is not a readable ONNX file: truncated or damaged"):
         OnnxScorer(tmp_path / "x")
 
 
