@@ -156,5 +156,6 @@ JOBS = [
                        "--save-every-seconds 0 --out {out} --quiet"), artefacts.run, "x-tiger", True),
     Job("prorec", _line("genrec train prorec --data data --embeddings vectors --stage1-epochs 2 --stage1-dim 8 "
                         "--dim 8 --ffn 8 --heads 2 --decoder-layers 1 --form all --beams 10 --valid-beams 10 "
-                        "--epochs 2 --seed {seed} --save-every-seconds 0 --out {out} --quiet"), artefacts.run, "x-prorec", True),
+                        "--epochs 2 --seed {seed} --save-every-seconds 0 --out {out} --quiet"),
+        artefacts.run, "x-prorec", True),
 ]  # fmt: skip

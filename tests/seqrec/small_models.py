@@ -66,7 +66,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "gru4rec-features": {"epochs": 25, "lr": 1e-2},
     "mv-rnn": {"epochs": 20, "lr": 1e-2},
     "mfn4rec": {"epochs": 20, "lr": 1e-2},
-    "nova": {"epochs": 60, "lr": 1e-2},
+    "nova": {"epochs": 100, "lr": 5e-3},
     "din": {"epochs": 30, "lr": 1e-2},
     "fmlp": {"epochs": 5, "lr": 5e-3},
     "unisrec": {"epochs": 25, "lr": 6e-3},
