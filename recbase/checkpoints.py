@@ -39,10 +39,10 @@ from recbase.integrity import (
     checked_entries,
     hash_file,
     is_plain_name,
-    read_manifest,
     remember,
 )
 from recbase.locks import folder_lock
+from recbase.manifests import read_json
 from recbase.reading import consistent, note_opened
 
 __all__ = [
@@ -246,7 +246,7 @@ def open_folder(
         raise FileNotFoundError(f"{folder} has no {manifest_name}, so it is not a saved {kind}")
     check_inside(path)
     state = _state(path)  # before it is read: a manifest that is put in place in between counts as another one
-    body = read_manifest(path)
+    body = read_json(path)
     if not isinstance(body, dict) or body.get("kind", kind if by_hand else None) != kind:
         found = body.get("kind", "manifest without a kind") if isinstance(body, dict) else type(body).__name__
         raise ValueError(f"{folder} holds a {found}, expected a {kind}")
@@ -341,7 +341,7 @@ def _replaced_files(
         return set()
     held = None
     with suppress(OSError, ValueError):
-        body = read_manifest(path)
+        body = read_json(path)
         if isinstance(body, dict):
             held = body.get("kind")
             if held == kind and type(body.get("format")) is int:
@@ -392,7 +392,7 @@ def _all_named(folder: Path) -> set[str]:
     named: set[str] = set()
     for path in folder.glob("*.json"):
         with suppress(OSError, ValueError, AttributeError):
-            named |= {entry["file"] for entry in checked_entries(read_manifest(path).get("files", {}), path).values()}
+            named |= {entry["file"] for entry in checked_entries(read_json(path).get("files", {}), path).values()}
     return named
 
 

@@ -6,7 +6,6 @@ Knows nothing of how folders are written.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -18,7 +17,6 @@ __all__ = [
     "checked_entries",
     "hash_file",
     "is_plain_name",
-    "read_manifest",
     "remember",
 ]
 
@@ -27,24 +25,6 @@ _State = tuple[int, int, int, int]
 # Hashes of files that this process has read or written, by path; a file counts as the same one while its device,
 # number, size and time of change are.
 _KNOWN: dict[str, tuple[_State, str]] = {}
-
-
-def read_manifest(path: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    ValueError
-        If it is not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{path} is not valid JSON: it is nested too deeply") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 def is_plain_name(name: object) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from recbase.console import plain
 from semtok.codes import ItemCodes
 from semtok.quality import closeness
-from semtok.report import MEASURES, numbers, printable, project, shape_of
+from semtok.report import MEASURES, numbers, project, shape_of
 from semtok.subjects import Subject
 
 __all__ = ["comparison_page", "nearest_by_codes", "prefix_tree"]
@@ -165,7 +166,7 @@ def comparison_page(
 
 def escape(text: Any) -> str:
     """Text from data as HTML: no tag, no control character, nothing that turns the writing of what follows around."""
-    return _as_html(printable(text))
+    return _as_html(plain(text))
 
 
 class _Names:

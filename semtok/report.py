@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from recbase.checkpoints import write_file
-from recbase.console import cell, console_of
+from recbase.console import cell, console_of, plain
 from semtok.codes import ItemCodes
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "numbers",
     "print_comparison",
     "print_report",
-    "printable",
     "project",
 ]
 
@@ -365,20 +364,9 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def printable(text: Any) -> str:
-    """Text from data on one line, what does not print (control characters, directions of writing) spelled out."""
-    line = str(text)
-    if line.isprintable():
-        return line
-    return "".join(
-        letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii")
-        for letter in line
-    )
-
-
 def _drawn(text: Any) -> str:
     """Text from data in a figure, where matplotlib would take what stands between two $ for a formula."""
-    return printable(text).replace("$", r"\$")
+    return plain(text).replace("$", r"\$")
 
 
 def project(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
