@@ -874,7 +874,8 @@ def _say_missing(missing: Mapping[str, np.ndarray], what: str) -> None:
         total = len(next(iter(missing.values())))
         said = ", ".join(f"{count:,} in {name!r}" for name, count in counts.items())
         warnings.warn(
-            f"of {total:,} {what}, some have no text: {said}; their vector is that of an empty text (the mean picture)",
+            f"of {total:,} {what}, some have no text: {said}; there each gets the vector of an empty text, or of the "
+            "mean picture",
             UserWarning,
             stacklevel=3,
         )
