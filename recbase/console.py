@@ -192,6 +192,13 @@ def failures(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--debug", is_flag=True, help="Show the traceback of a failure.")(guarded)
 
 
+def leave(stop: Interrupted) -> NoReturn:
+    """End the program that a signal stopped, outside of any command's own work."""
+    if is_main_process():
+        say(farewell(stop), err=True)
+    raise SystemExit(stop.exit_code)
+
+
 def _leave(stop: KeyboardInterrupt) -> NoReturn:
     """End a command that a signal stopped: one sentence, and the exit code that a shell gives such a program."""
     if is_main_process():

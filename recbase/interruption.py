@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-__all__ = ["Interrupted", "collected_signals", "command_line", "farewell", "interruptible"]
+__all__ = ["Interrupted", "collected_signals", "command_line", "ending_at_signals", "farewell", "interruptible"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _UNTOLD = "what was complete is kept, nothing is half-written"
@@ -61,6 +61,16 @@ def interruptible() -> Iterator[list[int]]:
         yield caught
     if caught:
         raise Interrupted(caught[0])
+
+
+@contextmanager
+def ending_at_signals(leave: Callable[[Interrupted], NoReturn]) -> Iterator[None]:
+    """Call ``leave`` where a signal arrives: for what a command does before and after its own work.
+
+    click would take the exception for Ctrl-C at a prompt, and end with 1.
+    """
+    with _handling(lambda number, frame: leave(Interrupted(number))):
+        yield
 
 
 @contextmanager

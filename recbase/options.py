@@ -45,7 +45,8 @@ from recbase.arguments import (
     flaw_of,
     rule_of,
 )
-from recbase.console import clipped, failures, print_json, progress, short
+from recbase.console import clipped, failures, leave, print_json, progress, short
+from recbase.interruption import ending_at_signals
 from recbase.signatures import (
     Option,
     attribute_of,
@@ -304,9 +305,16 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A click group whose commands are `Command`."""
+    """A click group whose commands are `Command`, and which a signal ends with 130 or 143 from its first line on."""
 
     command_class = Command
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        """Run the command; see `click.Command.main`."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        with ending_at_signals(leave):
+            return super().main(*args, **extra)
 
 
 def add_options(options: Iterable[Option], section: str | None = None) -> Callable[[Callable[..., Any]], Any]:
