@@ -309,10 +309,10 @@ class Group(click.Group):
 
     command_class = Command
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+    def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command; see `click.Command.main`."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+        if not extra.get("standalone_mode", True):
+            return super().main(*args, **extra)
         with ending_at_signals(leave):
             return super().main(*args, **extra)
 
