@@ -315,7 +315,9 @@ def same_id_type(table: pl.DataFrame, items: pl.DataFrame, what: str) -> tuple[p
 
 def _checked_views(given: Sequence[str] | None, items: pl.DataFrame, name: str) -> list[str]:
     if given is None:
-        texts = [column for column in VIEW_COLUMNS if items.schema.get(column) == pl.String]
+        named = {column.strip().casefold(): column for column in reversed(items.columns)}
+        usual = [view if view in items.columns else named.get(view, view) for view in VIEW_COLUMNS]
+        texts = [column for column in usual if items.schema.get(column) == pl.String]
         return [column for column in texts if _worth_encoding(items[column])]
     for view in given:
         if items.schema.get(view) != pl.String:

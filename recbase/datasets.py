@@ -152,6 +152,7 @@ def prepare_dataset(
     """
     from recbase import downloads, readers
 
+    source = readers.as_table(source, "the source")
     check_arguments(prepare_dataset, {"min_user": min_user, "min_item": min_item, "limit": limit, "seed": seed})
     _check_source(source, category=category, from_file=from_file, format=format, columns=columns, items=items)
     if isinstance(source, str) and source in BUILT_IN:
@@ -270,28 +271,30 @@ def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[s
         "events": events_of_known,
         "rows_without_events": items.height - matched,
     }
-    if 2 * matched < ids.height:
-        _warn_of_strangers(ids, unknown, items, notes)
+    if unknown.height:
+        _say_strangers(ids, unknown, items, notes)
     return ids.join(items, on="item_id", how="left", maintain_order="left")
 
 
-def _warn_of_strangers(ids: pl.DataFrame, unknown: pl.DataFrame, items: pl.DataFrame, notes: Notes) -> None:
-    """Say that most items of the events are not in the catalogue, with ids of both."""
+def _say_strangers(ids: pl.DataFrame, unknown: pl.DataFrame, items: pl.DataFrame, notes: Notes) -> None:
+    """Say that items of the events are not in the catalogue, if they are most or may only be written otherwise."""
     unused = items.join(ids, on="item_id", how="anti")["item_id"]
     here, there = (
         ", ".join(repr(str(value)[:40]) for value in series.head(3)) for series in (unknown["item_id"], unused)
     )
-    hint = ""
+    hint, twins = "", 0
     if items.schema["item_id"] == pl.String:
         alike = {_folded(value) for value in unused.to_list()}
         twins = sum(_folded(value) in alike for value in unknown["item_id"].to_list())
         hint = f"; {twins:,} would match but for case, leading zeros, blanks, '.0' or Unicode form" if twins else ""
+    if not twins and 2 * unknown.height <= ids.height:
+        return
     notes.say(
         "items_not_in_catalogue",
         unknown.height,
         f"{unknown.height:,} of {ids.height:,} items of the events are not in the table of items and have no text: "
         f"events have ids as {here}, the table {'as ' + there if there else 'no others'}{hint}",
-        warn=len(unused) > 0 or unknown.height == ids.height,
+        warn=twins > 0 or len(unused) > 0 or unknown.height == ids.height,
     )
 
 

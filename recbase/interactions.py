@@ -78,12 +78,14 @@ def _plain_ids(ids: pl.Series, what: str) -> pl.Series:
     if kind.is_integer():
         return ids.cast(pl.Int64)
     if kind.is_float():
-        return _whole_floats(ids.cast(pl.Float64), what)
+        return _whole_floats(ids, what)
     if kind == pl.Binary:
-        texts = ids.cast(pl.String, strict=False)
-        if texts.null_count() > ids.null_count():
-            raise ValueError(f"{ids.name} of {what} is bytes that are not UTF-8; expected integers or strings")
-        ids = texts
+        try:
+            ids = ids.cast(pl.String)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(
+                f"{ids.name} of {what} is bytes that are not UTF-8; expected integers or strings"
+            ) from error
     elif kind == pl.Null:
         ids = ids.cast(pl.String)
     elif kind not in (pl.String, pl.Categorical) and not isinstance(kind, pl.Enum):
@@ -98,13 +100,15 @@ def _plain_ids(ids: pl.Series, what: str) -> pl.Series:
 
 def _whole_floats(ids: pl.Series, what: str) -> pl.Series:
     """Integers of floats, as pandas leaves them in a column that had a gap; NaN is null."""
-    known = ids.fill_nan(None)
-    bad = (known.abs() >= 2.0**53) | (known != known.floor())
+    # Beyond its digits a float stands for several whole numbers, and two ids would be one.
+    bits = {"Float16": 11, "Float32": 24}.get(str(ids.dtype), 53)
+    known = ids.cast(pl.Float64).fill_nan(None)
+    bad = (known.abs() >= 2.0**bits) | (known != known.floor())
     if bad.any():
         row = int(bad.arg_true()[0])
         raise ValueError(
-            f"{ids.name} of {what} is Float64; expected integers or strings (row {row + 1} has {ids[row]}, which is no "
-            "whole number below 2^53)"
+            f"{ids.name} of {what} is {ids.dtype}; expected integers or strings (row {row + 1} has {known[row]}, which "
+            f"is no whole number below 2^{bits})"
         )
     return known.cast(pl.Int64)
 

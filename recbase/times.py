@@ -16,6 +16,9 @@ _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "na
 _NANO = 10**9
 _LARGEST_SECOND = 10**11  # the year 5138; in milliseconds the same number is 1973, before any log of a web site
 
+_DECIMAL = r"^[+-]?\d{1,18}(\.\d*)?$"
+_FLOAT_DIGITS = 15  # that a float of 53 bits keeps of any number
+
 _ISO = (
     r"^(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:(?:[Tt]|\s+)(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9})\d*)?)?)?"
     r"\s*(?:([Zz]|UTC|GMT)|([+-])(\d{2}):?(\d{2})?)?$"
@@ -59,7 +62,7 @@ def split_times(times: pl.Series, what: str, unit: int = 1) -> tuple[pl.Series, 
         unit = {"ms": 10**3, "us": 10**6, "ns": _NANO}[kind.time_unit]
         times = times.to_physical()
     elif kind.is_decimal():
-        times = times.cast(pl.Float64)
+        return _split_decimals(times, what, unit)
     elif not kind.is_numeric():
         raise ValueError(f"timestamp of {what} is {kind}; expected seconds since 1970 or a date")
     if times.dtype.is_float():
@@ -123,6 +126,20 @@ def _split_floats(times: pl.Series, what: str, unit: int) -> tuple[pl.Series, pl
     return whole // unit, (whole % unit) * ratio + fraction
 
 
+def _split_decimals(times: pl.Series, what: str, unit: int) -> tuple[pl.Series, pl.Series]:
+    """Every digit counts: a float of today's seconds would end at a quarter of a microsecond."""
+    numbers = times.cast(pl.Float64)
+    _refuse(numbers.abs() >= 9.2e18, times, what, "expected a time that 64 bits hold")
+    exact = times.cast(pl.Decimal(38, 9), strict=False)
+    if exact.null_count() > times.null_count():
+        return _split_floats(numbers, what, unit)
+    parts = pl.DataFrame({"t": exact.to_physical()}).select(
+        whole=(pl.col("t") // _NANO).cast(pl.Int64), rest=(pl.col("t") % _NANO).cast(pl.Int64)
+    )
+    whole, ratio = parts["whole"], _NANO // unit
+    return whole // unit, (whole % unit) * ratio + (parts["rest"] * ratio) // _NANO
+
+
 def _refuse(bad: pl.Series, times: pl.Series, what: str, expected: str) -> None:
     """Raise one sentence with the number of bad rows and the first of them."""
     count = bad.sum()
@@ -148,8 +165,8 @@ def parse_times(texts: pl.Series, what: str, time_format: str | None = None) -> 
     Returns
     -------
     Series
-        Int64 or Float64 where every text is a number, else Datetime in nanoseconds, UTC; a text without a zone is
-        taken as UTC. Null and empty text is null.
+        Int64, Float64 or Decimal where every text is a number, else Datetime in nanoseconds, UTC; a text without a
+        zone is taken as UTC. Null and empty text is null.
 
     Raises
     ------
@@ -167,6 +184,9 @@ def parse_times(texts: pl.Series, what: str, time_format: str | None = None) -> 
     whole, number = texts.cast(pl.Int64, strict=False), texts.cast(pl.Float64, strict=False)
     if number.null_count() == texts.null_count():
         _refuse_large(whole, number, texts, what)
+        longest = texts.str.len_bytes().max()
+        if isinstance(longest, int) and longest > _FLOAT_DIGITS + 1 and texts.str.contains(_DECIMAL).all():
+            return texts.cast(pl.Decimal(38, 9))
         return number
     parsed = _parse_iso(texts)
     bad = parsed.is_null() & texts.is_not_null()

@@ -10,6 +10,6 @@ Nothing is filtered or sorted here, nothing that is read is executed, and what i
 from recbase.readers.formats import FORMATS, read
 from recbase.readers.images import read_image_features
 from recbase.readers.items import read_items
-from recbase.readers.raw import Notes, RawData
+from recbase.readers.raw import Notes, RawData, as_table
 
-__all__ = ["FORMATS", "Notes", "RawData", "read", "read_image_features", "read_items"]
+__all__ = ["FORMATS", "Notes", "RawData", "as_table", "read", "read_image_features", "read_items"]

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from recbase.readers.raw import Notes
 
-__all__ = ["BATCH_BYTES", "blocks", "first_line", "open_file", "plain_name", "whole_text"]
+__all__ = ["BATCH_BYTES", "blocks", "decoded", "first_line", "open_file", "plain_name", "whole_text"]
 
 BATCH_BYTES = 1 << 24
 LINE_LIMIT = 1 << 26
@@ -39,6 +39,9 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+# A first line by which Excel is told the separator; no row and no header.
+_SEPARATOR_LINE = re.compile(rb"\A\"?sep=[,;|\t]\"?\r?\n", re.IGNORECASE)
 
 # Five bytes have no character in Windows-1252; they keep the one Latin-1 gives them, so that no two bytes become one.
 codecs.register_error(
@@ -126,11 +129,11 @@ def blocks(path: Path, notes: Notes | None = None, size: int | None = None, warn
                 if held > LINE_LIMIT:
                     raise ValueError(f"{path} has a line of more than {LINE_LIMIT >> 20} MiB; expected a table of rows")
                 continue
-            block, bad = _decoded(b"".join([*rest, piece[:cut]]))
+            block, bad = decoded(b"".join([*rest, piece[:cut]]))
             foreign += bad
             yield block
             rest, held = [piece[cut:]], len(piece) - cut
-    last, bad = _decoded(b"".join(rest))
+    last, bad = decoded(b"".join(rest))
     foreign += bad
     if last.strip(b" \t\r\n"):
         yield last
@@ -149,7 +152,7 @@ def _utf8(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
     first = next(pieces, b"")
     encoding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), None)
     if encoding is None or encoding == "utf-8":
-        first = first.removeprefix(codecs.BOM_UTF8)
+        first = _SEPARATOR_LINE.sub(b"", first.removeprefix(codecs.BOM_UTF8), count=1)
         if first[:400].count(0) * 3 > len(first[:400]):
             raise ValueError(f"{path} holds many zero bytes: binary, or UTF-16 without a mark; save it as UTF-8")
         # The line ends of an old Macintosh: no line feed at all.
@@ -172,8 +175,8 @@ def _chain(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield from pieces
 
 
-def _decoded(block: bytes) -> tuple[bytes, int]:
-    """The block in UTF-8, and how many of its lines were not."""
+def decoded(block: bytes) -> tuple[bytes, int]:
+    """A block of bytes in UTF-8, and how many of its lines were not and were read as Windows-1252."""
     if block.isascii():
         return block, 0
     try:
@@ -217,7 +220,7 @@ def whole_text(path: Path, notes: Notes | None = None, limit: int = 1 << 31) -> 
             size += len(piece)
             if size > limit:
                 raise ValueError(f"{path} is one object of more than {limit >> 20} MiB; write it as JSON lines")
-    text, foreign = _decoded(b"".join(pieces))
+    text, foreign = decoded(b"".join(pieces))
     if foreign and notes is not None:
         notes.say("lines_not_utf8", foreign, f"{foreign:,} lines of {path} are not UTF-8 and were read as Windows-1252")
     return text.decode("utf-8")

@@ -16,12 +16,14 @@ from recbase.times import unit_name, with_seconds
 
 __all__ = [
     "EVENT_COLUMNS",
+    "HISTORY_COLUMNS",
     "ITEM_COLUMNS",
     "USER_COLUMNS",
     "choose_columns",
     "checked_events",
     "header_names",
     "listed",
+    "usual_name",
     "with_times",
 ]
 
@@ -71,7 +73,7 @@ def choose_columns(found: Sequence[str], given: Mapping[str, str] | None, what: 
         raise ValueError(f"columns has the key {sorted(strange)[0]!r}; expected {', '.join(EVENT_COLUMNS)}")
     chosen: dict[str, str] = {}
     for name, guesses in EVENT_COLUMNS.items():
-        column = given.get(name) or next((guess for guess in guesses if guess in found), None)
+        column = given.get(name) or usual_name(found, guesses)
         if column is not None and column not in found:
             raise ValueError(f"{what} has no column {column}; its columns are {listed(found)}")
         if column is not None:
@@ -82,6 +84,22 @@ def choose_columns(found: Sequence[str], given: Mapping[str, str] | None, what: 
         if name not in chosen and not (name == "item_id" and "history" in chosen):
             raise ValueError(f"{what} has no column {name}; its columns are {listed(found)}")
     return chosen
+
+
+def usual_name(found: Sequence[str], guesses: Sequence[str]) -> str | None:
+    """The column that has a usual name: as it is written, else in any case, with blanks for underscores.
+
+    ``USER_ID``, ``Item ID`` and `` item_id `` are what databases and spreadsheets make of the names.
+    """
+    exact = next((guess for guess in guesses if guess in found), None)
+    if exact is not None:
+        return exact
+    alike = {_folded(name): name for name in reversed(found)}
+    return next((alike[_folded(guess)] for guess in guesses if _folded(guess) in alike), None)
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 
 
 def checked_events(table: pl.DataFrame, request: Request, what: str, numbers: bool = True) -> pl.DataFrame:
@@ -124,10 +142,42 @@ def with_times(table: pl.DataFrame, request: Request, what: str) -> pl.DataFrame
     """The table with ``timestamp`` in whole seconds and, where it has them, ``nanosecond``; says the unit taken."""
     if "timestamp" not in table.columns or table.schema["timestamp"] == pl.Null:
         return table
+    given = table["timestamp"]
+    _say_coarse(given, what, request.notes)
     table, unit = with_seconds(table, what, request.time_format)
+    if unit == 1:
+        _say_dates(table["timestamp"], what, request.notes)
     if unit:
         _say_unit(table["timestamp"], unit, what, request.notes)
     return table
+
+
+def _say_coarse(times: pl.Series, what: str, notes: Notes) -> None:
+    """Floats of 32 bits hold seconds since 1970 to two minutes: moments within that are one."""
+    bits = {"Float16": 11, "Float32": 24}.get(str(times.dtype))
+    coarse = 0 if bits is None else int((times.cast(pl.Float64).abs() > 2.0**bits).sum())
+    if coarse:
+        notes.say(
+            "times_cut",
+            coarse,
+            f"{coarse:,} of {len(times):,} times of {what} are {times.dtype}, which has lost their last digits: events "
+            "may stand in the wrong order; write the column as integers or Float64",
+        )
+
+
+def _say_dates(seconds: pl.Series, what: str, notes: Notes) -> None:
+    """Whole numbers that all read as a date of 1900 to 2100, as 20190512, are hardly seconds of the year 1970."""
+    low, high = seconds.min(), seconds.max()
+    if not (isinstance(low, int) and isinstance(high, int) and low >= 19_000_101 and high <= 21_001_231):
+        return
+    month, day = seconds // 100 % 100, seconds % 100
+    if (month.is_between(1, 12) & day.is_between(1, 31)).all():
+        notes.say(
+            "times_like_dates",
+            len(seconds),
+            f"times of {what} read as dates, as {high}, and were taken as seconds since 1970; if they are dates name "
+            "the time format %Y%m%d",
+        )
 
 
 def _say_unit(seconds: pl.Series, unit: int, what: str, notes: Notes) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 
 from recbase.readers.amazon import amazon2014, amazon2018, amazon2023
 from recbase.readers.blocks import first_line, plain_name
-from recbase.readers.columns import ITEM_COLUMNS, USER_COLUMNS, checked_events, choose_columns, header_names
+from recbase.readers.columns import ITEM_COLUMNS, USER_COLUMNS, checked_events, choose_columns, header_names, usual_name
 from recbase.readers.delimited import SEPARATORS
 from recbase.readers.hub import hub_events
 from recbase.readers.items import given_items
@@ -136,4 +136,4 @@ def _has_header(path: Path) -> bool:
     if len(line) > 10_000:
         return False
     names = (header_names(line, mark) for mark in SEPARATORS)
-    return any(set(found) & set(USER_COLUMNS) and set(found) & set(ITEM_COLUMNS) for found in names)
+    return any(usual_name(found, USER_COLUMNS) and usual_name(found, ITEM_COLUMNS) for found in map(list, names))

@@ -22,10 +22,17 @@ from recbase.readers.raw import Notes, clip
 
 __all__ = ["check_text_ids", "typed_ids"]
 
-_WORDS = ("nan", "null", "none", "<na>", "n/a", "nat")
+_WORDS = ("nan", "null", "none", "<na>", "n/a", "nat", "na", "#n/a", "(null)", "\\n", "undefined", "nil")
 _INTEGER = r"^(0|[1-9]\d{0,17})$"
 _WHOLE = r"^(0|[1-9]\d{0,17})(\.0+)?$"
-_ODD = r"^\s|\s$|^$|^(?i:nan|null|none|<na>|n/a|nat)$|^\d+\.0+$|[^\x00-\x7F]"
+_SCIENTIFIC = r"^\d(?:[.,]\d+)?[eE]\+?\d{1,3}$"
+_ODD = "|".join(
+    [
+        r"^\s|\s$|^$|[^\x00-\x7F]|^\d+\.0+$",
+        r"^(?i:nan|null|none|<na>|#?n/a|nat|na|\(null\)|\\n|undefined|nil)$",
+        _SCIENTIFIC,
+    ]
+)
 
 
 def typed_ids(ids: pl.Series, what: str, notes: Notes, numbers: bool = True) -> pl.Series:
@@ -60,6 +67,7 @@ def typed_ids(ids: pl.Series, what: str, notes: Notes, numbers: bool = True) -> 
         if count := empty.sum():
             _refuse(empty, f"{ids.name} of {what} is empty in {count} of {len(ids)} rows; every row needs one")
         ids = _without_point(_known(ids, what, notes), what, notes)
+        _say_scientific(ids, what, notes)
         _say_unicode_forms(ids, what, notes)
     check_text_ids(ids, what)
     return ids.cast(pl.Int64) if numbers and odd and ids.str.contains(_INTEGER).all() else ids
@@ -130,6 +138,22 @@ def _without_point(ids: pl.Series, what: str, notes: Notes) -> pl.Series:
         warn=False,
     )
     return bare
+
+
+def _say_scientific(ids: pl.Series, what: str, notes: Notes) -> None:
+    """A spreadsheet shows an id of twelve digits as 1.23457E+11 and exports what it shows: several ids are then one."""
+    rounded = ids.str.contains(_SCIENTIFIC)
+    count = int(rounded.sum())
+    others = ids.filter(~rounded)
+    if count and (len(others) == 0 or others.str.contains(_WHOLE).all()):
+        row = int(rounded.arg_true()[0])
+        notes.say(
+            "ids_rounded",
+            count,
+            f"{count:,} of {len(ids):,} values of {ids.name} of {what} are numbers with an exponent, as {ids[row]} "
+            f"(row {row + 1}), of which a program has cut the digits: different ids may be one; export the column as "
+            "text",
+        )
 
 
 def _say_unicode_forms(ids: pl.Series, what: str, notes: Notes) -> None:

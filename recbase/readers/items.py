@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 
 from recbase.interactions import check_ids
-from recbase.readers.blocks import plain_name
-from recbase.readers.columns import ITEM_COLUMNS, listed
+from recbase.readers.blocks import decoded, plain_name
+from recbase.readers.columns import ITEM_COLUMNS, listed, usual_name
 from recbase.readers.delimited import dialect_of, read_fields
 from recbase.readers.ids import typed_ids
 from recbase.readers.jsonlines import json_items
 from recbase.readers.parquet import read_parquet
-from recbase.readers.raw import Notes, Request, clip
+from recbase.readers.raw import Notes, Request, as_table, clip
 from recbase.readers.texts import clean_column
 
 __all__ = ["given_items", "item_table", "read_items"]
@@ -77,9 +77,10 @@ def given_items(request: Request) -> pl.DataFrame | None:
     """The table of items that a request names, None if it names none."""
     if request.items is None:
         return None
-    if isinstance(request.items, pl.DataFrame):
-        return item_table(request.items, "the items", request.columns, request.notes)
-    return read_items(request.items, None, request.columns, request.notes)
+    items = as_table(request.items, "the items")
+    if isinstance(items, pl.DataFrame):
+        return item_table(items, "the items", request.columns, request.notes)
+    return read_items(items, None, request.columns, request.notes)
 
 
 def _raw(path: Path, format: str | None, id_columns: tuple[str, ...], notes: Notes) -> pl.DataFrame:
@@ -129,7 +130,7 @@ def item_table(
     """
     column = (columns or {}).get("item_id")
     if column not in table.columns:
-        column = next((name for name in ITEM_COLUMNS if name in table.columns), None)
+        column = usual_name(table.columns, ITEM_COLUMNS)
     if column is None:
         raise ValueError(f"{what} has no column item_id; its columns are {listed(table.columns)}")
     if column != "item_id":
@@ -148,8 +149,10 @@ def _without_nested(table: pl.DataFrame, what: str, notes: Notes) -> pl.DataFram
             kind.is_nested() or kind in (pl.Categorical, pl.Binary) or isinstance(kind, pl.Enum)
         ):
             kept.append(pl.col(name))
-        elif kind in (pl.Categorical, pl.Binary) or isinstance(kind, pl.Enum):
-            kept.append(pl.col(name).cast(pl.String, strict=False))
+        elif kind == pl.Binary:
+            kept.append(_decoded(table[name], what, notes))
+        elif kind == pl.Categorical or isinstance(kind, pl.Enum):
+            kept.append(pl.col(name).cast(pl.String))
         elif isinstance(kind, pl.List) and kind.inner is not None and not kind.inner.is_nested():  # type: ignore[attr-defined]
             kept.append(pl.col(name).cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True))
         else:
@@ -161,3 +164,20 @@ def _without_nested(table: pl.DataFrame, what: str, notes: Notes) -> pl.DataFram
                 warn=False,
             )
     return table.select(kept)
+
+
+def _decoded(column: pl.Series, what: str, notes: Notes) -> pl.Series:
+    """Bytes as text; those that are not UTF-8 are read as Windows-1252, as lines of a file are, and counted."""
+    try:
+        return column.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        pairs = [(None, 0) if value is None else decoded(value) for value in column.to_list()]
+    foreign = sum(1 for _, bad in pairs if bad)
+    notes.say(
+        "values_not_utf8",
+        foreign,
+        f"{foreign:,} values of the column {clip(column.name, 40)} of {what} are bytes that are not UTF-8 and were "
+        "read as Windows-1252 (Latin-1)",
+    )
+    texts = [None if text is None else text.decode("utf-8") for text, _ in pairs]
+    return pl.Series(column.name, texts, dtype=pl.String)

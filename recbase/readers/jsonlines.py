@@ -18,10 +18,11 @@ from typing import Any
 import polars as pl
 
 from recbase.readers.blocks import blocks, first_line, whole_text
+from recbase.readers.columns import HISTORY_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, listed, usual_name
 from recbase.readers.raw import Notes, clip
 from recbase.readers.texts import joined
 
-__all__ = ["first_object", "json_items", "json_keys", "json_object", "json_paths", "value_text"]
+__all__ = ["first_object", "json_items", "json_keys", "json_object", "json_paths", "refuse_columns", "value_text"]
 
 _ITEM_BYTES = 1 << 22
 
@@ -98,9 +99,10 @@ def _fast_keys(block: bytes, kinds: Mapping[str, Any]) -> pl.DataFrame | None:
             part = pl.read_ndjson(io.BytesIO(block), schema=dict(schema)).select(list(kinds))
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
             continue
-        # Half a surrogate pair comes out as a zero character.
+        # Half a surrogate pair comes out as a zero character; lists, objects and booleans as the text of them.
         texts_of = [name for name, kind in part.schema.items() if kind == pl.String]
-        return None if any(part[name].str.contains("\x00", literal=True).any() for name in texts_of) else part
+        odd = r"\x00|^[\[{]|^(?:true|false)$"
+        return None if any(part[name].str.contains(odd).any() for name in texts_of) else part
     return None
 
 
@@ -110,8 +112,16 @@ def _slow_keys(block: bytes, kinds: Mapping[str, Any], path: Path, earlier: int)
     columns: dict[str, list[str | None]] = {key: [] for key in kinds}
     for entry in _objects(block, path, lines):
         for key, column in columns.items():
-            column.append(value_text(entry.get(key)))
+            value = entry.get(key)
+            _refuse_nested(value, key, path)
+            column.append(value_text(value))
     return pl.DataFrame({key: pl.Series(column, dtype=pl.String) for key, column in columns.items()})
+
+
+def _refuse_nested(value: Any, key: str, path: Path) -> None:
+    """An id or a time is text or a number; only a history is a list."""
+    if isinstance(value, dict | bool) or (isinstance(value, list) and key not in HISTORY_COLUMNS):
+        raise ValueError(f"{path} has {clip(json.dumps(value))} for {clip(key, 40)}; expected text or a number")
 
 
 def _objects(block: bytes, path: Path, lines: int) -> Iterator[dict[str, Any]]:
@@ -195,11 +205,30 @@ def json_items(path: Path, id_columns: Sequence[str], notes: Notes) -> pl.DataFr
     if start.startswith("["):
         groups: Iterable[Sequence[dict[str, Any]]] = [_array(json_object(path, notes), path)]
     elif _is_one_object(start, path):
-        groups = [_entries(json_object(path, notes), path)]
+        whole = json_object(path, notes)
+        refuse_columns(whole, path)
+        groups = [_entries(whole, path)]
     else:
         groups = _groups(path, notes)
-    parts = [_columns_of(group, id_columns) for group in groups if group]
+    parts = [_columns_of(group, id_columns, path) for group in groups if group]
     return _together(parts, path, notes)
+
+
+def refuse_columns(value: Mapping[str, Any], path: Path) -> None:
+    """Refuse an object of columns, as pandas writes a table: its keys are names of columns and neither users nor items.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    names = list(value)
+    usual = usual_name(names, ITEM_COLUMNS) or (usual_name(names, USER_COLUMNS) if len(names) < 20 else None)
+    if usual is not None and isinstance(value[usual], list | dict):
+        raise ValueError(
+            f"{path} is a table by columns ({listed(names)}); write an object a row, as pandas does with "
+            'to_json(orient="records", lines=True)'
+        )
 
 
 def _is_one_object(start: str, path: Path) -> bool:
@@ -236,12 +265,26 @@ def _groups(path: Path, notes: Notes) -> Iterator[list[dict[str, Any]]]:
 _Kind = str  # "null", "bool", "int", "float", "text", "mixed" or "object"
 
 
-def _columns_of(group: Sequence[Mapping[str, Any]], id_columns: Sequence[str]) -> dict[str, tuple[_Kind, pl.Series]]:
-    """A column for each key, with the kind of its values."""
+def _columns_of(
+    group: Sequence[Mapping[str, Any]], id_columns: Sequence[str], path: Path
+) -> dict[str, tuple[_Kind, pl.Series, int]]:
+    """A column for each key, with the kind of its values and how many of them are objects."""
     keys: dict[str, None] = {}
     for entry in group:
         keys.update(dict.fromkeys(entry))
-    return {key: _column([entry.get(key) for entry in group], key in id_columns) for key in keys}
+    columns = {key: [entry.get(key) for entry in group] for key in keys}
+    for key in (key for key in columns if key in id_columns):
+        strange = next((value for value in columns[key] if isinstance(value, dict | list | bool)), None)
+        _refuse_nested(strange, key, path)
+    return {key: (*_column(values, key in id_columns), _objects_in(values)) for key, values in columns.items()}
+
+
+def _objects_in(values: list[Any]) -> int:
+    """How many values are objects, or lists with objects in them."""
+    return sum(
+        isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, dict) for part in value))
+        for value in values
+    )
 
 
 def _column(values: list[Any], text: bool) -> tuple[_Kind, pl.Series]:
@@ -281,7 +324,7 @@ def json_paths(value: Any) -> str | None:
     return joined(value)
 
 
-def _together(parts: list[dict[str, tuple[_Kind, pl.Series]]], path: Path, notes: Notes) -> pl.DataFrame:
+def _together(parts: list[dict[str, tuple[_Kind, pl.Series, int]]], path: Path, notes: Notes) -> pl.DataFrame:
     """One table of the parts; says which columns are mixed or hold objects."""
     names = list(dict.fromkeys(name for part in parts for name in part))
     if not parts or not names:
@@ -297,7 +340,15 @@ def _together(parts: list[dict[str, tuple[_Kind, pl.Series]]], path: Path, notes
         kind = {frozenset({"int"}): pl.Int64, frozenset({"bool"}): pl.Boolean}.get(frozenset(kinds), pl.String)
         if kinds and kinds <= {"int", "float"} and "float" in kinds:
             kind = pl.Float64
-        if kind == pl.String and kinds - {"text"}:
+        lost = sum(part[name][2] for part in parts if name in part)
+        if lost:
+            notes.say(
+                "values_of_objects",
+                lost,
+                f"{lost:,} values of the column {clip(name, 40)} of {path} are objects and were left out; text that is "
+                "wanted needs a key of its own",
+            )
+        elif kind == pl.String and kinds - {"text"}:
             notes.say(
                 "column_of_mixed_types",
                 1,

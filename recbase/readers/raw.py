@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["ItemTable", "Notes", "RawData", "Request", "clip", "data_name"]
+__all__ = ["ItemTable", "Notes", "RawData", "Request", "as_table", "clip", "data_name"]
 
 ItemTable = pl.DataFrame | Callable[[pl.Series], pl.DataFrame] | None
 
@@ -20,6 +21,33 @@ def clip(value: object, length: int = 60) -> str:
     """A value as an error quotes it: never longer than ``length`` characters and three dots."""
     text = value if isinstance(value, str) else str(value)
     return repr(text) if len(text) <= length else repr(text[:length]) + "..."
+
+
+def as_table(source: Any, what: str) -> Any:
+    """A table of pandas, Arrow or polars (lazy too) as a polars DataFrame; a path as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or a table that has no such form: a column name twice, a column of mixed types.
+    """
+    if isinstance(source, str | os.PathLike | pl.DataFrame):
+        return source
+    try:
+        if isinstance(source, pl.LazyFrame):
+            return source.collect()
+        if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
+            return pl.from_pandas(source)
+        if hasattr(source, "__arrow_c_stream__") and hasattr(source, "column_names"):
+            return pl.DataFrame(source)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError, ImportError) as error:
+        reason = clip(str(error).partition("\n")[0], 200)
+        raise ValueError(
+            f"{what} cannot be read as a table ({reason}); expected a name and one type a column"
+        ) from error
+    raise ValueError(
+        f"{what} is of the type {type(source).__name__}; expected a path, or a table of polars, pandas or Arrow"
+    )
 
 
 def data_name(files: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ import polars as pl
 from recbase.readers.blocks import blocks, first_line, plain_name
 from recbase.readers.columns import checked_events
 from recbase.readers.items import given_items
-from recbase.readers.jsonlines import json_object, value_text
+from recbase.readers.jsonlines import json_object, refuse_columns, value_text
 from recbase.readers.raw import RawData, Request, clip, data_name
 
 __all__ = ["is_sequences_json", "sequences_json", "sequences_text"]
@@ -86,6 +86,7 @@ def sequences_json(request: Request) -> RawData:
     value = json_object(path, request.notes)
     if not isinstance(value, dict):
         raise ValueError(f"{path} is JSON but no object from user to items: it begins with {clip(first_line(path))}")
+    refuse_columns(value, path)
     users: list[str] = []
     items: list[str | None] = []
     empty = 0

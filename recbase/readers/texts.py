@@ -27,11 +27,18 @@ _ELEMENTS = (
     "strong|style|sub|summary|sup|svg|table|tbody|td|textarea|tfoot|th|thead|time|title|tr|track|tt|u|ul|var|"
     "video|wbr"
 )
-_VALUE = r"""(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=]+)"""
-_FLAGS = "async|checked|compact|defer|disabled|hidden|noshade|nowrap|selected"
-_ATTRIBUTE = rf"\s+(?:[A-Za-z_:][\w:.-]*\s*=\s*{_VALUE}|(?:{_FLAGS})(?=[\s/>]))"
-_TAG = re.compile(rf"</?(?:{_ELEMENTS})(?:{_ATTRIBUTE})*\s*/?>", re.IGNORECASE)
-_HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>|<!doctype[^<>]*>|<!\[CDATA\[|\]\]>", re.I | re.S)
+_VALUE = r"""(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=][^\s"'<>]*)"""
+_FLAGS = (
+    "allowfullscreen|async|autofocus|autoplay|checked|compact|controls|defer|disabled|hidden|inert|"
+    "ismap|itemscope|loop|multiple|muted|noshade|novalidate|nowrap|playsinline|readonly|"
+    r"selected|webkitallowfullscreen|mozallowfullscreen|(?:data|aria|ng|v)-[\w.-]+"
+)
+_ATTRIBUTE = rf"\s*(?:(?<=[\s\"'])[A-Za-z_:@][\w:.@-]*\s*=\s*{_VALUE}|(?<=\s)(?:{_FLAGS})(?=[\s/>]))"
+_TAG = re.compile(rf"</?(?:{_ELEMENTS})(?:{_ATTRIBUTE})*\s*/?>|</(?:{_ELEMENTS})\s*\Z", re.IGNORECASE)
+# What a crawler cut off within a script, a style or a comment belongs to it up to the end.
+_HIDDEN = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!doctype[^<>]*>|<!\[CDATA\[|\]\]>", re.I | re.S
+)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # Control characters but for tab and line feed, and marks of width nought that only break words for an encoder.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff]")

@@ -56,6 +56,11 @@ def put(path: Path, content: str | bytes) -> Path:
         ("pairs.txt", "1\t2\r\n1\t3\r\n"),
         ("wide.txt", "1  2\t 3 \n"),
         ("ratings.csv", '\ufeff"userId",movieId,rating\n1,2,5\n1,3,4\n'),
+        ("upper.csv", "USER_ID,ITEM_ID\n1,2\n1,3\n"),
+        ("title.csv", '"User ID";" Item-ID "\n1;2\n1;3\n'),
+        ("upper.txt", "User ID\tItem ID\n1\t2\n1\t3\n"),
+        ("upper.jsonl", '{"User_Id":1,"ITEM_ID":2}\n{"User_Id":1,"ITEM_ID":3}\n'),
+        ("sep.csv", "\ufeffsep=;\r\nuser_id;item_id\r\n1;2\r\n1;3\r\n"),
     ],
 )
 def test_tables_as_programs_write_them(tmp_path: Path, name: str, content: str) -> None:
@@ -376,6 +381,97 @@ def test_the_last_of_a_repeated_key_counts(tmp_path: Path) -> None:
     assert pairs(readers.read(path)) == [(1, 3)]
 
 
+def test_ids_of_which_digits_are_lost_are_refused_or_told(tmp_path: Path) -> None:
+    single = pl.DataFrame({"user_id": ["u", "u"], "item_id": pl.Series([5.0, 16777217.0], dtype=pl.Float32)})
+    with pytest.raises(ValueError, match=r"item_id of the interactions is Float32.*no whole number below 2\^24"):
+        readers.read(single)
+    path = put(tmp_path / "a.csv", "user_id,item_id\n1,1.23457E+11\n1,42\n")
+    with pytest.warns(UserWarning, match="1 of 2 values of item_id .* as 1.23457E\\+11 .row 1."):
+        assert notes_of(readers.read(path))["ids_rounded"] == 1
+
+
+@pytest.mark.parametrize("word", ["NA", "\\N", "#N/A", "(null)", "undefined"])
+def test_missing_ids_however_a_program_spells_them(tmp_path: Path, word: str) -> None:
+    path = put(tmp_path / "a.csv", f"user_id,item_id\n1,{word}\n1,x\n")
+    with pytest.warns(UserWarning, match="drop those rows if it is missing"):
+        readers.read(path)
+    with pytest.raises(ValueError, match="a missing id among numbers"):
+        readers.read(put(path, f"user_id,item_id\n1,{word}\n1,7\n"))
+
+
+def test_bytes_that_are_not_utf_8_in_a_table_with_types(tmp_path: Path) -> None:
+    events = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"]})
+    items = pl.DataFrame({"item_id": ["a", "b"], "title": pl.Series([b"caf\xc3\xa9", b"caf\xe9"])})
+    with pytest.warns(UserWarning, match="1 values of the column 'title'"):
+        read = readers.read(events, items)
+    assert read.items_of(events["item_id"])["title"].to_list() == ["caf\u00e9", "caf\u00e9"]
+    with pytest.raises(ValueError, match="item_id of the interactions is bytes that are not UTF-8"):
+        readers.read(events.with_columns(item_id=pl.Series([b"a", b"\xe9"])))
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow", "lazy"])
+def test_tables_of_other_libraries(kind: str) -> None:
+    table = pl.DataFrame({"user_id": ["u", "u"], "item_id": [2, 3], "timestamp": [2, 1]})
+    items = pl.DataFrame({"item_id": [2, 3], "title": ["a", "b"]})
+
+    def made(frame: pl.DataFrame) -> object:
+        return {"pandas": frame.to_pandas, "arrow": frame.to_arrow, "lazy": frame.lazy}[kind]()
+
+    dataset = prepare_dataset(made(table), items=made(items), **ALL)
+    assert dataset.interactions()["item_id"].to_list() == [3, 2]
+    assert dataset.items["title"].to_list() == ["a", "b"]
+
+
+def test_what_is_no_table_is_named() -> None:
+    with pytest.raises(ValueError, match="the source is of the type dict; expected a path, or a table"):
+        prepare_dataset({"user_id": [1], "item_id": [2]})
+
+
+def test_text_columns_are_found_in_any_case() -> None:
+    events = pl.DataFrame({"user_id": [1, 1], "item_id": [2, 3]})
+    items = pl.DataFrame({"Item ID": [2, 3], "Title": ["a", "b"], "Brand": ["x", "y"]})
+    assert prepare_dataset(events, items=items, **ALL).views == ["Title", "Brand"]
+
+
+def test_times_that_are_hardly_seconds_are_told(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", "user_id,item_id,timestamp\n1,2,20190512\n1,3,20191231\n")
+    with pytest.warns(UserWarning, match="read as dates, as 20191231"):
+        readers.read(path)
+    table = pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": pl.Series([1.7e9], dtype=pl.Float32)})
+    with pytest.warns(UserWarning, match="are Float32, which has lost their last digits"):
+        readers.read(table)
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", '{"$oid": "5f"}', "true"])
+def test_nested_ids_of_json_are_refused(tmp_path: Path, value: str) -> None:
+    message = r"has .* for 'item_id'; expected text or a number"
+    lines = put(tmp_path / "a.jsonl", f'{{"user_id": "u", "item_id": {value}}}\n')
+    with pytest.raises(ValueError, match=message):
+        readers.read(lines)
+    with pytest.raises(ValueError, match=message):
+        readers.read_items(put(tmp_path / "i.jsonl", f'{{"item_id": {value}, "title": "a"}}\n'))
+
+
+def test_json_written_column_by_column_is_refused(tmp_path: Path) -> None:
+    for content in ('{"user_id":[1,1],"item_id":[2,3]}', '{"item_id":{"0":2,"1":3},"title":{"0":"a","1":"b"}}'):
+        path = put(tmp_path / "a.json", content)
+        with pytest.raises(ValueError, match="table by columns"):
+            (readers.read_items if "title" in content else readers.read)(path)
+
+
+def test_objects_among_texts_are_counted(tmp_path: Path) -> None:
+    path = put(tmp_path / "i.jsonl", '{"item_id":1,"title":{"en":"a"}}\n{"item_id":2,"title":"b"}\n')
+    with pytest.warns(UserWarning, match="1 values of the column 'title' .* are objects and were left out"):
+        assert readers.read_items(path)["title"].to_list() == [None, "b"]
+
+
+def test_few_items_that_are_only_written_otherwise_are_told() -> None:
+    events = pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["001", "x", "y"]})
+    items = pl.DataFrame({"item_id": ["1", "x", "y"], "title": ["a", "b", "c"]})
+    with pytest.warns(UserWarning, match="1 of 3 items .* 1 would match but for"):
+        prepare_dataset(events, items=items, **ALL)
+
+
 # ---- text of items
 
 
@@ -390,6 +486,11 @@ def test_the_last_of_a_repeated_key_counts(tmp_path: Path) -> None:
         ("x<!-- <b> -->y<!DOCTYPE html>", "x y "),
         ("if a<b and b>c", "if a<b and b>c"),
         ("List<String> x", "List<String> x"),
+        ("<div data-id class=a href=x?y=1&z=2>a</div><p style='b'id=\"c\">d</p>", " a  d "),
+        ("x <iframe src=y allowfullscreen></iframe>z</span", "x   z "),
+        ("x<script>var cut = 1;", "x "),
+        ("x<!-- cut", "x "),
+        ("if a <b and c> d", "if a <b and c> d"),
         ("tab\tline\nzero\x00\x07end\u200b", "tab\tline\nzero  end "),
         ("caf\u00e9 \U0001f600", "caf\u00e9 \U0001f600"),
     ],

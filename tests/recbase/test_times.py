@@ -128,3 +128,13 @@ def test_a_null_time_takes_that_of_its_neighbour_with_the_fraction() -> None:
     )
     ordered = events.order_events(events.check_interactions(frame), "time")
     assert ordered["item_id"].to_list() == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["text", "decimal"])
+def test_decimal_fractions_keep_every_digit(kind: str) -> None:
+    texts = pl.Series("timestamp", ["1700000000.123456789", "1700000000.123456788", "-1.5", "3"])
+    times = texts if kind == "text" else texts.cast(pl.Decimal(30, 9))
+    table, unit = with_seconds(pl.DataFrame({"timestamp": times}), "x")
+    assert unit == 1
+    assert table["timestamp"].to_list() == [1_700_000_000, 1_700_000_000, -2, 3]
+    assert table["nanosecond"].to_list() == [123_456_789, 123_456_788, 500_000_000, 0]
