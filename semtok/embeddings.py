@@ -462,8 +462,10 @@ def _as_ids(item_ids: Any) -> np.ndarray:
         raise ValueError(
             f"item_ids holds {max(values, key=abs)}; expected whole numbers below 2^63, or text"
         ) from error
-    if len(np.unique(ids)) < len(ids):
-        raise ValueError(f"item_ids has {len(ids) - len(np.unique(ids))} ids more than once; expected each once")
+    distinct, counts = np.unique(ids, return_counts=True)
+    if len(distinct) < len(ids):
+        twice = distinct[counts > 1].tolist()
+        raise ValueError(f"item_ids has {len(twice)} ids more than once, such as {twice[0]!r}; expected each once")
     return ids
 
 

@@ -122,6 +122,12 @@ def to_float32(values: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------- .npy
 
 
+_NPY_REASONS = {
+    "Python objects": "it holds Python objects, and nothing is unpickled here; write it as float32",
+    "mmap length": "it is shorter than its header says",
+}
+
+
 def read_npy(path: Path, kinds: str = "fiu") -> np.ndarray:
     """Array of a .npy file, of its own type.
 
@@ -146,7 +152,8 @@ def read_npy(path: Path, kinds: str = "fiu") -> np.ndarray:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             array = np.array(mapped)
     except Exception as error:  # the header is a Python literal, and its parser raises many kinds
-        raise ValueError(f"{path} is not a readable .npy file of numbers: {_first_line(error)}") from error
+        reason = next((said for words, said in _NPY_REASONS.items() if words in str(error)), _first_line(error))
+        raise ValueError(f"{path} is not a readable .npy file of numbers: {reason}") from error
     if array.dtype == np.dtype("V2"):
         # NumPy has no name for bfloat16 and writes it as two bytes of anything; nothing else is written so.
         warnings.warn(f"{path} has numbers of two nameless bytes, which are read as bfloat16", UserWarning, 2)
@@ -264,7 +271,7 @@ def _from_parquet(path: Path) -> VectorFile:
             _check_expansion(path, opened)
             views = _vector_columns(path, opened.schema_arrow)
             names = opened.schema_arrow.names
-            ids = IDS if IDS in names else next((name for name in _id_columns() if name in names), None)
+            ids = IDS if IDS in names else _id_column(names)
             listed = None if ids is None else _ids(path, ids, opened.read([ids]).column(0))
             found = {
                 name: np.concatenate([_column(path, column, opened) for column in columns], axis=1)
@@ -279,10 +286,10 @@ def _from_parquet(path: Path) -> VectorFile:
     return VectorFile({name: _two_dimensional(vectors, f"{path}: {name!r}") for name, vectors in found.items()}, listed)
 
 
-def _id_columns() -> tuple[str, ...]:
-    from recbase.readers.columns import ITEM_COLUMNS
+def _id_column(names: list[str]) -> str | None:
+    from recbase.readers.columns import ITEM_COLUMNS, usual_name
 
-    return tuple(ITEM_COLUMNS)
+    return usual_name(names, ITEM_COLUMNS)
 
 
 def _check_expansion(path: Path, opened: Any) -> None:

@@ -82,7 +82,9 @@ def choose_columns(found: Sequence[str], given: Mapping[str, str] | None, what: 
                 raise ValueError(f"{what} has the column {column} more than once; its columns are {listed(found)}")
     for name in ("user_id", "item_id"):
         if name not in chosen and not (name == "item_id" and "history" in chosen):
-            raise ValueError(f"{what} has no column {name}; its columns are {listed(found)}")
+            bare = any(re.fullmatch(r"[+-]?\d+(\.\d*)?", column.strip()) for column in found)
+            hint = "; its first line has to name them, and holds numbers" if bare else ""
+            raise ValueError(f"{what} has no column {name}; its columns are {listed(found)}{hint}")
     return chosen
 
 

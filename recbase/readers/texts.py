@@ -42,7 +42,8 @@ _HIDDEN = re.compile(
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # Control characters but for tab and line feed, and marks of width nought that only break words for an encoder.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff]")
-_MARKS = r"[<&\x00-\x08\x0B-\x1F\x7F-\x{9F}\x{200B}\x{FEFF}]|\]\]>"
+_SOFT_HYPHEN = "\u00ad"  # where a word may be broken, and no letter of it
+_MARKS = r"[<&\x00-\x08\x0B-\x1F\x7F-\x{9F}\x{AD}\x{200B}\x{FEFF}]|\]\]>"
 
 
 def plain_text(text: str) -> str:
@@ -54,7 +55,7 @@ def plain_text(text: str) -> str:
         text = decoded
     if "<" in text or "]]>" in text:
         text = _TAG.sub(" ", _HIDDEN.sub(" ", text))
-    return _CONTROL.sub(" ", text)
+    return _CONTROL.sub(" ", text.replace(_SOFT_HYPHEN, ""))
 
 
 def joined(value: Any) -> str | None:

@@ -381,6 +381,12 @@ def test_the_last_of_a_repeated_key_counts(tmp_path: Path) -> None:
     assert pairs(readers.read(path)) == [(1, 3)]
 
 
+def test_a_table_without_a_header_is_told_what_is_missing(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", "1,2014-04-07T10:51:09.277Z,214536502,0\n")
+    with pytest.raises(ValueError, match="no column user_id.*its first line has to name them, and holds numbers"):
+        readers.read(path)
+
+
 def test_ids_of_which_digits_are_lost_are_refused_or_told(tmp_path: Path) -> None:
     single = pl.DataFrame({"user_id": ["u", "u"], "item_id": pl.Series([5.0, 16777217.0], dtype=pl.Float32)})
     with pytest.raises(ValueError, match=r"item_id of the interactions is Float32.*no whole number below 2\^24"):
@@ -491,6 +497,7 @@ def test_few_items_that_are_only_written_otherwise_are_told() -> None:
         ("x<script>var cut = 1;", "x "),
         ("x<!-- cut", "x "),
         ("if a <b and c> d", "if a <b and c> d"),
+        ("Kaffee\u00adtasse &shy;neu", "Kaffeetasse neu"),
         ("tab\tline\nzero\x00\x07end\u200b", "tab\tline\nzero  end "),
         ("caf\u00e9 \U0001f600", "caf\u00e9 \U0001f600"),
     ],

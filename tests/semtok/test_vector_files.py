@@ -174,6 +174,26 @@ def test_ids_are_read_from_any_table(tmp_path: Path, name: str) -> None:
     assert read_ids(tmp_path / name) == IDS
 
 
+def test_ids_that_are_written_in_capitals_or_twice(tmp_path: Path) -> None:
+    table = pl.DataFrame({"ITEM_ID": IDS, "v": [[1.0, float(row)] for row in range(4)]})
+    table.write_parquet(tmp_path / "v.parquet")
+    wanted = IDS[::-1]
+    assert open_vectors(tmp_path / "v.parquet", wanted).views["v"][:, 1].tolist() == [3, 2, 1, 0]
+    table.with_columns(ITEM_ID=pl.lit(IDS[0])).write_parquet(tmp_path / "v.parquet")
+    with pytest.raises(ValueError, match="1 ids more than once, such as"):
+        open_vectors(tmp_path / "v.parquet", wanted)
+
+
+def test_npy_of_objects_and_of_half_a_file_is_told_in_plain_words(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.array([[1.0, None]], dtype=object))
+    with pytest.raises(ValueError, match="holds Python objects, and nothing is unpickled here"):
+        read_vector_file(tmp_path / "v.npy")
+    np.save(tmp_path / "v.npy", np.ones((100, 8), np.float32))
+    (tmp_path / "v.npy").write_bytes((tmp_path / "v.npy").read_bytes()[:500])
+    with pytest.raises(ValueError, match="is shorter than its header says"):
+        read_vector_file(tmp_path / "v.npy")
+
+
 def test_options_that_say_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="give it too"):
         VectorSource.of(None, in_order=True)
