@@ -483,6 +483,8 @@ def _described(
     sizes = (int(sizes),) * levels if isinstance(sizes, int | np.integer) else tuple(int(size) for size in sizes)
     try:
         if item_ids is None:
+            if "" in list(found.keys):
+                raise ValueError(f"{path} has an item whose id is empty; expected an id of every item")
             return ItemCodes(found.codes, sizes, found.keys, blocks)
         text = any(isinstance(item, str) for item in item_ids)
         keys: Any = [str(key) for key in found.keys] if text else list(found.keys)
@@ -588,8 +590,11 @@ def _json(path: Path) -> Any:
         raise ValueError(f"{path} is none of the formats {', '.join(FORMATS)}") from error
     except KeyError as error:
         raise ValueError(f"{path} has the item {_short(error.args[0])} more than once") from error
+    except json.JSONDecodeError as error:
+        known = "" if path.suffix == ".json" else f", and its name is of none of the formats {', '.join(FORMATS)}"
+        raise ValueError(f"{path} is not valid JSON in line {error.lineno:,}{known}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits raise a plain ValueError
-        raise ValueError(f"{path} is not valid JSON: {_short(str(error))[1:-1]}") from error
+        raise ValueError(f"{path} is not valid JSON: nested too deeply, or a number too long") from error
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

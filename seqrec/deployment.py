@@ -68,12 +68,20 @@ def write_faiss(model: Any, factory: str = "Flat") -> Callable[[Path], None]:
     vectors = np.ascontiguousarray(model.item_vectors().detach().cpu().float().numpy())
     if not np.isfinite(vectors).all():
         raise ValueError("the item vectors hold NaN or infinity, so no index is made of them")
+    if _ENDLESS.search(factory):
+        raise ValueError(
+            _does_not_fit(factory, vectors, "failed: a part of it has the number 0, or a graph one neighbour")
+        )
     try:
         index = _trained(faiss, factory, vectors)
         content = faiss.serialize_index(index).tobytes()
     except (RuntimeError, MemoryError, OverflowError, TypeError, NotImplementedError) as error:
         raise ValueError(_does_not_fit(factory, vectors, str(error))) from error
     return lambda path: _write(path, content)
+
+
+# With these faiss aborts the process (HNSW0), runs without end (HNSW1, NSG0) or answers every query alike (PCA0, SQ0).
+_ENDLESS = re.compile(r"(?<!\d)0+(?!\d)|(?:HNSW|NSG)0*1(?!\d)", re.IGNORECASE)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -90,6 +98,9 @@ def _trained(faiss: Any, factory: str, vectors: np.ndarray) -> Any:
         if hasattr(inner, "do_polysemous_training"):
             # Minutes of annealing for a kind of search by Hamming distance that is not used here.
             inner.do_polysemous_training = False
+        for part in (inner, getattr(inner, "pq", None)):
+            if part is not None and hasattr(part, "cp"):
+                part.cp.min_points_per_centroid = 1  # faiss writes of it to stderr itself, once a quantizer
         inner = faiss.downcast_index(inner.index) if hasattr(inner, "index") else None
     index.train(vectors)
     if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2):

@@ -101,9 +101,15 @@ def _fast_keys(block: bytes, kinds: Mapping[str, Any]) -> pl.DataFrame | None:
             continue
         # Half a surrogate pair comes out as a zero character; lists, objects and booleans as the text of them.
         texts_of = [name for name, kind in part.schema.items() if kind == pl.String]
-        odd = r"\x00|^[\[{]|^(?:true|false)$"
-        return None if any(part[name].str.contains(odd).any() for name in texts_of) else part
+        return None if any(_odd(part[name]) for name in texts_of) else part
     return None
+
+
+def _odd(texts: pl.Series) -> bool:
+    value = pl.col(texts.name)
+    nested = value.str.starts_with("[") | value.str.starts_with("{") | (value == "true") | (value == "false")
+    zero = value.str.contains("\x00", literal=True)
+    return bool(texts.to_frame().select((nested | zero).any()).item())
 
 
 def _slow_keys(block: bytes, kinds: Mapping[str, Any], path: Path, earlier: int) -> pl.DataFrame:

@@ -383,7 +383,7 @@ def test_the_last_of_a_repeated_key_counts(tmp_path: Path) -> None:
 
 def test_a_table_without_a_header_is_told_what_is_missing(tmp_path: Path) -> None:
     path = put(tmp_path / "a.csv", "1,2014-04-07T10:51:09.277Z,214536502,0\n")
-    with pytest.raises(ValueError, match="no column user_id.*its first line has to name them, and holds numbers"):
+    with pytest.raises(ValueError, match=r"no column user_id.*its first line has to name them, and holds numbers"):
         readers.read(path)
 
 

@@ -124,7 +124,13 @@ def test_table_of_several_methods_and_of_lists(tmp_path: Path) -> None:
 
 
 BAD = {
-    "cut off": ("x.json", b'{"0": ["<a_1>"', "is not valid JSON"),
+    "cut off": ("x.json", b'{"0": ["<a_1>"', "is not valid JSON in line 1$"),
+    "a table of text": (
+        "x.csv",
+        b"item_id,c0\n1,2\n",
+        "is not valid JSON in line 1, and its name is of none of the formats",
+    ),
+    "an empty id": ("x.json", b'{"": [1, 2], "a": [2, 3]}', "has an item whose id is empty"),
     "no text": ("x.json", b"\xff\xfe\x00", "is none of the formats index, grid"),
     "empty": ("x.json", {}, "its JSON holds no codes"),
     "a number": ("x.json", 3, "its JSON holds no codes"),

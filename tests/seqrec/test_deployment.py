@@ -63,7 +63,25 @@ def test_an_index_shorter_than_the_list_ends_with_no_item(tmp_path):
         write_faiss(model, "nonsense")
 
 
-@pytest.mark.parametrize("factory", ["", "PQ7", "IVF1024,Flat", "PQ8", "LSH", "PCA999,Flat", "IVF99999999999,Flat"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        "",
+        "PQ7",
+        "IVF1024,Flat",
+        "PQ8",
+        "LSH",
+        "PCA999,Flat",
+        "IVF99999999999,Flat",
+        "HNSW0",
+        "HNSW1",
+        "NSG01",
+        "IVF0,Flat",
+        "IVF4_HNSW1,Flat",
+        "PCA0,Flat",
+        "SQ0",
+    ],
+)
 def test_an_index_that_does_not_fit_is_one_sentence_and_the_rest_stays(tmp_path, factory):
     pytest.importorskip("faiss", reason="needs the extra faiss")
     run = exported("sasrec", tmp_path)
