@@ -63,6 +63,7 @@ __all__ = [
 FORMAT = 1
 _DIGITS = 12
 _HASHED = re.compile(rf"^(.+)\.([0-9a-f]{{{_DIGITS}}})(\.[^.]+)?$")
+_HUGGING_FACE = {"architectures", "model_type", "transformers_version"}
 _VERSIONS = ("semtok", "torch", "numpy", "polars", "transformers", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
@@ -180,9 +181,11 @@ def save_folder(
         If the folder cannot be made or written (no permission, no space left), naming the path; what was there stays.
         :class:`recbase.locks.FolderBusyError`, which is one, if another writer holds the folder for a minute.
     ValueError
-        If a file of the manifest's name is there that is no manifest of this kind: it would be lost.
+        If a file of the manifest's name is there that is no manifest of this kind: it would be lost; or the folder is a
+        file.
     """
     folder = Path(folder)
+    _check_folder(folder, kind)
     with folder_lock(folder, f"saving a {kind}"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -319,17 +322,27 @@ def check_replaceable(
     kind: str,
     former: Callable[[Any], Iterable[str] | None] | None = None,
 ) -> None:
-    """Refuse a folder that :func:`save_folder` would refuse; for commands that work for long before they save.
+    """Refuse a folder that :func:`save_folder` would refuse, or that is something else already.
+
+    For commands, which work for long before they save and are given a folder by mistake more often than by intent.
 
     Raises
     ------
     ValueError
-        If the folder holds a file of the manifest's name that is no manifest of this kind, or is a file itself.
+        If the folder holds a file of the manifest's name that is no manifest of this kind, or holds one of ours of
+        another kind or a Hugging Face model, or is a file itself.
     """
     folder = Path(folder)
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; expected a folder for a {kind}")
+    _check_folder(folder, kind)
+    if not os.path.lexists(folder / manifest_name):
+        _check_kind(folder, kind)
     _replaced_files(folder, manifest_name, kind, former)
+
+
+def _check_folder(folder: Path, kind: str) -> None:
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "a link to nothing" if folder.is_symlink() and not folder.exists() else "a file"
+        raise ValueError(f"{folder} is {what}; expected a folder for a {kind}")
 
 
 def _replaced_files(
@@ -353,6 +366,23 @@ def _replaced_files(
     raise ValueError(
         f"cannot save a {kind} in {folder}: the {manifest_name} there is {what} and would be lost; give another folder"
     )
+
+
+def _check_kind(folder: Path, kind: str) -> None:
+    """Refuse a folder that is something else already: one of ours of another kind, or a Hugging Face model."""
+    for path in sorted(folder.glob("*.json")):
+        with suppress(OSError, ValueError):
+            body = read_json(path)
+            if not isinstance(body, dict):
+                continue
+            held = body.get("kind")
+            if not (isinstance(held, str) and isinstance(body.get("files"), dict) and "format" in body):
+                held = "Hugging Face model" if path.name == "config.json" and _HUGGING_FACE & set(body) else None
+            if held is not None:
+                break
+    else:
+        return
+    raise ValueError(f"cannot save a {kind} in {folder}: it holds a {held} ({path.name}); give another folder")
 
 
 def _write_files(

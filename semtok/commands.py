@@ -99,9 +99,13 @@ def prepare(
     SOURCE is a named public set, a folder with interactions.parquet and items.parquet, a file in a known format, or
     (with --format huggingface) a name on the hub. With --verify the exit code is 1 if any sequence differs.
     """
+    from recbase.checkpoints import check_replaceable
+    from recbase.dataset import MANIFEST
     from recbase.datasets import load_dataset, prepare_dataset
     from recbase.datasets import verify as compare
 
+    if out is not None:
+        check_replaceable(out, MANIFEST, "dataset")
     pairs = dict(_column(text) for text in columns) if columns else None
     need_paths("items", "from_file")
     other = None if verify is None else load_dataset(verify)

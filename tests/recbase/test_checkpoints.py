@@ -675,3 +675,29 @@ def test_names_are_plain_where_others_read_the_folder(tmp_path: Path) -> None:
     assert save(b"one") == ["part.txt", MANIFEST]
     assert save(b"two") == [f"part.{digest(b'two')[:12]}.txt", MANIFEST]
     assert save(b"three") == ["part.txt", MANIFEST]
+
+
+@pytest.mark.parametrize("held", ["thing", "hub", "nothing", "strange"])
+def test_a_command_is_refused_a_folder_that_is_something_else(held: str, tmp_path: Path) -> None:
+    if held == "thing":
+        save_folder(tmp_path, "thing.json", "thing", {}, {"a.txt": b"a"})
+    elif held == "hub":
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    elif held == "strange":
+        (tmp_path / "notes.json").write_text('{"kind": "note"}')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    if held in ("thing", "hub"):
+        with pytest.raises(ValueError, match="it holds a (thing|Hugging Face model) .*; give another folder"):
+            check_replaceable(tmp_path, "other.json", "other")
+    else:
+        check_replaceable(tmp_path, "other.json", "other")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_is_a_file_or_a_link_to_nothing_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("gone")
+    for name, said in {"file": "is a file", "link": "is a link to nothing"}.items():
+        with pytest.raises(ValueError, match=f"{name} {said}; expected a folder for a thing"):
+            save_folder(tmp_path / name, "thing.json", "thing", {}, {})
+    assert (tmp_path / "file").read_text() == "x"
