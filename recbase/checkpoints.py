@@ -49,6 +49,7 @@ __all__ = [
     "FORMAT",
     "FileContent",
     "Folder",
+    "check_file",
     "check_replaceable",
     "consistent",
     "folder_lock",
@@ -337,6 +338,36 @@ def check_replaceable(
     if not os.path.lexists(folder / manifest_name):
         _check_kind(folder, kind)
     _replaced_files(folder, manifest_name, kind, former)
+
+
+def check_file(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None) -> None:
+    """Refuse a file to be written that a folder of ours needs, or that the command reads.
+
+    Parameters
+    ----------
+    path : path
+    inputs : path or None
+        Files that are read.
+
+    Raises
+    ------
+    ValueError
+        If the file is one of ``inputs``, the manifest of a folder of ours, or named by it.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.is_file():
+        return
+    if any(given is not None and os.path.realpath(given) == str(target) for given in inputs):
+        raise ValueError(f"{path} is what the command reads, and would be lost: give another file to write")
+    for manifest in target.parent.glob("*.json"):
+        held = None
+        with suppress(OSError, ValueError):
+            body = read_json(manifest)
+            if isinstance(body, dict) and "format" in body and isinstance(body.get("files"), dict):
+                names = {entry["file"] for entry in checked_entries(body["files"], manifest).values()}
+                held = body.get("kind") if target.name in names | {manifest.name} else None
+        if isinstance(held, str):
+            raise ValueError(f"{path} is a part of the {held} in {target.parent}, and would be lost: give another file")
 
 
 def _check_folder(folder: Path, kind: str) -> None:

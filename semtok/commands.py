@@ -461,6 +461,7 @@ def encode(
     if append:
         _append(tokenizer, vectors, made_from, out, grow, as_json, quiet)
         return
+    _check_out(out, items, embeddings, embeddings_ids)
     if isinstance(vectors, ShardedEmbeddings):
         said = _encode_shards(fitted, vectors, made_from, out or Path("runs/semtok/encoded"), engine, quiet or as_json)
     else:
@@ -573,6 +574,14 @@ def _encode_shards(
         columns = {f"c{level}": column for level, column in enumerate(codes.T)}
         _write_table(pl.DataFrame({"item_id": vectors.item_ids, **columns}), out)
     return {"file": str(out), "items": len(vectors), "levels": len(fitted.sizes_), "shards": vectors.shards}
+
+
+def _check_out(out: Path | None, *inputs: Path | None) -> None:
+    """Refuse an --out that would replace what is read, or a part of a folder of ours."""
+    from recbase.checkpoints import check_file
+
+    if out is not None:
+        check_file(out, *inputs)
 
 
 def _write_table(table: Any, path: Path) -> None:
