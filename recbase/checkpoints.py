@@ -413,7 +413,8 @@ def _check_kind(folder: Path, kind: str) -> None:
                 break
     else:
         return
-    raise ValueError(f"cannot save a {kind} in {folder}: it holds a {held} ({path.name}); give another folder")
+    what = kind if kind.endswith("s") else f"a {kind}"
+    raise ValueError(f"cannot save {what} in {folder}: it holds a {held} ({path.name}); give another folder")
 
 
 def _write_files(

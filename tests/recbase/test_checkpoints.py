@@ -687,7 +687,7 @@ def test_a_command_is_refused_a_folder_that_is_something_else(held: str, tmp_pat
         (tmp_path / "notes.json").write_text('{"kind": "note"}')
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     if held in ("thing", "hub"):
-        with pytest.raises(ValueError, match="it holds a (thing|Hugging Face model) .*; give another folder"):
+        with pytest.raises(ValueError, match="cannot save a other in .*: it holds a (thing|Hugging Face model) .*; give another folder"):
             check_replaceable(tmp_path, "other.json", "other")
     else:
         check_replaceable(tmp_path, "other.json", "other")
