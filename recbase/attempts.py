@@ -101,6 +101,8 @@ class Attempt:
 
     def forget(self) -> None:
         """Leave no trace of a training that failed before it had anything to go on from."""
+        if self.folder != self.out and _same_file(self.folder / _STATE, self.out / _STATE):
+            shutil.rmtree(self.folder, ignore_errors=True)  # still the copy of the finished run's
         if not self.holds() and not self.holds(self.first_stage):
             (self.folder / _NOTE).unlink(missing_ok=True)
             _put_back(self.folder)
@@ -152,6 +154,8 @@ def attempt_at(out: str | os.PathLike[str], purpose: str, resume: bool = False) 
     if not is_main_process():
         yield Attempt(out, out, "")
         return
+    if resume and not out.exists():  # the lock would make the folders above
+        raise _nothing_begun(out)
     with folder_lock(out, purpose, wait=0):
         attempt = _resumed(out) if resume else _begun(out)
         try:
@@ -225,7 +229,7 @@ def _resumed(out: Path) -> Attempt:
     if note or attempt.holds() or begun:
         return attempt
     if not (out / _STATE).is_file():
-        raise FileNotFoundError(f"{out} holds no checkpoint to resume; leave out --resume to start anew")
+        raise _nothing_begun(out)
     # A finished run is trained further: from a copy, so that it stays whole until the longer training is done.
     shutil.rmtree(folder, ignore_errors=True)
     if (out / _FIRST).is_dir():
@@ -234,6 +238,10 @@ def _resumed(out: Path) -> Attempt:
     os.replace(folder / f".copied-{_CHECKPOINT}", folder / _CHECKPOINT)
     write_file(folder / _NOTE, json.dumps({"name": attempt.name}) + "\n")
     return attempt
+
+
+def _nothing_begun(out: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"{out} holds no checkpoint to resume; leave out --resume to start anew")
 
 
 def _workplace(out: Path) -> Path:
@@ -313,6 +321,12 @@ def _replace_parts(out: Path) -> None:
         if source.exists():
             os.replace(source, target)
     shutil.rmtree(beside, ignore_errors=True)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    with suppress(OSError):
+        return first.read_bytes() == second.read_bytes()
+    return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -132,9 +132,10 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
 def test_nothing_begun_is_nothing_to_resume(tmp_path: Path) -> None:
     with (
         pytest.raises(FileNotFoundError, match="holds no checkpoint to resume; leave out --resume"),
-        attempt_at(tmp_path / "run", "training", resume=True),
+        attempt_at(tmp_path / "above" / "run", "training", resume=True),
     ):
         pass
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -285,3 +286,15 @@ def test_a_folder_of_others_in_a_finished_run_is_kept(strange: str, tmp_path: Pa
         pass
     assert (tmp_path / "training" / strange).read_text() == "{}"
     assert state(tmp_path) == ("one", "one", "one")
+
+
+def test_a_copy_that_was_not_trained_further_is_taken_away(tmp_path: Path) -> None:
+    trained(tmp_path, "one")
+    with pytest.raises(ValueError, match="another training"), attempt_at(tmp_path, "training", resume=True):
+        raise ValueError("another training")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "config.json", "history.jsonl"}
+    with pytest.raises(ValueError, match="no memory"), attempt_at(tmp_path, "training", resume=True) as attempt:
+        train(attempt, "further")
+        raise ValueError("no memory")
+    with attempt_at(tmp_path, "training", resume=True) as attempt:
+        assert json.loads((attempt.folder / "checkpoint" / "checkpoint.json").read_text())["run"] == "further"
