@@ -276,7 +276,8 @@ def _check_parts(out: Path, finished: bool) -> None:
         strange.append(beside)
     if strange:
         raise ValueError(
-            f"cannot train into {out}: {strange[0]} is none of a training of ours and would be lost; give another folder"
+            f"cannot train into {out}: {strange[0]} is none of a training of ours and would be lost; "
+            "give another folder"
         )
 
 
@@ -288,7 +289,9 @@ def _is_training(folder: Path, above: bool) -> bool:
         return False
     held = _read_json(folder / (_STATE if above else Path(_STATE).name))
     ours = {_CHECKPOINT, _FIRST, _HISTORY, _EARLIER}
-    return held.get("kind") == _KIND or all(_is_left(path) or (above and path.name in ours) for path in folder.iterdir())
+    return held.get("kind") == _KIND or all(
+        _is_left(path) or (above and path.name in ours) for path in folder.iterdir()
+    )
 
 
 def _is_left(path: Path) -> bool:

@@ -42,7 +42,7 @@ from recbase.integrity import (
     remember,
 )
 from recbase.locks import folder_lock
-from recbase.manifests import read_json
+from recbase.manifests import read_json, shown
 from recbase.reading import consistent, note_opened
 
 __all__ = [
@@ -253,12 +253,13 @@ def open_folder(
     body = read_json(path)
     if not isinstance(body, dict) or body.get("kind", kind if by_hand else None) != kind:
         found = body.get("kind", "manifest without a kind") if isinstance(body, dict) else type(body).__name__
+        found = found[:60] if isinstance(found, str) else f"manifest of kind {shown(found)}"
         raise ValueError(f"{folder} holds a {found}, expected a {kind}")
     number = body.get("format", FORMAT)
     if type(number) is not int or number < 1:
-        raise ValueError(f"{path} has format {number!r}; expected a whole number from 1 to {FORMAT}")
+        raise ValueError(f"{path} has format {shown(number)}; expected a whole number from 1 to {FORMAT}")
     if number > FORMAT:
-        raise ValueError(f"{path} has format {number}; this version reads up to {FORMAT}: update semtok")
+        raise ValueError(f"{path} has format {shown(number)}; this version reads up to {FORMAT}: update semtok")
     files = checked_entries(body.pop("files", {}), path)
     if check is not None:
         try:

@@ -119,10 +119,8 @@ class Pretrained:
         import polars as pl
 
         count = int(self.config()["items"])
-        if self.origin is not None:
-            items = self.origin.items
-        else:
-            items = pl.DataFrame({"item_id": range(1, count + 1)})
+        numbers = pl.DataFrame({"item_id": range(1, count + 1)})
+        items = numbers if self.origin is None else self.origin.items
         if item_ids is not None:
             items = items.with_columns(_checked_ids(item_ids, count))
         return items if titles is None else items.with_columns(_checked_titles(titles, count))

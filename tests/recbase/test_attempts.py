@@ -227,9 +227,13 @@ def test_a_training_that_fails_before_its_first_checkpoint_leaves_nothing(tmp_pa
 
 
 def interrupted(out: Path, text: str) -> None:
-    with pytest.raises(Interrupted), attempt_at(out, "training") as attempt:
-        train(attempt, text, first=True)
-        raise KeyboardInterrupt
+    def begin() -> None:
+        with attempt_at(out, "training") as attempt:
+            train(attempt, text, first=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        begin()
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -238,14 +242,15 @@ def test_an_unfinished_training_survives_a_new_one_that_comes_to_nothing(finishe
         trained(tmp_path, "one")
     interrupted(tmp_path, "two")
     folder = tmp_path / "training" if finished else tmp_path
-    with (
-        pytest.warns(UserWarning, match="is kept in"),
-        pytest.raises(ValueError, match="no such encoder"),
-        attempt_at(tmp_path, "training") as anew,
-    ):
-        assert not anew.holds()
-        assert not anew.holds(anew.first_stage)
-        raise ValueError("no such encoder")
+
+    def fail() -> None:
+        with attempt_at(tmp_path, "training") as anew:
+            assert not anew.holds()
+            assert not anew.holds(anew.first_stage)
+            raise ValueError("no such encoder")
+
+    with pytest.warns(UserWarning, match="is kept in"), pytest.raises(ValueError, match="no such encoder"):
+        fail()
     assert not (folder / ".earlier").exists()
     with attempt_at(tmp_path, "training", resume=True) as resumed:
         assert resumed.holds(resumed.first_stage)
@@ -293,8 +298,13 @@ def test_a_copy_that_was_not_trained_further_is_taken_away(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="another training"), attempt_at(tmp_path, "training", resume=True):
         raise ValueError("another training")
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "config.json", "history.jsonl"}
-    with pytest.raises(ValueError, match="no memory"), attempt_at(tmp_path, "training", resume=True) as attempt:
-        train(attempt, "further")
-        raise ValueError("no memory")
+
+    def fail() -> None:
+        with attempt_at(tmp_path, "training", resume=True) as attempt:
+            train(attempt, "further")
+            raise ValueError("no memory")
+
+    with pytest.raises(ValueError, match="no memory"):
+        fail()
     with attempt_at(tmp_path, "training", resume=True) as attempt:
         assert json.loads((attempt.folder / "checkpoint" / "checkpoint.json").read_text())["run"] == "further"
