@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recbase.files import write_file
+from recbase.files import TEMPORARY, write_file
 from recbase.interruption import Interrupted, collected_signals
 from recbase.locks import folder_lock
 from recbase.processes import is_main_process, process_count
@@ -32,6 +34,8 @@ _BESIDE = "training"
 _NOTE = "training.json"
 _HISTORY, _CHECKPOINT, _FIRST = "history.jsonl", "checkpoint", "pretraining"
 _PARTS = (_FIRST, _CHECKPOINT, _HISTORY)
+_EARLIER, _KIND = ".earlier", "training checkpoint"
+_WEIGHTS = re.compile(r"(model|optimizer|best|rank-\d+)\.[0-9a-f]{12}\.safetensors$")
 _STATE = f"{_CHECKPOINT}/checkpoint.json"
 
 
@@ -93,11 +97,15 @@ class Attempt:
         if self.folder != self.out:
             _replace_parts(self.out)
         (self.out / _NOTE).unlink(missing_ok=True)
+        shutil.rmtree(self.out / _EARLIER, ignore_errors=True)
 
     def forget(self) -> None:
         """Leave no trace of a training that failed before it had anything to go on from."""
+        if self.folder != self.out and _same_file(self.folder / _STATE, self.out / _STATE):
+            shutil.rmtree(self.folder, ignore_errors=True)  # still the copy of the finished run's
         if not self.holds() and not self.holds(self.first_stage):
             (self.folder / _NOTE).unlink(missing_ok=True)
+            _put_back(self.folder)
             for folder in dict.fromkeys([self.folder, self.out]):
                 with suppress(OSError):  # not empty: something else lies there
                     folder.rmdir()
@@ -146,6 +154,8 @@ def attempt_at(out: str | os.PathLike[str], purpose: str, resume: bool = False) 
     if not is_main_process():
         yield Attempt(out, out, "")
         return
+    if resume and not out.exists():  # the lock would make the folders above
+        raise _nothing_begun(out)
     with folder_lock(out, purpose, wait=0):
         attempt = _resumed(out) if resume else _begun(out)
         try:
@@ -176,17 +186,39 @@ def gone_on_with(folder: Path, train: Callable[[bool], Result]) -> Result:
 
 
 def _begun(out: Path) -> Attempt:
-    """A new attempt; what an earlier one that was not finished had left is removed."""
+    """A new attempt; what an earlier one that was not finished had left is set aside until the new one is done."""
     folder = _workplace(out)
-    if folder != out:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        for part in (_CHECKPOINT, _FIRST):
-            shutil.rmtree(out / part, ignore_errors=True)
-        (out / _HISTORY).unlink(missing_ok=True)
+    if any((folder / part / _STATE).is_file() for part in ("", _FIRST)):
+        warnings.warn(
+            f"{folder} held a training that was not finished: a new one is begun in its place (--resume goes on), and "
+            f"what there was is kept in {folder / _EARLIER} until that is done",
+            stacklevel=4,
+        )
+        _set_aside(folder)
     attempt = Attempt(out, folder, secrets.token_hex(8))
     write_file(folder / _NOTE, json.dumps({"name": attempt.name}) + "\n")
     return attempt
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a training that was begun out of the way of a new one."""
+    shutil.rmtree(folder / _EARLIER, ignore_errors=True)
+    (folder / _EARLIER).mkdir()
+    for part in _PARTS:
+        if (folder / part).exists():
+            os.replace(folder / part, folder / _EARLIER / part)
+
+
+def _put_back(folder: Path) -> None:
+    """Undo `_set_aside` where the new training came to nothing."""
+    if not (folder / _EARLIER).is_dir():
+        return
+    (folder / _HISTORY).unlink(missing_ok=True)
+    for part in _PARTS:
+        if (folder / _EARLIER / part).exists() and not (folder / part).exists():
+            os.replace(folder / _EARLIER / part, folder / part)
+    with suppress(OSError):
+        (folder / _EARLIER).rmdir()
 
 
 def _resumed(out: Path) -> Attempt:
@@ -197,7 +229,7 @@ def _resumed(out: Path) -> Attempt:
     if note or attempt.holds() or begun:
         return attempt
     if not (out / _STATE).is_file():
-        raise FileNotFoundError(f"{out} holds no checkpoint to resume; leave out --resume to start anew")
+        raise _nothing_begun(out)
     # A finished run is trained further: from a copy, so that it stays whole until the longer training is done.
     shutil.rmtree(folder, ignore_errors=True)
     if (out / _FIRST).is_dir():
@@ -208,10 +240,15 @@ def _resumed(out: Path) -> Attempt:
     return attempt
 
 
+def _nothing_begun(out: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"{out} holds no checkpoint to resume; leave out --resume to start anew")
+
+
 def _workplace(out: Path) -> Path:
     """Where a training into this folder works; first, one that was saved but not moved in is moved in."""
     check_run_folder(out)  # now, and not after hours of training
     manifest = _read_json(out / MANIFEST)
+    _check_parts(out, bool(manifest))
     if not manifest:
         return out
     for folder in (out / _BESIDE, out):
@@ -219,6 +256,58 @@ def _workplace(out: Path) -> Path:
         if note and note.get("name") == manifest.get("attempt"):
             Attempt(out, folder, note["name"]).move_in()
     return out / _BESIDE
+
+
+def _check_parts(out: Path, finished: bool) -> None:
+    """Refuse a folder in which something of others has a name that a training would write over or take away.
+
+    Raises
+    ------
+    ValueError
+        Naming it.
+    """
+    strange = [out / part for part in (_CHECKPOINT, _FIRST) if not _is_training(out / part, part == _FIRST)]
+    if not finished and not (out / _STATE).is_file() and not _is_history(out / _HISTORY):
+        strange.append(out / _HISTORY)
+    beside = out / _BESIDE
+    if os.path.lexists(out / _NOTE) and "name" not in _read_json(out / _NOTE):
+        strange.append(out / _NOTE)
+    if finished and ((beside / MANIFEST).exists() or not (_read_json(beside / _NOTE) or _is_training(beside, True))):
+        strange.append(beside)
+    if strange:
+        raise ValueError(
+            f"cannot train into {out}: {strange[0]} is none of a training of ours and would be lost; "
+            "give another folder"
+        )
+
+
+def _is_training(folder: Path, above: bool) -> bool:
+    """Whether a folder is a checkpoint of ours, or holds one, or nothing that could be lost."""
+    if not os.path.lexists(folder):
+        return True
+    if not folder.is_dir():
+        return False
+    held = _read_json(folder / (_STATE if above else Path(_STATE).name))
+    ours = {_CHECKPOINT, _FIRST, _HISTORY, _EARLIER}
+    return held.get("kind") == _KIND or all(
+        _is_left(path) or (above and path.name in ours) for path in folder.iterdir()
+    )
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a file is what a writer of ours that was killed has left."""
+    return path.name.startswith((TEMPORARY, ".copied-", ".checkpoint.lock")) or _WEIGHTS.match(path.name) is not None
+
+
+def _is_history(path: Path) -> bool:
+    """Whether a file is a history of ours, or not there."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        return not first or {"epoch", "step"} <= set(json.loads(first))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _replace_parts(out: Path) -> None:
@@ -235,6 +324,12 @@ def _replace_parts(out: Path) -> None:
         if source.exists():
             os.replace(source, target)
     shutil.rmtree(beside, ignore_errors=True)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    with suppress(OSError):
+        return first.read_bytes() == second.read_bytes()
+    return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -42,13 +42,14 @@ from recbase.integrity import (
     remember,
 )
 from recbase.locks import folder_lock
-from recbase.manifests import read_json
+from recbase.manifests import read_json, shown
 from recbase.reading import consistent, note_opened
 
 __all__ = [
     "FORMAT",
     "FileContent",
     "Folder",
+    "check_file",
     "check_replaceable",
     "consistent",
     "folder_lock",
@@ -63,6 +64,7 @@ __all__ = [
 FORMAT = 1
 _DIGITS = 12
 _HASHED = re.compile(rf"^(.+)\.([0-9a-f]{{{_DIGITS}}})(\.[^.]+)?$")
+_HUGGING_FACE = {"architectures", "model_type", "transformers_version"}
 _VERSIONS = ("semtok", "torch", "numpy", "polars", "transformers", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
@@ -180,9 +182,11 @@ def save_folder(
         If the folder cannot be made or written (no permission, no space left), naming the path; what was there stays.
         :class:`recbase.locks.FolderBusyError`, which is one, if another writer holds the folder for a minute.
     ValueError
-        If a file of the manifest's name is there that is no manifest of this kind: it would be lost.
+        If a file of the manifest's name is there that is no manifest of this kind: it would be lost; or the folder is a
+        file.
     """
     folder = Path(folder)
+    _check_folder(folder, kind)
     with folder_lock(folder, f"saving a {kind}"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -249,12 +253,13 @@ def open_folder(
     body = read_json(path)
     if not isinstance(body, dict) or body.get("kind", kind if by_hand else None) != kind:
         found = body.get("kind", "manifest without a kind") if isinstance(body, dict) else type(body).__name__
+        found = found[:60] if isinstance(found, str) else f"manifest of kind {shown(found)}"
         raise ValueError(f"{folder} holds a {found}, expected a {kind}")
     number = body.get("format", FORMAT)
     if type(number) is not int or number < 1:
-        raise ValueError(f"{path} has format {number!r}; expected a whole number from 1 to {FORMAT}")
+        raise ValueError(f"{path} has format {shown(number)}; expected a whole number from 1 to {FORMAT}")
     if number > FORMAT:
-        raise ValueError(f"{path} has format {number}; this version reads up to {FORMAT}: update semtok")
+        raise ValueError(f"{path} has format {shown(number)}; this version reads up to {FORMAT}: update semtok")
     files = checked_entries(body.pop("files", {}), path)
     if check is not None:
         try:
@@ -319,17 +324,57 @@ def check_replaceable(
     kind: str,
     former: Callable[[Any], Iterable[str] | None] | None = None,
 ) -> None:
-    """Refuse a folder that :func:`save_folder` would refuse; for commands that work for long before they save.
+    """Refuse a folder that :func:`save_folder` would refuse, or that is something else already.
+
+    For commands, which work for long before they save and are given a folder by mistake more often than by intent.
 
     Raises
     ------
     ValueError
-        If the folder holds a file of the manifest's name that is no manifest of this kind, or is a file itself.
+        If the folder holds a file of the manifest's name that is no manifest of this kind, or holds one of ours of
+        another kind or a Hugging Face model, or is a file itself.
     """
     folder = Path(folder)
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; expected a folder for a {kind}")
+    _check_folder(folder, kind)
+    if not os.path.lexists(folder / manifest_name):
+        _check_kind(folder, kind)
     _replaced_files(folder, manifest_name, kind, former)
+
+
+def check_file(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None) -> None:
+    """Refuse a file to be written that a folder of ours needs, or that the command reads.
+
+    Parameters
+    ----------
+    path : path
+    inputs : path or None
+        Files that are read.
+
+    Raises
+    ------
+    ValueError
+        If the file is one of ``inputs``, the manifest of a folder of ours, or named by it.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.is_file():
+        return
+    if any(given is not None and os.path.realpath(given) == str(target) for given in inputs):
+        raise ValueError(f"{path} is what the command reads, and would be lost: give another file to write")
+    for manifest in target.parent.glob("*.json"):
+        held = None
+        with suppress(OSError, ValueError):
+            body = read_json(manifest)
+            if isinstance(body, dict) and "format" in body and isinstance(body.get("files"), dict):
+                names = {entry["file"] for entry in checked_entries(body["files"], manifest).values()}
+                held = body.get("kind") if target.name in names | {manifest.name} else None
+        if isinstance(held, str):
+            raise ValueError(f"{path} is a part of the {held} in {target.parent}, and would be lost: give another file")
+
+
+def _check_folder(folder: Path, kind: str) -> None:
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "a link to nothing" if folder.is_symlink() and not folder.exists() else "a file"
+        raise ValueError(f"{folder} is {what}; expected a folder for a {kind}")
 
 
 def _replaced_files(
@@ -353,6 +398,24 @@ def _replaced_files(
     raise ValueError(
         f"cannot save a {kind} in {folder}: the {manifest_name} there is {what} and would be lost; give another folder"
     )
+
+
+def _check_kind(folder: Path, kind: str) -> None:
+    """Refuse a folder that is something else already: one of ours of another kind, or a Hugging Face model."""
+    for path in sorted(folder.glob("*.json")):
+        with suppress(OSError, ValueError):
+            body = read_json(path)
+            if not isinstance(body, dict):
+                continue
+            held = body.get("kind")
+            if not (isinstance(held, str) and isinstance(body.get("files"), dict) and "format" in body):
+                held = "Hugging Face model" if path.name == "config.json" and _HUGGING_FACE & set(body) else None
+            if held is not None:
+                break
+    else:
+        return
+    what = kind if kind.endswith("s") else f"a {kind}"
+    raise ValueError(f"cannot save {what} in {folder}: it holds a {held} ({path.name}); give another folder")
 
 
 def _write_files(

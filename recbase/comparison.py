@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recbase.checkpoints import consistent, write_file
+from recbase.checkpoints import check_file, consistent, write_file
 from recbase.console import cell, console_of
 from recbase.evaluation import KS, read_ranks
 from recbase.metrics import METRICS, mean_metrics, parse_metric, user_values
@@ -414,6 +414,7 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
     )
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150)
+    check_file(path)
     write_file(path, out.getvalue())
 
 

@@ -67,6 +67,8 @@ def write_file(path: str | os.PathLike[str], content: FileContent) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(f"cannot write {path}: it is a folder")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise NotADirectoryError(f"cannot write {path}: Not a directory ({path.parent} is a file)")
         if path.exists() and not held:  # /dev/stdout, a pipe: there is nothing to keep and nothing to replace
             fill_file(path, content)
             return
@@ -78,8 +80,10 @@ def write_file(path: str | os.PathLike[str], content: FileContent) -> None:
             if held:
                 temporary.chmod(stat.S_IMODE(target.stat().st_mode))
             os.replace(temporary, target)
-    except IsADirectoryError:
-        raise
+    except (IsADirectoryError, NotADirectoryError) as error:
+        if error.errno is None:
+            raise
+        raise OSError(f"cannot write {path}: {error.strerror}") from error
     except BaseException as error:
         reason = why_unwritten(error)
         if reason is None:

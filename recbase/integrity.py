@@ -20,6 +20,7 @@ __all__ = [
     "remember",
 ]
 
+_LONGEST_NAME = 255  # bytes, where file systems end
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _State = tuple[int, int, int, int]
 # Hashes of files that this process has read or written, by path; a file counts as the same one while its device,
@@ -30,6 +31,8 @@ _KNOWN: dict[str, tuple[_State, str]] = {}
 def is_plain_name(name: object) -> bool:
     """True of the name of a file in a folder: no separators, no way out of it."""
     if not isinstance(name, str) or name in ("", ".", ".."):
+        return False
+    if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
         return False
     return not any(sign in name for sign in ("/", "\\", "\0", ":"))
 
@@ -52,12 +55,16 @@ def checked_entries(files: Any, path: Path) -> dict[str, dict[str, Any]]:
                 raise ValueError(f"{path}: its file {name!r} has no {key!r}; expected file, sha256 and bytes")
         if not is_plain_name(entry["file"]):
             raise ValueError(
-                f"{path}: its file {name!r} lies at {entry['file']!r}; expected a plain name in the folder"
+                f"{path}: its file {name!r} lies at {_short(entry['file'])}; expected a plain name in the folder"
             )
         if not isinstance(entry["sha256"], str) or _SHA256.match(entry["sha256"]) is None:
-            raise ValueError(f"{path}: the sha256 of {name!r} is {entry['sha256']!r}; expected 64 hexadecimal digits")
+            raise ValueError(
+                f"{path}: the sha256 of {name!r} is {_short(entry['sha256'])}; expected 64 hexadecimal digits"
+            )
         if type(entry["bytes"]) is not int or entry["bytes"] < 0:
-            raise ValueError(f"{path}: the bytes of {name!r} are {entry['bytes']!r}; expected a whole number from 0")
+            raise ValueError(
+                f"{path}: the bytes of {name!r} are {_short(entry['bytes'])}; expected a whole number from 0"
+            )
     return dict(files)
 
 
@@ -119,3 +126,8 @@ def hash_file(path: Path) -> str:
 def _state(path: Path) -> _State:
     said = path.stat()
     return said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

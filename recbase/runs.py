@@ -26,7 +26,20 @@ from recbase.checkpoints import (
     save_folder,
     tensor_bytes,
 )
-from recbase.manifests import COUNT, NUMBER, OBJECT, TEXT, check, map_of, maybe, null_or, read_json, record, shown
+from recbase.manifests import (
+    COUNT,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    check,
+    list_of,
+    map_of,
+    maybe,
+    null_or,
+    read_json,
+    record,
+    shown,
+)
 from recbase.restoring import Expected, build, check_arrays, load_weights, read_table
 
 __all__ = [
@@ -51,7 +64,17 @@ SCHEMA = record(
     {
         "model": maybe(TEXT),
         "arguments": maybe(OBJECT),
-        "data": maybe(record({"name": TEXT, "hash": TEXT, "given": maybe(TEXT)})),
+        "data": maybe(
+            record({"name": TEXT, "hash": TEXT, "given": maybe(TEXT), "users": maybe(COUNT), "items": maybe(COUNT)})
+        ),
+        "inputs": maybe(list_of(TEXT)),
+        "attributes": maybe(list_of(TEXT)),
+        "embeddings": maybe(TEXT),
+        "codes": maybe(TEXT),
+        "codes_folder": maybe(TEXT),
+        "content": maybe(OBJECT),
+        "preparation": maybe(OBJECT),
+        "search": maybe(OBJECT),
         "recipe": maybe(null_or(TEXT)),
         "form": maybe(null_or(TEXT)),
         "split": maybe(TEXT),

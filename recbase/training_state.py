@@ -527,6 +527,8 @@ def differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     Where options differ they alone are named: the steps of an epoch, the shapes of weights and the hash of the codes
     follow from them. An option that an earlier version did not write down is taken to be as it is now.
     """
+    if before.get("model", now["model"]) != now["model"]:
+        return [("model", before["model"], now["model"])]
     facts = {part: _differences(before.get(part), value, part) for part, value in now.items() if part not in _CHOSEN}
     chosen = _differing_options(before, now, "setting")
     if not chosen and not any(facts.values()):
@@ -553,6 +555,8 @@ def _differences(before: Any, now: Any, name: str) -> list[tuple[str, Any, Any]]
 
 def _told(name: str, value: Any) -> str:
     """A setting and its value: an option as it is typed."""
+    if name.startswith("made from "):  # a hash as a rule, of which the beginning tells enough
+        return f"the {name.removeprefix('made from ')} {str(value)[:12]}"
     typed = name.startswith("--") and isinstance(value, list)
     text = "none" if value is None else ",".join(map(str, value)) if typed else str(value)
     return f"{name} {text if len(text) <= 60 else f'{text[:57]}...'}"

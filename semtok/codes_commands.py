@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def report_codes(
     from semtok.report import numbers, print_comparison, print_report
     from semtok.subjects import examine
 
+    _check_report(out)
     dataset = None
     if data is not None:
         from recbase.datasets import load_dataset
@@ -171,6 +173,23 @@ def _draw(subjects: list[Any], out: Path, seed: int) -> list[Path]:
         folder = out / "figures" if len(subjects) == 1 else out / "figures" / _folder_name(subject.name, used)
         drawn += draw(subject.report, folder, subject.codes, shown, seed)
     return drawn
+
+
+def _check_report(out: Path) -> None:
+    """Refuse a folder in which a file that is no report of ours has the name of one."""
+    from recbase.checkpoints import check_file
+    from recbase.manifests import read_json
+
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; expected a folder for the report")
+    found = None
+    with suppress(OSError, ValueError):
+        found = read_json(out / "report.json")
+    ours = isinstance(found, dict) and "tokenizers" in found
+    for name in ("report.json", "report.html"):
+        check_file(out / name)
+        if (out / name).exists() and not ours:
+            raise ValueError(f"{out / name} is no report of ours and would be lost: give another --out")
 
 
 def _folder_name(name: str, used: set[str]) -> str:

@@ -99,9 +99,13 @@ def prepare(
     SOURCE is a named public set, a folder with interactions.parquet and items.parquet, a file in a known format, or
     (with --format huggingface) a name on the hub. With --verify the exit code is 1 if any sequence differs.
     """
+    from recbase.checkpoints import check_replaceable
+    from recbase.dataset import MANIFEST
     from recbase.datasets import load_dataset, prepare_dataset
     from recbase.datasets import verify as compare
 
+    if out is not None:
+        check_replaceable(out, MANIFEST, "dataset")
     pairs = dict(_column(text) for text in columns) if columns else None
     need_paths("items", "from_file")
     other = None if verify is None else load_dataset(verify)
@@ -457,6 +461,7 @@ def encode(
     if append:
         _append(tokenizer, vectors, made_from, out, grow, as_json, quiet)
         return
+    _check_out(out, items, embeddings, embeddings_ids)
     if isinstance(vectors, ShardedEmbeddings):
         said = _encode_shards(fitted, vectors, made_from, out or Path("runs/semtok/encoded"), engine, quiet or as_json)
     else:
@@ -569,6 +574,14 @@ def _encode_shards(
         columns = {f"c{level}": column for level, column in enumerate(codes.T)}
         _write_table(pl.DataFrame({"item_id": vectors.item_ids, **columns}), out)
     return {"file": str(out), "items": len(vectors), "levels": len(fitted.sizes_), "shards": vectors.shards}
+
+
+def _check_out(out: Path | None, *inputs: Path | None) -> None:
+    """Refuse an --out that would replace what is read, or a part of a folder of ours."""
+    from recbase.checkpoints import check_file
+
+    if out is not None:
+        check_file(out, *inputs)
 
 
 def _write_table(table: Any, path: Path) -> None:

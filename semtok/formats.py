@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, tensor_bytes, write_file
+from recbase.checkpoints import FileContent, check_file, tensor_bytes, write_file
 from recbase.manifests import TEXT, Kind, check, record
 from semtok.codes import ItemCodes
 from semtok.schemas import BLOCKS, MOST_CODES, SIZES
@@ -123,6 +123,7 @@ def write_codes(codes: ItemCodes, path: str | os.PathLike[str], format: str) -> 
     """
     path = Path(path)
     _check_format(format)
+    check_file(path)
     if format == "table":
         codes.write_parquet(path)
     elif format == "grid":
@@ -169,6 +170,7 @@ def write_faiss(vectors: np.ndarray, codes: ItemCodes, path: str | os.PathLike[s
         vectors = vectors / np.where(lengths > 0, lengths, 1.0)
     index = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(vectors.shape[1])
     index.add(vectors)
+    check_file(path)
     write_file(path, faiss.serialize_index(index).tobytes())
     _write_notes(codes, Path(path))
 

@@ -34,6 +34,7 @@ from recbase.checkpoints import (
     save_folder,
     tensor_bytes,
 )
+from recbase.hub import downloaded_folder
 from recbase.restoring import build
 from semtok.clustering import INITS, PRECISIONS, few_distinct, import_faiss, nearest
 from semtok.codes import KIND, MANIFEST, ItemCodes
@@ -299,12 +300,15 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         """Read a tokenizer from a folder, or from a repository of the Hugging Face hub (downloaded once).
 
         ``ItemTokenizer.from_pretrained`` reads a tokenizer of any method.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is neither a folder nor a repository of that name.
         """
         if Path(name).is_dir():
             return cls.load(name)
-        from huggingface_hub import snapshot_download
-
-        return cls.load(snapshot_download(str(name), revision=revision))
+        return cls.load(downloaded_folder(name, revision))
 
     def push_to_hub(
         self, repository: str, item_codes: ItemCodes | None = None, private: bool = False, **saving: Any

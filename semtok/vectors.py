@@ -69,7 +69,7 @@ class Rows:
             validate_data(owner, X if names is None else names, reset=reset, skip_check_array=True)
         self.X = X
         self.width = int(X.shape[1])
-        self.device = torch.device(owner.device or (X.device if isinstance(X, Tensor) else "cpu"))
+        self.device = _device(owner.device or (X.device if isinstance(X, Tensor) else "cpu"))
 
     def __len__(self) -> int:
         return len(self.X)
@@ -177,3 +177,11 @@ def checked_views(views: Mapping[str, slice] | None, width: int) -> dict[str, sl
             raise ValueError(f"view {name!r} is columns {lo} to {hi} but X has columns 0 to {width}")
         checked[str(name)] = slice(int(lo), int(hi))
     return checked
+
+
+def _device(name: Any) -> torch.device:
+    """The device of a name; ValueError where torch knows none."""
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device is {str(name)[:60]!r}; expected one that torch knows, as cpu or cuda:0") from error

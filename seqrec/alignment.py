@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbase.checkpoints import write_file
+from recbase.checkpoints import check_file, write_file
 from recbase.sequences import Histories
 from seqrec.tssr import TSSR
 
@@ -122,4 +122,5 @@ def draw_streams(models: Mapping[str, TSSR], path: str | os.PathLike[str], items
             axis.scatter(placed[part, 0], placed[part, 1], s=4, c=colour, label=label, linewidths=0)
         axis.set(xticks=[], yticks=[], title=title.replace("$", r"\$"))
     axes[0].legend(markerscale=3, fontsize=8)
+    check_file(path)
     write_file(path, partial(figure.savefig, format=Path(path).suffix[1:] or "png", dpi=140))

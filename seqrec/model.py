@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from recbase.arguments import check_arguments
 from recbase.checkpoints import FileContent, Folder, tensor_bytes
+from recbase.hub import downloaded_folder
 from recbase.memory import check_weights
 from recbase.restoring import Expected
 from recbase.sequences import SequenceBatch
@@ -91,12 +92,13 @@ class Pretrained:
             Raw id of item 1..N, which ``seqrec recommend`` speaks in. By default those of the folder that the model was
             read from, and the numbers themselves for a model of no folder.
         titles : sequence of str or None, optional
-            Title of item 1..N.
+            Title of item 1..N; by default those of the folder that the model was read from.
 
         Raises
         ------
         ValueError
-            If there is not one id, or one title, for every item, or an id is there twice.
+            If there is not one id, or one title, for every item; an id is there twice; ids are neither all texts nor
+            all whole numbers of 64 bits, or a title is no text. What the folder held before is kept.
         """
         from recbase.runs import save_run
 
@@ -117,21 +119,11 @@ class Pretrained:
         import polars as pl
 
         count = int(self.config()["items"])
-        if item_ids is None and self.origin is not None:
-            items = self.origin.items
-        else:
-            ids = list(range(1, count + 1)) if item_ids is None else list(item_ids)
-            if len(ids) != count:
-                raise ValueError(f"item_ids has {len(ids)} ids but the model has {count} items")
-            if len(set(ids)) != count:
-                twice = Counter(ids).most_common(1)[0][0]
-                raise ValueError(f"item_ids has {twice!r} more than once, expected each id once")
-            items = pl.DataFrame({"item_id": ids})
-        if titles is None:
-            return items
-        if len(titles) != count:
-            raise ValueError(f"titles has {len(titles)} titles but the model has {count} items")
-        return items.with_columns(pl.Series("title", list(titles), dtype=pl.String))
+        numbers = pl.DataFrame({"item_id": range(1, count + 1)})
+        items = numbers if self.origin is None else self.origin.items
+        if item_ids is not None:
+            items = items.with_columns(_checked_ids(item_ids, count))
+        return items if titles is None else items.with_columns(_checked_titles(titles, count))
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], revision: str | None = None) -> Self:
@@ -139,16 +131,14 @@ class Pretrained:
 
         Raises
         ------
+        FileNotFoundError
+            If there is neither a folder nor a repository of that name.
         ValueError
             If the folder holds another model.
         """
         from recbase.runs import load_run
 
-        folder: str | os.PathLike[str] = name
-        if not Path(name).is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = snapshot_download(str(name), revision=revision)
+        folder = name if Path(name).is_dir() else downloaded_folder(name, revision)
         run = load_run(folder, _models_of(cls) | {_target_of(cls): _target_of(cls)})
         if not isinstance(run.model, cls):
             raise ValueError(f"{name} holds a {run.manifest['model']}, not a {_name_of(cls)}")
@@ -174,6 +164,41 @@ class Pretrained:
             hub = HfApi()
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder)
+
+
+def _checked_ids(ids: Sequence[str | int], count: int) -> pl.Series:
+    import polars as pl
+
+    ids = list(ids)
+    if len(ids) != count:
+        raise ValueError(f"item_ids has {len(ids)} ids but the model has {count} items")
+    kind = str if ids and isinstance(ids[0], str) else int
+    for place, item in enumerate(ids):
+        whole = isinstance(item, int | np.integer) and not isinstance(item, bool) and -(2**63) <= item < 2**63
+        if not (_is_text(item) and item if kind is str else whole):
+            expected = "a text that is not empty" if kind is str else "a text, or a whole number of 64 bits"
+            raise ValueError(f"item_ids[{place}] is {item!r:.60}, expected {expected} as all ids are")
+    twice, times = Counter(ids).most_common(1)[0] if ids else (None, 1)
+    if times > 1:
+        raise ValueError(f"item_ids has {twice!r} more than once, expected each id once")
+    return pl.Series("item_id", [kind(item) for item in ids], dtype=pl.String if kind is str else pl.Int64)
+
+
+def _checked_titles(titles: Sequence[str | None], count: int) -> pl.Series:
+    import polars as pl
+
+    titles = list(titles)
+    if len(titles) != count:
+        raise ValueError(f"titles has {len(titles)} titles but the model has {count} items")
+    for place, title in enumerate(titles):
+        if title is not None and not _is_text(title):
+            raise ValueError(f"titles[{place}] is {title!r:.60}, expected a text or None")
+    return pl.Series("title", titles, dtype=pl.String)
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a text that UTF-8 can hold, which half of a surrogate pair is not."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import write_file
+from recbase.checkpoints import check_file, write_file
 from recbase.runs import Run, read_item_vectors
 from semtok.embeddings import Embeddings
 
@@ -133,6 +133,7 @@ def draw_neighbours(report: NeighbourReport, path: str | os.PathLike[str], seed:
             axis.set_title(f"{space}: {shown}", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, markerscale=3, fontsize=8)
+    check_file(path)
     write_file(path, partial(figure.savefig, format=Path(path).suffix[1:] or "png", dpi=140))
 
 

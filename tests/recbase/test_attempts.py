@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_resuming_goes_on_with_what_was_begun_last(tmp_path: Path) -> None:
         assert resumed.name == attempt.name
         assert not resumed.holds()  # not the old run's
         assert resumed.holds(resumed.first_stage)
-    with attempt_at(tmp_path, "training") as anew:
+    with pytest.warns(UserWarning, match="a training that was not finished"), attempt_at(tmp_path, "training") as anew:
         assert not anew.holds(anew.first_stage)
 
 
@@ -131,9 +132,10 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
 def test_nothing_begun_is_nothing_to_resume(tmp_path: Path) -> None:
     with (
         pytest.raises(FileNotFoundError, match="holds no checkpoint to resume; leave out --resume"),
-        attempt_at(tmp_path / "run", "training", resume=True),
+        attempt_at(tmp_path / "above" / "run", "training", resume=True),
     ):
         pass
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -222,3 +224,87 @@ def test_a_training_that_fails_before_its_first_checkpoint_leaves_nothing(tmp_pa
         raise ValueError("no text")
     assert not (tmp_path / "run" / "training").exists()
     assert state(tmp_path / "run") == ("one", "one", "one")
+
+
+def interrupted(out: Path, text: str) -> None:
+    def begin() -> None:
+        with attempt_at(out, "training") as attempt:
+            train(attempt, text, first=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        begin()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_unfinished_training_survives_a_new_one_that_comes_to_nothing(finished: bool, tmp_path: Path) -> None:
+    if finished:
+        trained(tmp_path, "one")
+    interrupted(tmp_path, "two")
+    folder = tmp_path / "training" if finished else tmp_path
+
+    def fail() -> None:
+        with attempt_at(tmp_path, "training") as anew:
+            assert not anew.holds()
+            assert not anew.holds(anew.first_stage)
+            raise ValueError("no such encoder")
+
+    with pytest.warns(UserWarning, match="is kept in"), pytest.raises(ValueError, match="no such encoder"):
+        fail()
+    assert not (folder / ".earlier").exists()
+    with attempt_at(tmp_path, "training", resume=True) as resumed:
+        assert resumed.holds(resumed.first_stage)
+        assert json.loads((resumed.folder / "checkpoint" / "checkpoint.json").read_text())["run"] == "two"
+        assert (resumed.folder / "history.jsonl").read_text() == "two"
+
+
+def test_what_an_unfinished_training_had_goes_when_the_new_one_is_done(tmp_path: Path) -> None:
+    interrupted(tmp_path, "one")
+    with pytest.warns(UserWarning, match="is kept in"):
+        trained(tmp_path, "two")
+    assert state(tmp_path) == ("two", "two", "two")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "config.json", "history.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "strange", ["checkpoint/epoch=3.ckpt", "pretraining/corpus.txt", "history.jsonl", "training.json", "checkpoint"]
+)
+def test_files_of_others_that_a_training_would_replace_are_kept(strange: str, tmp_path: Path) -> None:
+    (tmp_path / strange).parent.mkdir(exist_ok=True)
+    (tmp_path / strange).write_text('{"loss": 1}\n')
+    for resume in (False, True):
+        with (
+            pytest.raises((ValueError, FileNotFoundError), match=re.escape(str(tmp_path))),
+            attempt_at(tmp_path, "training", resume),
+        ):
+            pass
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / strange]
+        assert (tmp_path / strange).read_text() == '{"loss": 1}\n'
+
+
+@pytest.mark.parametrize("strange", ["notes.txt", "config.json"])
+def test_a_folder_of_others_in_a_finished_run_is_kept(strange: str, tmp_path: Path) -> None:
+    trained(tmp_path, "one")
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / strange).write_text("{}")
+    with pytest.raises(ValueError, match="none of a training of ours"), attempt_at(tmp_path, "training"):
+        pass
+    assert (tmp_path / "training" / strange).read_text() == "{}"
+    assert state(tmp_path) == ("one", "one", "one")
+
+
+def test_a_copy_that_was_not_trained_further_is_taken_away(tmp_path: Path) -> None:
+    trained(tmp_path, "one")
+    with pytest.raises(ValueError, match="another training"), attempt_at(tmp_path, "training", resume=True):
+        raise ValueError("another training")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "config.json", "history.jsonl"}
+
+    def fail() -> None:
+        with attempt_at(tmp_path, "training", resume=True) as attempt:
+            train(attempt, "further")
+            raise ValueError("no memory")
+
+    with pytest.raises(ValueError, match="no memory"):
+        fail()
+    with attempt_at(tmp_path, "training", resume=True) as attempt:
+        assert json.loads((attempt.folder / "checkpoint" / "checkpoint.json").read_text())["run"] == "further"

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbase.checkpoints import (
+    check_file,
     check_replaceable,
     consistent,
     folder_lock,
@@ -675,3 +676,69 @@ def test_names_are_plain_where_others_read_the_folder(tmp_path: Path) -> None:
     assert save(b"one") == ["part.txt", MANIFEST]
     assert save(b"two") == [f"part.{digest(b'two')[:12]}.txt", MANIFEST]
     assert save(b"three") == ["part.txt", MANIFEST]
+
+
+@pytest.mark.parametrize("held", ["thing", "hub", "nothing", "strange"])
+def test_a_command_is_refused_a_folder_that_is_something_else(held: str, tmp_path: Path) -> None:
+    if held == "thing":
+        save_folder(tmp_path, "thing.json", "thing", {}, {"a.txt": b"a"})
+    elif held == "hub":
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    elif held == "strange":
+        (tmp_path / "notes.json").write_text('{"kind": "note"}')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    if held in ("thing", "hub"):
+        with pytest.raises(
+            ValueError,
+            match=r"cannot save a other in .*: it holds a (thing|Hugging Face model) .*; give another folder",
+        ):
+            check_replaceable(tmp_path, "other.json", "other")
+    else:
+        check_replaceable(tmp_path, "other.json", "other")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_is_a_file_or_a_link_to_nothing_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("gone")
+    for name, said in {"file": "is a file", "link": "is a link to nothing"}.items():
+        with pytest.raises(ValueError, match=f"{name} {said}; expected a folder for a thing"):
+            save_folder(tmp_path / name, "thing.json", "thing", {}, {})
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("key", ["file", "sha256", "bytes"])
+@pytest.mark.parametrize("value", ["9" * 5000, ["x"] * 5000, None, -(10**400)])
+def test_a_long_or_strange_entry_is_one_short_sentence(key: str, value: object, tmp_path: Path) -> None:
+    save_folder(tmp_path, MANIFEST, KIND, {}, {"a.txt": b"a"})
+    body = json.loads((tmp_path / MANIFEST).read_text())
+    body["files"]["a.txt"][key] = value
+    (tmp_path / MANIFEST).write_text(json.dumps(body))
+    with pytest.raises(ValueError, match=r"thing\.json: .*'a\.txt'.*; expected") as error:
+        open_folder(tmp_path, MANIFEST, KIND).file("a.txt")
+    assert len(str(error.value)) < len(str(tmp_path)) + 200
+
+
+@pytest.mark.parametrize("entry", ["kind", "format"])
+@pytest.mark.parametrize("value", ["9" * 5000, ["x"] * 5000, {"a": 1}])
+def test_a_long_or_strange_kind_is_one_short_sentence(entry: str, value: object, tmp_path: Path) -> None:
+    save_folder(tmp_path, MANIFEST, KIND, {}, {})
+    body = json.loads((tmp_path / MANIFEST).read_text()) | {entry: value}
+    (tmp_path / MANIFEST).write_text(json.dumps(body))
+    with pytest.raises(ValueError, match="expected a") as error:
+        open_folder(tmp_path, MANIFEST, KIND)
+    assert len(str(error.value)) < len(str(tmp_path)) + 200
+
+
+def test_a_file_that_is_read_or_belongs_to_a_folder_of_ours_is_not_written(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "one", MANIFEST, KIND, {}, {"a.txt": b"a"})
+    (tmp_path / "items.csv").write_text("item_id")
+    (tmp_path / "one" / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "one" / MANIFEST)
+    for path in (tmp_path / "one" / MANIFEST, folder.file("a.txt"), tmp_path / "link"):
+        with pytest.raises(ValueError, match="is a part of the thing in"):
+            check_file(path)
+    with pytest.raises(ValueError, match="is what the command reads"):
+        check_file(tmp_path / "one" / ".." / "items.csv", None, tmp_path / "items.csv")
+    for path in ("items.csv", "one/notes.txt", "new.csv", "one/new.csv"):
+        check_file(tmp_path / path, tmp_path / "other.csv")

@@ -21,6 +21,7 @@ import torch
 
 from recbase.checkpoints import open_folder
 from recbase.training import TrainConfig, fit, learning_rate, make_accelerator
+from recbase.training_state import differing_settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_training import Regression, TableBatches, error_of, train
@@ -459,7 +460,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 def test_a_checkpoint_made_from_other_data_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(epochs=1, quiet=True)
     fit(Regression(), TableBatches(), None, config, tmp_path, made_from={"data": "abc"})
-    with pytest.raises(ValueError, match="made from data abc, this run has made from data xyz"):
+    with pytest.raises(ValueError, match="it was made with the data abc, this run has the data xyz"):
         fit(Regression(), TableBatches(), None, config, tmp_path, resume=True, made_from={"data": "xyz"})
 
 
@@ -539,3 +540,9 @@ def test_launched_processes_that_did_not_find_each_other_say_what_to_set(monkeyp
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"2 processes were launched .* set ACCELERATE_USE_CPU=true"):
         make_accelerator(TrainConfig(precision="auto"))
+
+
+def test_a_checkpoint_of_another_model_is_told_by_the_models_alone() -> None:
+    before = {"model": "SASRec", "setting": {"--lr": 0.1}, "made from": {"data": "abc"}}
+    now = {"model": "BERT4Rec", "setting": {"--lr": 0.2}, "made from": {"data": "xyz"}, "content": {}}
+    assert differing_settings(before, now) == [("model", "SASRec", "BERT4Rec")]

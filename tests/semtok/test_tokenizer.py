@@ -286,3 +286,11 @@ def test_the_codes_of_a_folder_that_is_gone_are_said_to_be_lost(tmp_path: Path) 
     with pytest.warns(UserWarning, match="is gone or was replaced: the codes it held are not kept"):
         read.save(tmp_path / "b")
     assert (ItemTokenizer.load(tmp_path / "b").encode(vectors) == made.encode(vectors)).all()
+
+
+def test_a_device_that_torch_does_not_know_is_one_sentence() -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    tokenizer = ResidualQuantizer(levels=2, codebook_size=4).fit(vectors)
+    tokenizer.device = "abacus"  # as a manifest may say
+    with pytest.raises(ValueError, match="device is 'abacus'; expected one that torch knows"):
+        tokenizer.encode(vectors)

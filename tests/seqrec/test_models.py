@@ -19,6 +19,7 @@ from recbase.training_state import _optimizer
 from recbase.transformer import Packing
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
+from seqrec.sasrec import SASRec
 from seqrec.stages import build_model, check_form
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -425,3 +426,41 @@ def test_pushing_uploads_the_run_folder(tmp_path, monkeypatch):
 def test_the_world_is_the_cycle():
     histories = cycle()
     assert all((row[1:] == row[:-1] % WALKED + 1).all() for row in (histories[user] for user in range(20)))
+
+
+UNFIT_IDS = {
+    "mixed": [1, "b", "c"],
+    "missing": [None, "b", "c"],
+    "fractions": [1.5, 2.5, 3.5],
+    "lists": [[1], [2], [3]],
+    "booleans": [True, False, 2],
+    "too many digits": [2**64, 1, 2],
+    "empty": ["", "b", "c"],
+    "bytes": [b"a", b"b", b"c"],
+    "half a character": ["\ud800", "b", "c"],
+    "twice": ["b", "b", "c"],
+    "too few": ["a"],
+}
+
+
+@pytest.mark.parametrize("ids", UNFIT_IDS.values(), ids=UNFIT_IDS)
+def test_unfit_ids_are_refused_before_anything_is_written(ids: list[object], tmp_path: Path) -> None:
+    model = SASRec(3, dim=8)
+    model.save_pretrained(tmp_path, ["x", "y", "z"])
+    with pytest.raises(ValueError, match="item_ids"):
+        model.save_pretrained(tmp_path, ids)  # type: ignore[arg-type]
+    assert load_run(tmp_path, MODELS).items["item_id"].to_list() == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("titles", [[1, 2, 3], [["a"], None, None], ["a"], ["\ud800", "b", "c"]])
+def test_unfit_titles_are_refused(titles: list[object], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="titles"):
+        SASRec(3, dim=8).save_pretrained(tmp_path / "run", titles=titles)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_ids_leave_the_titles_as_they_were(tmp_path: Path) -> None:
+    SASRec(3, dim=8).save_pretrained(tmp_path / "one", ["x", "y", "z"], ["X", None, "Z"])
+    SASRec.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "two", np.arange(5, 8))
+    items = load_run(tmp_path / "two", MODELS).items
+    assert items.to_dict(as_series=False) == {"item_id": [5, 6, 7], "title": ["X", None, "Z"]}
