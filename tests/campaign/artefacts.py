@@ -61,6 +61,12 @@ def table(path: str) -> str:
 
 def run(path: str) -> str:
     """Weights, metrics, ranks and settings of a run; seconds aside."""
+    from recbase.checkpoints import consistent
+
+    return consistent(_run)(path)  # a reader of several files begins again where the folder was replaced in between
+
+
+def _run(path: str) -> str:
     from genrec import MODELS as GENERATORS
     from recbase.runs import load_run
     from seqrec import MODELS
