@@ -236,7 +236,7 @@ def test_a_column_that_outweighs_the_others_is_named() -> None:
 @pytest.mark.parametrize("engine", ["torch", "faiss"])
 def test_constant_vectors_use_one_code_and_say_so(engine: str) -> None:
     vectors = np.full((64, 4), 7.0, dtype=np.float32)
-    with pytest.warns(UserWarning, match=r"than the 16 codes in view 'item' \(its levels use 1\)"):
+    with pytest.warns(UserWarning, match=r"than the 16 codes of a level in view 'item' \(its levels use 1\)"):
         quantizer = KMeans(codebook_size=16, engine=engine).fit(vectors)
     assert (quantizer.decode(quantizer.encode(vectors)) == vectors).all()
 
