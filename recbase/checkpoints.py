@@ -360,7 +360,7 @@ def check_file(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | N
         return
     if any(given is not None and os.path.realpath(given) == str(target) for given in inputs):
         raise ValueError(f"{path} is what the command reads, and would be lost: give another file to write")
-    for manifest in target.parent.glob("*.json"):
+    for manifest in target.parent.glob(_MANIFESTS):
         held = None
         with suppress(OSError, ValueError):
             body = read_json(manifest)
@@ -400,9 +400,12 @@ def _replaced_files(
     )
 
 
+_MANIFESTS = "[!.]*.json"  # a manifest that another writer is just putting in place has a dot before its name
+
+
 def _check_kind(folder: Path, kind: str) -> None:
     """Refuse a folder that is something else already: one of ours of another kind, or a Hugging Face model."""
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob(_MANIFESTS)):
         with suppress(OSError, ValueError):
             body = read_json(path)
             if not isinstance(body, dict):
@@ -453,7 +456,7 @@ def _has_hash(path: Path, beginning: str) -> bool:
 def _all_named(folder: Path) -> set[str]:
     """Files that any manifest in the folder names: two manifests may share one folder."""
     named: set[str] = set()
-    for path in folder.glob("*.json"):
+    for path in folder.glob(_MANIFESTS):
         with suppress(OSError, ValueError, AttributeError):
             named |= {entry["file"] for entry in checked_entries(read_json(path).get("files", {}), path).values()}
     return named

@@ -742,3 +742,9 @@ def test_a_file_that_is_read_or_belongs_to_a_folder_of_ours_is_not_written(tmp_p
         check_file(tmp_path / "one" / ".." / "items.csv", None, tmp_path / "items.csv")
     for path in ("items.csv", "one/notes.txt", "new.csv", "one/new.csv"):
         check_file(tmp_path / path, tmp_path / "other.csv")
+
+
+def test_a_manifest_that_another_writer_is_putting_in_place_is_not_a_foreign_one(tmp_path: Path) -> None:
+    (tmp_path / ".writing-5bce98-11438-caabf88023ef.json").write_text('{"kind": "thing", "format": 1, "files": {}}')
+    check_replaceable(tmp_path, "thing.json", "thing")
+    assert [path.name for path in tmp_path.iterdir()] == [".writing-5bce98-11438-caabf88023ef.json"]
