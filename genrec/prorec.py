@@ -205,7 +205,6 @@ class Preparation(ItemCodePreparation):
             from accelerate.utils import set_seed
 
             from recbase.attempts import gone_on_with
-            from recbase.interruption import Interrupted
             from recbase.runs import save_run
             from recbase.sequences import SequenceBatches
             from recbase.training import TrainResult, fit
@@ -227,8 +226,7 @@ class Preparation(ItemCodePreparation):
                 return fit(model, batches, judge, config, target, resume)
 
             result = gone_on_with(target, train)
-            if result.stopped == "signal":
-                raise Interrupted(result.signal, f"stage I is kept as far as it came in {target / 'checkpoint'}")
+            result.check_complete(f"stage I is kept as far as it came in {target / 'checkpoint'}")
             facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": asdict(config)}
             facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
             save_run(target, "din", model.cpu(), dataset.items, facts)

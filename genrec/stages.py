@@ -18,7 +18,6 @@ How a model is added
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,12 +29,11 @@ from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generation import Search, rank_generated, validator
 from recbase.arguments import CodebookSize, EncoderName, Large, Levels, Width, check_arguments
 from recbase.attempts import Attempt, attempt_at
-from recbase.checkpoints import FileContent, tensor_bytes
+from recbase.checkpoints import FileContent
 from recbase.evaluation import check_monitor
-from recbase.interruption import Interrupted
 from recbase.options import recipe_of
 from recbase.recipes import Given, described, filled, spelled
-from recbase.runs import resolve, save_run
+from recbase.runs import resolve
 from recbase.sequences import SampleForm, SequenceBatches
 from seqrec.stages import stage
 
@@ -357,15 +355,10 @@ def _train(
     validate = validator(split.valid, search, accelerator)
     # one that was begun and came to no checkpoint starts from its beginning
     result = fit(model, batches, validate, config, attempt.folder, resume and attempt.holds(), accelerator, **facts)
-    if result.stopped == "signal":
-        raise Interrupted(result.signal)
+    result.check_complete()
     manifest |= {"form": form, "training": asdict(config), "search": asdict(search)}
-    files = {"codes.safetensors": _codes_file(codes)}
+    files = codes.beside_run()
     return _evaluate_and_save(name, model, dataset, attempt, manifest, files, search, result, accelerator)
-
-
-def _codes_file(codes: ItemCodes) -> bytes:
-    return tensor_bytes({"codes": codes.codes, "sizes": np.asarray(codes.sizes, dtype=np.int64)})
 
 
 def evaluate_generator(
@@ -415,13 +408,6 @@ def _evaluate_and_save(
         name, model, dataset, search, recipe, result, accelerator, quiet=quiet, budget=budget, **changed
     )
     if accelerator.is_main_process:
-        data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
-        data["given"] = manifest.pop("given", dataset.name)
-        body = {"data": data, "split": dataset.split().name} | manifest | {"attempt": attempt.name}
-        content = {
-            "metrics.json": json.dumps(metrics, indent=1).encode(),
-            "ranks.parquet": ranks_file(ranks, dataset.user_ids),
-        }
-        with attempt.finishing():
-            save_run(attempt.out, name, model, dataset.items, body, dict(files) | content)
+        content = dict(files) | {"ranks.parquet": ranks_file(ranks, dataset.user_ids)}
+        attempt.save(name, model, dataset, {"split": dataset.split().name} | manifest, metrics, content)
     return metrics

@@ -14,17 +14,20 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from recbase.files import TEMPORARY, write_file
+from recbase.files import TEMPORARY, FileContent, write_file
 from recbase.interruption import Interrupted, collected_signals
 from recbase.locks import folder_lock
 from recbase.processes import is_main_process, process_count
-from recbase.runs import MANIFEST, check_run_folder
+from recbase.runs import MANIFEST, check_run_folder, save_run
+
+if TYPE_CHECKING:
+    from recbase.dataset import Dataset
 
 __all__ = ["Attempt", "attempt_at", "gone_on_with"]
 
@@ -91,6 +94,23 @@ class Attempt:
             yield
             self.move_in()
         self.late.extend(caught)
+
+    def save(
+        self,
+        name: str,
+        model: Any,
+        dataset: Dataset,
+        manifest: dict[str, Any],
+        metrics: Mapping[str, Any],
+        files: Mapping[str, FileContent],
+    ) -> None:
+        """Save the run that came of it, with its metrics and the data set's name, in the old one's place."""
+        data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
+        data["given"] = manifest.pop("given", dataset.name)
+        body = {"data": data} | manifest | {"attempt": self.name}
+        content = {"metrics.json": json.dumps(metrics, indent=1).encode()}
+        with self.finishing():
+            save_run(self.out, name, model, dataset.items, body, content | dict(files))
 
     def move_in(self) -> None:
         """Put history and checkpoint beside the saved run, which has taken the old one's place, and drop the note."""

@@ -42,7 +42,7 @@ from recbase.arguments import (
     Weight,
     check_arguments,
 )
-from recbase.interruption import collected_signals
+from recbase.interruption import Interrupted, collected_signals
 from recbase.processes import launched_processes
 from recbase.recipes import Given
 from recbase.training_state import DifferentRunError, Stopped, TrainingState, learning_rate
@@ -194,6 +194,11 @@ class TrainResult:
     stopped: Stopped
     history: list[dict[str, Any]]
     signal: int = 0
+
+    def check_complete(self, kept: str = "") -> None:
+        """Raise `Interrupted` where a signal stopped the training; ``kept`` ends the sentence on what there is."""
+        if self.stopped == "signal":
+            raise Interrupted(self.signal, kept)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -40,7 +40,6 @@ from recbase.arguments import (
     check_arguments,
 )
 from recbase.evaluation import rank_targets, summarize
-from recbase.interruption import Interrupted
 from recbase.losses import gather_with_gradient, info_nce
 from recbase.processes import process_count
 from recbase.sequences import Histories, SequenceBatches
@@ -774,8 +773,7 @@ class BehaviorTokenizer(ItemTokenizer):
             return metrics
 
         result = fit(network, batches, validate, config, accelerator=accelerator)
-        if result.stopped == "signal":
-            raise Interrupted(result.signal)
+        result.check_complete()
         self.history_, self.seconds_ = result.history, result.seconds
         return network.cpu().eval()
 

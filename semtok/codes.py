@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, Folder, consistent, save_folder, sha256_of, write_file
+from recbase.checkpoints import FileContent, Folder, consistent, save_folder, sha256_of, tensor_bytes, write_file
 from recbase.restoring import read_table
 from semtok.schemas import KIND, MANIFEST, MOST_CODES, open_tokenizer
 
@@ -228,6 +228,11 @@ class ItemCodes:
     def files(self) -> dict[str, FileContent]:
         """The file that holds these codes, as :func:`recbase.checkpoints.save_folder` takes it."""
         return {CODES_FILE: lambda path: self._table().write_parquet(path)}
+
+    def beside_run(self) -> dict[str, FileContent]:
+        """The file in which a run keeps the codes it was trained with."""
+        sizes = np.asarray(self.sizes, dtype=np.int64)
+        return {"codes.safetensors": tensor_bytes({"codes": self.codes, "sizes": sizes})}
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write a table of item_id, c0, c1 ... as Parquet.

@@ -36,7 +36,6 @@ from recbase.arguments import (
     Width,
     check_arguments,
 )
-from recbase.interruption import Interrupted
 from recbase.training import LossOutput, TrainConfig, TrainResult, fit, make_accelerator
 from semtok.clustering import cluster
 from semtok.codes import ItemCodes
@@ -594,8 +593,7 @@ class RQVAE(StreamedTokenizer):
             return _validate(network, validation)
 
         result = fit(network, batches, validate, config, accelerator=accelerator)
-        if result.stopped == "signal":
-            raise Interrupted(result.signal)
+        result.check_complete()
         network.cpu()
         before = history[-1]["step"] if history else 0
         history += [{**line, "step": line["step"] + before} | line.pop("metrics") for line in result.history]

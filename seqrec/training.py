@@ -6,21 +6,17 @@ Commands parse, call a function here, and print. What a model needs and was not 
 from __future__ import annotations
 
 import inspect
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from recbase.attempts import Attempt, attempt_at
-from recbase.checkpoints import FileContent, tensor_bytes
-from recbase.interruption import Interrupted
+from recbase.checkpoints import FileContent
 from recbase.options import recipe_of
 from recbase.recipes import described, filled, spelled
-from recbase.runs import resolve, save_run
+from recbase.runs import resolve
 from recbase.sequences import SampleForm, SequenceBatches
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from recbase.datasets import Dataset
     from recbase.splits import Split
     from recbase.training import TrainConfig, TrainResult
-    from semtok.codes import ItemCodes
     from semtok.ready_vectors import VectorSource
 
 __all__ = ["train_counted", "train_item_ids", "train_network"]
@@ -113,7 +108,7 @@ def train_network(
             inputs, dataset, content, root or out.parent, embeddings, codes, config.seed, config.quiet
         )
         manifest |= made_from | {"inputs": list(inputs)} | ({"content": asdict(content)} if made_from else {})
-        files = {} if found.codes is None else {"codes.safetensors": _codes_file(found.codes)}
+        files = {} if found.codes is None else found.codes.beside_run()
         set_seed(config.seed)  # a stage that was made just now must not change the start
         model = build_model(name, dataset.n_items, dataset.n_users, found, arguments)
         chosen = {"--form": used} | {spelled(key): value for key, value in arguments.items()}
@@ -124,10 +119,6 @@ def _inputs(name: str, arguments: dict[str, Any]) -> tuple[str, ...]:
     """What a model reads with these options."""
     reads = getattr(resolve(name, MODELS), "reads", None)
     return REGISTRY[name].inputs if reads is None else tuple(reads(arguments))
-
-
-def _codes_file(codes: ItemCodes) -> bytes:
-    return tensor_bytes({"codes": codes.codes, "sizes": np.asarray(codes.sizes, dtype=np.int64)})
 
 
 def train_item_ids(
@@ -220,8 +211,7 @@ def _train(
     batches = batches_of(form, model.batch_settings() if hasattr(model, "batch_settings") else {})
     # one that was begun and came to no checkpoint starts from its beginning
     result = fit(model, batches, validate, config, attempt.folder, resume and attempt.holds(), accelerator, **facts)
-    if result.stopped == "signal":
-        raise Interrupted(result.signal)
+    result.check_complete()
     manifest |= {"form": form, "training": asdict(whole)}
     return _evaluate_and_save(name, model, dataset, split, attempt, manifest, files, result, accelerator, timings)
 
@@ -245,8 +235,7 @@ def _pretrain(
     batches = batches_of(first.form, first.settings)
     stage = attempt.first_stage
     result = fit(module, batches, None, settings, stage, resume and attempt.holds(stage), accelerator, **facts)
-    if result.stopped == "signal":
-        raise Interrupted(result.signal)
+    result.check_complete()
     return result.seconds
 
 
@@ -288,13 +277,6 @@ def _evaluate_and_save(
     recipe = manifest["recipe"]
     metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget, **given)
     if accelerator is None or accelerator.is_main_process:
-        data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
-        data["given"] = manifest.pop("given", dataset.name)
-        body = {"data": data, "split": split.name} | manifest | {"attempt": attempt.name}
-        content = {
-            "metrics.json": json.dumps(metrics, indent=1).encode(),
-            "ranks.parquet": ranks_file(ranks, dataset.user_ids),
-        }
-        with attempt.finishing():
-            save_run(attempt.out, name, model, dataset.items, body, dict(files) | content)
+        content = dict(files) | {"ranks.parquet": ranks_file(ranks, dataset.user_ids)}
+        attempt.save(name, model, dataset, {"split": split.name} | manifest, metrics, content)
     return metrics
