@@ -2,10 +2,10 @@
 
 import click
 
-from genrec.commands import main as genrec
-from recbase.options import Group
-from semtok.commands import main as semtok
-from seqrec.commands import main as seqrec
+from genrec.cli import main as genrec
+from recbase.cli.options import Group
+from semtok.cli import main as semtok
+from seqrec.cli import main as seqrec
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

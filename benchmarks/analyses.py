@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.prorec import Preparation
-from genrec.similarity import relative_similarity
-from recbase.datasets import load_dataset
+from genrec.analysis.similarity import relative_similarity
+from genrec.models.prorec import Preparation
+from recbase.data.catalog import load_dataset
 
 SPACES = {
     "semantic": Preparation(source="semantic"),
@@ -83,8 +83,8 @@ def draw(found: dict[str, np.ndarray], path: Path, seed: int, items: int = 2000,
 def cost(given: argparse.Namespace) -> str:
     """The table of seconds a user."""
     from genrec import MODELS
-    from genrec.generation import generate, some_targets
-    from recbase.runs import load_run
+    from genrec.search.generation import generate, some_targets
+    from recbase.store.runs import load_run
 
     opened = {folder: load_run(folder, MODELS) for folder in given.runs}
     data = given.data or next(iter(opened.values())).manifest["data"]["given"]

@@ -201,7 +201,7 @@ def main() -> None:
                 words = command(name, seed, known, folder)
                 print(f"$ seqrec {' '.join(words)}", flush=True)
                 start = time.perf_counter()
-                done = subprocess.run([sys.executable, "-m", "seqrec.commands", *words], check=False)
+                done = subprocess.run([sys.executable, "-m", "seqrec.cli", *words], check=False)
                 print(f"  [{time.perf_counter() - start:.0f} s]", flush=True)
                 if done.returncode:
                     print(f"  {name} failed and is left out", flush=True)

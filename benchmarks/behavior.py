@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import semtok
-from recbase.datasets import Dataset, load_dataset
-from recbase.options import recipe_of
-from semtok.embeddings import Embeddings, load_embeddings
-from semtok.fitting import fit_codes
-from semtok.loading import tokenizer_class
+from recbase.cli.options import recipe_of
+from recbase.data.catalog import Dataset, load_dataset
+from semtok.catalogue.fit import fit_codes
+from semtok.content.embeddings import Embeddings, load_embeddings
+from semtok.registry import tokenizer_class
 
 METHODS = ("rqvae", "letter", "behavior")
 BUDGETS = ("own", "equal")

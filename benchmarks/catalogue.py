@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from semtok.sharded import ShardedEmbeddings, write_shard
+from semtok.content.shards import ShardedEmbeddings, write_shard
 
 METHODS = ("pq", "rq", "hierarchical")
 VIEW = "item"
@@ -88,7 +88,7 @@ class Watch:
 
 def run_method(method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Fit and encode the catalogue in this process."""
-    from semtok.loading import tokenizer_class
+    from semtok.registry import tokenizer_class
 
     settings: dict[str, Any] = {"codebook_size": args.codebook_size, "seed": args.seed, "precision": args.precision}
     if method != "hierarchical":

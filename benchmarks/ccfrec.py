@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.rows import Row, failed_line, mean_and_spread, metrics_of, run_row
-from recbase.checkpoints import open_folder
+from recbase.store.folder import open_folder
 
 TABLES = ("main", "ablations", "views", "levels", "code-types", "weights")
 WEIGHTS = (0.2, 0.4, 0.6, 0.8)

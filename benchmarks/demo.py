@@ -67,7 +67,7 @@ def run(words: list[str]) -> None:
     print(f"\n$ {shlex.join(words)}", flush=True)
     start = time.perf_counter()
     package, *rest = words
-    subprocess.run([sys.executable, "-m", f"{package}.commands", *rest], check=True)
+    subprocess.run([sys.executable, "-m", f"{package}.cli", *rest], check=True)
     print(f"  [{time.perf_counter() - start:.0f} s]", flush=True)
 
 

@@ -35,9 +35,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.peers import made_histories
-from genrec.decoding import search_beams
-from genrec.t5 import T5
-from genrec.trie import CodeTrie
+from genrec.nets.t5 import T5
+from genrec.search.decoding import search_beams
+from genrec.search.trie import CodeTrie
 
 LEVELS, CODES, ITEMS, SOURCE = 4, 256, 12_101, 80
 FIRST = 2  # tokens before the codes: padding (which starts decoding) and the end of a sequence

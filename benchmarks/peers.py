@@ -105,7 +105,7 @@ def histories(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
     if args.data is None:
         made = made_histories(args.users, args.items, args.events, args.seed)
         return *made, "made histories"
-    from recbase.datasets import load_dataset
+    from recbase.data.catalog import load_dataset
 
     dataset = load_dataset(args.data)
     return *dataset.histories.flat(), dataset.name

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from semtok.clustering import import_faiss
-from semtok.hierarchical import HierarchicalKMeans
-from semtok.kmeans import KMeans
-from semtok.product import OptimizedProductQuantizer, ProductQuantizer
-from semtok.residual import ResidualQuantizer
+from semtok.kernels.lloyd import import_faiss
+from semtok.methods.hierarchical import HierarchicalKMeans
+from semtok.methods.kmeans import KMeans
+from semtok.methods.product import OptimizedProductQuantizer, ProductQuantizer
+from semtok.methods.residual import ResidualQuantizer
 from semtok.tokenizer import VectorTokenizer
 
 Maker = Callable[[str, argparse.Namespace], VectorTokenizer]

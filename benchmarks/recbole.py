@@ -46,7 +46,7 @@ _ATTRIBUTES = ("fdsa", "s3rec")
 
 def write_histories(data: str, folder: Path) -> str:
     """Histories and attributes as the worker reads them; the name of the data set."""
-    from recbase.datasets import load_dataset
+    from recbase.data.catalog import load_dataset
     from seqrec.content import item_attributes
 
     dataset = load_dataset(data)

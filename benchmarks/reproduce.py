@@ -24,7 +24,7 @@ from benchmarks import ccfrec
 from benchmarks.beauty import flat
 from benchmarks.beauty import rows as rows_of
 from benchmarks.rows import Row, finished, folder_of, metrics_of, succeeds
-from recbase.options import options_from
+from recbase.cli.options import options_from
 
 PUBLISHED = Path(__file__).with_name("published.json")
 

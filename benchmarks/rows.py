@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import open_folder
+from recbase.store.folder import open_folder
 
 __all__ = ["Row", "failed_line", "finished", "folder_of", "mean_and_spread", "metrics_of", "run_row", "succeeds"]
 
@@ -59,7 +59,7 @@ def succeeds(words: list[str], name: str) -> bool:
     """Run a command of the toolkit; whether it ended well. What failed is named, and the table goes on."""
     print(f"$ {' '.join(words)}", flush=True)
     start = time.perf_counter()
-    status = subprocess.run([sys.executable, "-m", f"{words[0]}.commands", *words[1:]], check=False).returncode
+    status = subprocess.run([sys.executable, "-m", f"{words[0]}.cli", *words[1:]], check=False).returncode
     print(f"  [{time.perf_counter() - start:.0f} s with all stages]", flush=True)
     if status:
         print(f"  {name} failed (exit code {status}); the table goes on without it", flush=True)

@@ -62,8 +62,8 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[Any], Any], Any, Call
     """Our network, its loss of a batch, its quantizer, and what encodes."""
     import torch
 
-    from semtok.residual_codebooks import ResidualCodebooks
-    from semtok.rqvae import Autoencoder, RowBatch
+    from semtok.kernels.residual_vq import ResidualCodebooks
+    from semtok.methods.rqvae import Autoencoder, RowBatch
 
     quantizer = ResidualCodebooks(
         args.levels,

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbase.checkpoints import open_folder
-from recbase.options import options_from
-from semtok.loading import methods
+from recbase.cli.options import options_from
+from recbase.store.folder import open_folder
+from semtok.registry import methods
 
 ORDER = ("random", "lsh", "fsq", "pq", "opq", "rq", "hierarchical", "rqvae", "letter", "behavior")
 COLUMNS = (
@@ -95,7 +95,7 @@ def fit(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
     log = arguments.out / f"{row.name}.log"
     started = time.perf_counter()
     with open(log, "w", encoding="utf-8") as out:
-        process = subprocess.Popen([sys.executable, "-m", "semtok.commands", *words], stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, "-m", "semtok.cli", *words], stdout=out, stderr=out)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     said = log.read_text(encoding="utf-8").strip().splitlines()
@@ -120,7 +120,7 @@ def _complete(folder: Path) -> bool:
 
 def table(subjects: list[Any], runs: dict[str, dict[str, Any]]) -> str:
     """The table in Markdown: fitted tokenizers first, then published codes."""
-    from semtok.report import MEASURES, numbers, shape_of
+    from semtok.report.measures import MEASURES, numbers, shape_of
 
     rows = {subject.name: numbers(subject.report) for subject in subjects}
     columns = [*COLUMNS, *(name for name in BEFORE if any(row[name] is not None for row in rows.values()))]
@@ -153,8 +153,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    from recbase.datasets import load_dataset
-    from semtok.subjects import examine
+    from recbase.data.catalog import load_dataset
+    from semtok.report.sources import examine
 
     known = methods()
     chosen = arguments.methods.split(",") if arguments.methods else [name for name in ORDER if name in known]

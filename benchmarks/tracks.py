@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbase.dataset import Dataset
-from recbase.datasets import load_dataset, prepare_dataset
+from recbase.data.catalog import load_dataset, prepare_dataset
+from recbase.data.dataset import Dataset
 
 __all__ = ["TRACKS", "track_folder"]
 

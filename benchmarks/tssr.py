@@ -59,7 +59,7 @@ def command(given: argparse.Namespace, row: Row, seed: int, out: Path) -> list[s
 
 def streams(folders: list[Path], *words: str) -> list[dict[str, Any]]:
     """Alignment and uniformity of some runs."""
-    told = [sys.executable, "-m", "seqrec.commands", "streams", *map(str, folders), "--json", *words]
+    told = [sys.executable, "-m", "seqrec.cli", "streams", *map(str, folders), "--json", *words]
     reports: dict[str, Any] = json.loads(subprocess.check_output(told, text=True))
     return [reports[str(folder)] for folder in folders]
 

@@ -54,38 +54,38 @@ class ModelEntry:
 
 REGISTRY: dict[str, ModelEntry] = {
     "tiger": ModelEntry(
-        "genrec.tiger:TIGER",
+        "genrec.models.tiger:TIGER",
         "Rajput et al., NeurIPS 2023",
         "rqvae, unique by a suffix level",
-        "genrec.tiger:Preparation",
+        "genrec.models.tiger:Preparation",
         ("prefix", "all"),
     ),
     "letter": ModelEntry(
-        "genrec.letter:LETTER",
+        "genrec.models.letter:LETTER",
         "Wang et al., CIKM 2024",
         "letter, unique by matching",
-        "genrec.letter:Preparation",
+        "genrec.models.letter:Preparation",
         ("prefix", "all"),
     ),
     "prorec": ModelEntry(
-        "genrec.prorec:PRORec",
+        "genrec.models.prorec:PRORec",
         "Xiao et al., 2025",
         "hierarchical, of stage I's vectors",
-        "genrec.prorec:Preparation",
+        "genrec.models.prorec:Preparation",
         ("prefix", "all"),
     ),
     "bbqrec": ModelEntry(
-        "genrec.bbqrec:BBQRec",
+        "genrec.models.bbqrec:BBQRec",
         "BBQRec, 2025",
         "behavior, unique by matching",
-        "genrec.bbqrec:Preparation",
+        "genrec.models.bbqrec:Preparation",
         ("prefix", "all"),
     ),
     "eager": ModelEntry(
-        "genrec.eager:EAGER",
+        "genrec.models.eager:EAGER",
         "Wang et al., KDD 2024",
         "hierarchical, of a DIN's vectors and of the text's",
-        "genrec.eager:Preparation",
+        "genrec.models.eager:Preparation",
         ("prefix", "all"),
     ),
 }
@@ -107,8 +107,8 @@ MODELS = {name: entry.target for name, entry in REGISTRY.items()}
 """Name on the command line to ``module:Class``."""
 
 _NAMES = {
-    "CodeTrie": "genrec.trie",
-    "beam_search": "genrec.decoding",
+    "CodeTrie": "genrec.search.trie",
+    "beam_search": "genrec.search.decoding",
 } | {target.rpartition(":")[2]: target.partition(":")[0] for target in MODELS.values()}
 
 

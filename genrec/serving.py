@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from genrec.generation import generate
-from recbase.runs import Run
-from recbase.sequences import Histories
+from genrec.search.generation import generate
+from recbase.data.sequences import Histories
+from recbase.store.runs import Run
 from seqrec.serving import answer_rows, known_items
 
 __all__ = ["recommend_ids"]

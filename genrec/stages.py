@@ -5,7 +5,7 @@ parse, call a function here, and print.
 
 How a model is added
 --------------------
-1. One file with one class, a :class:`genrec.model.Generator`, built as ``Class(items, sizes, **options)``; of the
+1. One file with one class, a :class:`genrec.generator.Generator`, built as ``Class(items, sizes, **options)``; of the
    shapes in ``SHAPES`` it names those it needs in its signature, all other arguments become options of the command.
 2. What it reads besides codes is an entry of :attr:`Ingredients.arrays`, set by ``with_arrays(**arrays)`` (copied into
    buffers, row 0 for padding), so that a run folder reloads by itself.
@@ -26,23 +26,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from genrec import MODELS, REGISTRY, SHAPES
-from genrec.generation import Search, rank_generated, validator
+from genrec.search.generation import Search, rank_generated, validator
 from recbase.arguments import CodebookSize, EncoderName, Large, Levels, Width, check_arguments
-from recbase.attempts import Attempt, attempt_at
-from recbase.checkpoints import FileContent
-from recbase.evaluation import check_monitor
-from recbase.options import recipe_of
+from recbase.cli.options import recipe_of
+from recbase.data.sequences import SampleForm, SequenceBatches
+from recbase.evaluate.ranking import check_monitor
 from recbase.recipes import Given, described, filled, spelled
-from recbase.runs import resolve
-from recbase.sequences import SampleForm, SequenceBatches
+from recbase.store.folder import FileContent
+from recbase.store.runs import resolve
+from recbase.train.attempts import Attempt, attempt_at
 from seqrec.stages import stage
 
 if TYPE_CHECKING:
-    from recbase.datasets import Dataset
-    from recbase.training import TrainConfig
+    from recbase.data.catalog import Dataset
+    from recbase.train.loop import TrainConfig
     from semtok.codes import ItemCodes
-    from semtok.embeddings import Embeddings
-    from semtok.ready_vectors import VectorSource
+    from semtok.content.embeddings import Embeddings
+    from semtok.content.ready_vectors import VectorSource
 
 __all__ = ["SHAPES", "Ingredients", "Preparation", "build_model", "recipe_settings", "train_generator"]
 
@@ -101,8 +101,8 @@ class Preparation(Given):
     """Recipe of the tokenizer: default or paper."""
 
     def __post_init__(self) -> None:
-        from recbase.signatures import recipe_of
-        from semtok.loading import methods
+        from recbase.cli.signatures import recipe_of
+        from semtok.registry import methods
 
         check_arguments(type(self), vars(self))
         recipe_of(methods()[getattr(self, "tokenizer", self.method)], self.tokenizer_recipe)
@@ -163,8 +163,8 @@ class Preparation(Given):
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""
-        from recbase.signatures import recipe_of
-        from semtok.loading import methods, tokenizer_class
+        from recbase.cli.signatures import recipe_of
+        from semtok.registry import methods, tokenizer_class
 
         method = method or self.method
         accepted = inspect.signature(tokenizer_class(method)).parameters
@@ -176,8 +176,8 @@ class Preparation(Given):
 
     def fitted(self, dataset: Dataset, vectors: Embeddings, root: Path, seed: int, quiet: bool) -> Path:
         """Folder of the tokenizer fitted on these vectors, made as a stage."""
-        from semtok.fitting import fit_codes
-        from semtok.loading import tokenizer_class
+        from semtok.catalogue.fit import fit_codes
+        from semtok.registry import tokenizer_class
 
         arguments = self.tokenizer_arguments(dataset, seed)
         key: dict[str, Any] = {"data": dataset.hash, "embeddings": vectors.hash, "method": self.method}
@@ -202,7 +202,7 @@ def build_model(
     ValueError
         If items share codes that have to be told apart, or a part does not fit.
     """
-    from semtok.fitting import popularity_of
+    from semtok.catalogue.fit import popularity_of
 
     kind = resolve(name, MODELS)
     accepted = inspect.signature(kind).parameters
@@ -289,7 +289,7 @@ def train_generator(
     ------
     ValueError
         If there is no such recipe, the sample form is not for the model, a folder belongs to other items, or a training
-        that is to be resumed was another one (`recbase.training.DifferentRunError`).
+        that is to be resumed was another one (`recbase.train.loop.DifferentRunError`).
     FolderBusyError
         If another command is writing ``out``.
     Interrupted
@@ -331,7 +331,7 @@ def _train(
     resume: bool,
     chosen: Mapping[str, Any],
 ) -> dict[str, Any]:
-    from recbase.training import fit, make_accelerator
+    from recbase.train.loop import fit, make_accelerator
 
     accelerator = make_accelerator(config)
     attempt, split, form = attempt.shared(), dataset.split(), chosen["--form"]
@@ -374,7 +374,7 @@ def evaluate_generator(
     **facts: Any,
 ) -> tuple[dict[str, Any], Any]:
     """Metrics of a model on all users, validation and test, and the test ranks."""
-    from recbase.evaluation import describe_protocol, metrics_record, summarize
+    from recbase.evaluate.ranking import describe_protocol, metrics_record, summarize
 
     split = dataset.split()
     settings = {"accelerator": accelerator, "progress": not quiet, "exact": exact}
@@ -400,7 +400,7 @@ def _evaluate_and_save(
     result: Any,
     accelerator: Any,
 ) -> dict[str, Any]:
-    from recbase.evaluation import ranks_file
+    from recbase.evaluate.ranking import ranks_file
 
     budget, quiet = manifest["training"]["max_seconds"], manifest["training"]["quiet"]
     recipe, changed = manifest["recipe"], {key: manifest[key] for key in ("changed",) if key in manifest}

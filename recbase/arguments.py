@@ -1,7 +1,8 @@
 """Values that a hyper-parameter may have, written once, as the type in the signature that has it.
 
 ``dim: Width = 64`` is an ``int`` to Python and to a type checker; beside it stands the `Range` that the constructor
-(`check_arguments`) and the command line (`recbase.signatures`) both read. It knows no model and imports nothing heavy.
+(`check_arguments`) and the command line (`recbase.cli.signatures`) both read. It knows no model and imports nothing
+heavy.
 """
 
 from __future__ import annotations

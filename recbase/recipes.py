@@ -1,6 +1,7 @@
 """Recipes as Python callers use them: what a recipe says is applied wherever the caller did not say otherwise.
 
-Commands follow the same rule (`recbase.options.chosen`): what was typed, else what the recipe says, else the default.
+Commands follow the same rule (`recbase.cli.options.chosen`): what was typed, else what the recipe says, else the
+default.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recbase.checkpoints import folder_lock, write_file
+from recbase.store.folder import folder_lock, write_file
+from semtok.codecs.schemas import open_tokenizer, read_report
 from semtok.codes import MANIFEST, ItemCodes
-from semtok.schemas import open_tokenizer, read_report
 
 __all__ = ["CARD_FILE", "card_text", "push_folder", "write_card"]
 

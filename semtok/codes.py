@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from recbase.checkpoints import FileContent, Folder, consistent, save_folder, sha256_of, tensor_bytes, write_file
-from recbase.restoring import read_table
-from semtok.schemas import KIND, MANIFEST, MOST_CODES, open_tokenizer
+from recbase.store.folder import FileContent, Folder, consistent, save_folder, sha256_of, tensor_bytes, write_file
+from recbase.store.restoring import read_table
+from semtok.codecs.schemas import KIND, MANIFEST, MOST_CODES, open_tokenizer
 
 __all__ = ["CODES_FILE", "KIND", "MANIFEST", "Collisions", "ItemCodes", "load_codes", "read_code_table"]
 
@@ -226,7 +226,7 @@ class ItemCodes:
         return {"sizes": list(self.sizes), "blocks": blocks, "items": len(self), "hash": self.hash}
 
     def files(self) -> dict[str, FileContent]:
-        """The file that holds these codes, as :func:`recbase.checkpoints.save_folder` takes it."""
+        """The file that holds these codes, as :func:`recbase.store.folder.save_folder` takes it."""
         return {CODES_FILE: lambda path: self._table().write_parquet(path)}
 
     def beside_run(self) -> dict[str, FileContent]:

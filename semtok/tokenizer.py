@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from recbase.arguments import check_arguments
-from recbase.checkpoints import (
+from recbase.store.folder import (
     FileContent,
     Folder,
     consistent,
@@ -34,14 +34,14 @@ from recbase.checkpoints import (
     save_folder,
     tensor_bytes,
 )
-from recbase.hub import downloaded_folder
-from recbase.restoring import build
-from semtok.clustering import INITS, PRECISIONS, few_distinct, import_faiss, nearest
+from recbase.store.hub import downloaded_folder
+from recbase.store.restoring import build
+from semtok.codecs.portable import squared_distances
+from semtok.codecs.schemas import CODEBOOKS_FILE, open_tokenizer, read_state
 from semtok.codes import KIND, MANIFEST, ItemCodes
-from semtok.origins import around, far_part, middle, spread_of
-from semtok.portable import squared_distances
-from semtok.schemas import CODEBOOKS_FILE, open_tokenizer, read_state
-from semtok.vectors import Rows, check_finite, check_rows, checked_views, warn_of_domination
+from semtok.content.rows import Rows, check_finite, check_rows, checked_views, warn_of_domination
+from semtok.kernels.lloyd import INITS, PRECISIONS, few_distinct, import_faiss, nearest
+from semtok.kernels.origins import around, far_part, middle, spread_of
 
 __all__ = [
     "CODEBOOKS_FILE",
@@ -247,7 +247,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
             If the folder holds another method's tokenizer, or its files are damaged.
         """
         if cls is ItemTokenizer:
-            from semtok.loading import load
+            from semtok.registry import load
 
             found: Self = load(folder)
             return found

@@ -86,91 +86,106 @@ _MODALITIES = ("ids", "text", "images")
 _FEATURES = ("ids", "text", "images", "codes")
 
 REGISTRY: dict[str, ModelEntry] = {
-    "popularity": ModelEntry("seqrec.popularity:Popularity", "none", ("ids",), "none", kind="counted"),
-    "transitions": ModelEntry("seqrec.transitions:Transitions", "none (ours)", ("ids",), "none", kind="counted"),
+    "popularity": ModelEntry("seqrec.models.popularity:Popularity", "none", ("ids",), "none", kind="counted"),
+    "transitions": ModelEntry("seqrec.models.transitions:Transitions", "none (ours)", ("ids",), "none", kind="counted"),
     "itemknn": ModelEntry(
-        "seqrec.itemknn:ItemKNN", "Deshpande and Karypis, TOIS 2004", ("ids",), "none", kind="counted"
+        "seqrec.models.itemknn:ItemKNN", "Deshpande and Karypis, TOIS 2004", ("ids",), "none", kind="counted"
     ),
-    "bpr": ModelEntry("seqrec.bpr:BPRMF", "Rendle et al., UAI 2009", ("ids",), "BPR", ("all",)),
-    "gru4rec": ModelEntry("seqrec.gru4rec:GRU4Rec", "Hidasi et al., ICLR 2016", ("ids",), _SOFTMAX, _CAUSAL),
-    "caser": ModelEntry("seqrec.caser:Caser", "Tang and Wang, WSDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
-    "hgn": ModelEntry("seqrec.hgn:HGN", "Ma et al., KDD 2019", ("ids",), _SOFTMAX, _CAUSAL),
-    "sasrec": ModelEntry("seqrec.sasrec:SASRec", "Kang and McAuley, ICDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
-    "bert4rec": ModelEntry("seqrec.bert4rec:BERT4Rec", "Sun et al., CIKM 2019", ("ids",), _SOFTMAX, ("cloze",)),
+    "bpr": ModelEntry("seqrec.models.bpr:BPRMF", "Rendle et al., UAI 2009", ("ids",), "BPR", ("all",)),
+    "gru4rec": ModelEntry("seqrec.models.gru4rec:GRU4Rec", "Hidasi et al., ICLR 2016", ("ids",), _SOFTMAX, _CAUSAL),
+    "caser": ModelEntry("seqrec.models.caser:Caser", "Tang and Wang, WSDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
+    "hgn": ModelEntry("seqrec.models.hgn:HGN", "Ma et al., KDD 2019", ("ids",), _SOFTMAX, _CAUSAL),
+    "sasrec": ModelEntry("seqrec.models.sasrec:SASRec", "Kang and McAuley, ICDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
+    "bert4rec": ModelEntry("seqrec.models.bert4rec:BERT4Rec", "Sun et al., CIKM 2019", ("ids",), _SOFTMAX, ("cloze",)),
     "s3rec": ModelEntry(
-        "seqrec.s3rec:S3Rec",
+        "seqrec.models.s3rec:S3Rec",
         "Zhou et al., CIKM 2020",
         ("ids", "attributes", "histories"),
         "pretraining of four tasks, then full softmax",
         _CAUSAL,
     ),
-    "fmlp": ModelEntry("seqrec.fmlp:FMLPRec", "Zhou et al., WWW 2022", ("ids",), _SOFTMAX, ("prefix",)),
+    "fmlp": ModelEntry("seqrec.models.fmlp:FMLPRec", "Zhou et al., WWW 2022", ("ids",), _SOFTMAX, ("prefix",)),
     "cl4srec": ModelEntry(
-        "seqrec.cl4srec:CL4SRec", "Xie et al., ICDE 2022", ("ids",), "full softmax + contrast", _CAUSAL
+        "seqrec.models.cl4srec:CL4SRec", "Xie et al., ICDE 2022", ("ids",), "full softmax + contrast", _CAUSAL
     ),
     "duorec": ModelEntry(
-        "seqrec.duorec:DuoRec", "Qiu et al., WSDM 2022", ("ids", "histories"), "full softmax + contrast", _CAUSAL
+        "seqrec.models.duorec:DuoRec", "Qiu et al., WSDM 2022", ("ids", "histories"), "full softmax + contrast", _CAUSAL
     ),
     "maerec": ModelEntry(
-        "seqrec.maerec:MAERec",
+        "seqrec.models.maerec:MAERec",
         "Ye et al., SIGIR 2023",
         ("ids", "histories"),
         "full softmax + rebuilding of masked edges",
         _CAUSAL,
     ),
-    "hstu": ModelEntry("seqrec.hstu:HSTU", "Zhai et al., ICML 2024", ("ids",), "full softmax by cosine", _CAUSAL),
+    "hstu": ModelEntry(
+        "seqrec.models.hstu:HSTU", "Zhai et al., ICML 2024", ("ids",), "full softmax by cosine", _CAUSAL
+    ),
     "fdsa": ModelEntry(
-        "seqrec.fdsa:FDSA", "Zhang et al., IJCAI 2019", ("ids", "attributes", "text"), _SOFTMAX, _CAUSAL
+        "seqrec.models.fdsa:FDSA", "Zhang et al., IJCAI 2019", ("ids", "attributes", "text"), _SOFTMAX, _CAUSAL
     ),
     "gru4rec-features": ModelEntry(
-        "seqrec.gru4rec_features:GRU4RecFeatures", "Hidasi et al., RecSys 2016", _FEATURES, _SOFTMAX, _CAUSAL
+        "seqrec.models.gru4rec_features:GRU4RecFeatures", "Hidasi et al., RecSys 2016", _FEATURES, _SOFTMAX, _CAUSAL
     ),
     "sasrec-content": ModelEntry(
-        "seqrec.sasrec_content:SASRecContent", "Cheng et al. 2024 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+        "seqrec.models.sasrec_content:SASRecContent",
+        "Cheng et al. 2024 (TSSR's baseline)",
+        _FEATURES,
+        _SOFTMAX,
+        _CAUSAL,
     ),
     "sasrec-hybrid": ModelEntry(
-        "seqrec.sasrec_content:SASRecHybrid", "Cheng et al. 2024 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+        "seqrec.models.sasrec_content:SASRecHybrid", "Cheng et al. 2024 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
     ),
     "tssr": ModelEntry(
-        "seqrec.tssr:TSSR",
+        "seqrec.models.tssr:TSSR",
         "Cheng et al. 2024, arXiv 2403.07623",
         (*_FEATURES, "sentences", "pictures"),
         "full softmax + contrasts of users and items",
         _CAUSAL,
     ),
     "unisrec": ModelEntry(
-        "seqrec.unisrec:UniSRec", "Hou et al., KDD 2022", ("ids", "text"), "full softmax by cosine", _CAUSAL
+        "seqrec.models.unisrec:UniSRec", "Hou et al., KDD 2022", ("ids", "text"), "full softmax by cosine", _CAUSAL
     ),
-    "vqrec": ModelEntry("seqrec.vqrec:VQRec", "Hou et al., WWW 2023", ("codes",), "full softmax by cosine", _CAUSAL),
-    "nova": ModelEntry("seqrec.nova:NOVABERT", "Liu et al., AAAI 2021", _MODALITIES, _SOFTMAX, ("cloze",)),
-    "mv-rnn": ModelEntry("seqrec.mv_rnn:MVRNN", "Cui et al., TKDE 2018", _MODALITIES, _SOFTMAX, _CAUSAL),
-    "mv-trm": ModelEntry("seqrec.mv_trm:MVTRM", "Cheng et al. 2024 (TSSR's baseline)", _MODALITIES, _SOFTMAX, _CAUSAL),
+    "vqrec": ModelEntry(
+        "seqrec.models.vqrec:VQRec", "Hou et al., WWW 2023", ("codes",), "full softmax by cosine", _CAUSAL
+    ),
+    "nova": ModelEntry("seqrec.models.nova:NOVABERT", "Liu et al., AAAI 2021", _MODALITIES, _SOFTMAX, ("cloze",)),
+    "mv-rnn": ModelEntry("seqrec.models.mv_rnn:MVRNN", "Cui et al., TKDE 2018", _MODALITIES, _SOFTMAX, _CAUSAL),
+    "mv-trm": ModelEntry(
+        "seqrec.models.mv_trm:MVTRM", "Cheng et al. 2024 (TSSR's baseline)", _MODALITIES, _SOFTMAX, _CAUSAL
+    ),
     "mfn4rec": ModelEntry(
-        "seqrec.mfn4rec:MFN4Rec", "Wang et al., Applied Sciences 2021", _MODALITIES, _SOFTMAX, _CAUSAL
+        "seqrec.models.mfn4rec:MFN4Rec", "Wang et al., Applied Sciences 2021", _MODALITIES, _SOFTMAX, _CAUSAL
     ),
     "missrec": ModelEntry(
-        "seqrec.missrec:MISSRec", "Wang et al., ACM MM 2023", _MODALITIES, "full softmax by cosine", ("prefix",)
+        "seqrec.models.missrec:MISSRec", "Wang et al., ACM MM 2023", _MODALITIES, "full softmax by cosine", ("prefix",)
     ),
-    "mmsr": ModelEntry("seqrec.mmsr:MMSR", "Hu et al., CIKM 2023", _MODALITIES, _SOFTMAX, ("prefix",)),
+    "mmsr": ModelEntry("seqrec.models.mmsr:MMSR", "Hu et al., CIKM 2023", _MODALITIES, _SOFTMAX, ("prefix",)),
     "tedrec": ModelEntry(
-        "seqrec.tedrec:TedRec", "Xu et al., CIKM 2024", _MODALITIES, "full softmax by cosine", ("prefix",)
+        "seqrec.models.tedrec:TedRec", "Xu et al., CIKM 2024", _MODALITIES, "full softmax by cosine", ("prefix",)
     ),
     "din": ModelEntry(
-        "seqrec.din:DIN",
+        "seqrec.models.din:DIN",
         "Zhou et al., KDD 2018; PRORec's stage I",
         ("ids", "text"),
         "sampled softmax + alignment",
         _CAUSAL,
     ),
     "ccfrec": ModelEntry(
-        "seqrec.ccfrec:CCFRec",
+        "seqrec.models.ccfrec:CCFRec",
         "Liu et al., KDD 2025",
         ("views", "codes"),
         "softmax by cosine + masked codes + alignment",
         _CAUSAL,
     ),
     "ccfrec-tabulated": ModelEntry(
-        "seqrec.ccfrec:TabulatedCCFRec", "Liu et al., KDD 2025", ("ids",), "softmax by cosine", _CAUSAL, "deployed"
+        "seqrec.models.ccfrec:TabulatedCCFRec",
+        "Liu et al., KDD 2025",
+        ("ids",),
+        "softmax by cosine",
+        _CAUSAL,
+        "deployed",
     ),
 }
 

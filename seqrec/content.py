@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import polars as pl
 
-    from recbase.sequences import Histories
+    from recbase.data.sequences import Histories
     from semtok.codes import ItemCodes
 
 __all__ = ["ATTRIBUTE_COLUMNS", "SHAPES", "Attributes", "ItemContent", "item_attributes", "item_texts"]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from semtok.encoders import load_backbone
+from semtok.content.encoders import load_backbone
 
 __all__ = ["BACKBONES", "Adapter", "FinetunedEncoder", "Tuning"]
 

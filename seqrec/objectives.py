@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbase.draws import draw_integers
-from recbase.losses import binary_cross_entropy, gather_with_gradient, linear_cross_entropy, sampled_cross_entropy
-from recbase.sequences import SequenceBatch
-from recbase.transformer import Packing
+from recbase.data.sequences import SequenceBatch
+from recbase.nn.draws import draw_integers
+from recbase.nn.losses import binary_cross_entropy, gather_with_gradient, linear_cross_entropy, sampled_cross_entropy
+from recbase.nn.transformer import Packing
 
 __all__ = ["NEXT_ITEM_LOSSES", "NextItemLoss", "contrast", "draw_negatives", "next_item_loss", "target_states"]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbase.checkpoints import FileContent, check_replaceable, folder_lock, open_folder
-from recbase.recommender import Recommendations
-from recbase.runs import KIND, MANIFEST, Run, save_run
-from recbase.sequences import Histories
+from recbase.data.sequences import Histories
+from recbase.evaluate.recommender import Recommendations
+from recbase.store.folder import FileContent, check_replaceable, folder_lock, open_folder
+from recbase.store.runs import KIND, MANIFEST, Run, save_run
 
 __all__ = ["answer_rows", "export_run", "known_items", "recommend_ids"]
 
@@ -46,8 +46,8 @@ def recommend_ids(
     ImportError
         If the engine is not installed.
     """
-    from recbase.evaluation import topk
-    from seqrec.deployment import FAISS_FILE, ONNX_FILE, FaissItems, OnnxScorer
+    from recbase.evaluate.ranking import topk
+    from seqrec.export import FAISS_FILE, ONNX_FILE, FaissItems, OnnxScorer
 
     if engine not in ("model", "faiss", "onnx"):
         raise ValueError(f"--engine must be one of model, faiss, onnx, got {engine!r}")
@@ -127,7 +127,7 @@ def export_run(
     ImportError
         If an engine that was asked for is not installed.
     """
-    from seqrec.deployment import FAISS_FILE, ONNX_FILE, write_faiss, write_onnx
+    from seqrec.export import FAISS_FILE, ONNX_FILE, write_faiss, write_onnx
 
     _check_export(out)
     name, model = run.manifest["model"], run.model

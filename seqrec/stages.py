@@ -16,7 +16,7 @@ How a model that reads content is added
 3. A model whose inputs depend on its options has a static method ``reads(arguments) -> tuple of str`` (a part of the
    line in ``REGISTRY``; ``arguments`` are its options).
 4. It is trained like any other: ``forward(batch) -> LossOutput`` gives its share of the step's mean loss, ``scorer()``
-   scores, ``config()`` rebuilds; `seqrec.model.SequentialModel` has these for models that score by a dot product.
+   scores, ``config()`` rebuilds; `seqrec.sequential.SequentialModel` has these for models that score by a dot product.
    ``batch_settings()`` may add arguments of `SequenceBatches` (``mask_item`` ...), ``pretraining()`` may return a
    module that shares parameters and is trained first (see `Pretraining`).
 5. The line in ``REGISTRY`` lists only sample forms that do not leak: a model that lets a position see later items takes
@@ -37,19 +37,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from recbase.arguments import CodebookSize, Count, EncoderName, FolderName, Levels, ModelName, Width, check_arguments
-from recbase.checkpoints import folder_lock
-from recbase.processes import alone
+from recbase.data.sequences import SampleForm
 from recbase.recipes import Given
-from recbase.runs import resolve
-from recbase.sequences import SampleForm
+from recbase.store.folder import folder_lock
+from recbase.store.runs import resolve
+from recbase.train.processes import alone
 from seqrec import MODELS, REGISTRY
 from seqrec.content import ItemContent, item_attributes, item_texts
 
 if TYPE_CHECKING:
-    from recbase.datasets import Dataset
+    from recbase.data.catalog import Dataset
     from semtok.codes import ItemCodes
-    from semtok.embeddings import Embeddings
-    from semtok.ready_vectors import VectorSource
+    from semtok.content.embeddings import Embeddings
+    from semtok.content.ready_vectors import VectorSource
     from seqrec.training import train_counted, train_item_ids, train_network
 
 __all__ = [
@@ -181,11 +181,11 @@ def item_embeddings(
     Raises
     ------
     ValueError
-        If ``folder`` (or file; see `semtok.ready_vectors.open_vectors`) belongs to other items.
+        If ``folder`` (or file; see `semtok.content.ready_vectors.open_vectors`) belongs to other items.
     """
-    from recbase.console import say
-    from semtok.embeddings import Embeddings, embeddings_for
-    from semtok.ready_vectors import open_vectors
+    from recbase.cli.console import say
+    from semtok.content.embeddings import Embeddings, embeddings_for
+    from semtok.content.ready_vectors import open_vectors
 
     def said(found: Embeddings) -> Embeddings:
         if not quiet:
@@ -271,15 +271,15 @@ def _text_codes(
 
 def _behaviour_vectors(dataset: Dataset, content: Content, root: Path, seed: int, quiet: bool) -> np.ndarray:
     """Item vectors [N, D] of the run given, or of a SASRec of width 128 trained here."""
-    from recbase.runs import open_run, read_item_vectors
+    from recbase.store.runs import open_run, read_item_vectors
 
     folder = content.vectors
     if folder is None:
         key = {"data": dataset.hash, "model": "sasrec", "dim": 128, "seed": seed}
 
         def build(target: Path) -> None:
-            from recbase.attempts import gone_on_with
-            from recbase.training import TrainConfig
+            from recbase.train.attempts import gone_on_with
+            from recbase.train.loop import TrainConfig
             from seqrec.training import train_network
 
             config = TrainConfig(epochs=60, batch_size=256, patience=8, seed=seed, quiet=quiet)
@@ -300,7 +300,7 @@ def _behaviour_vectors(dataset: Dataset, content: Content, root: Path, seed: int
 
 def _rotated_codes(vectors: np.ndarray, count: int, content: Content, seed: int) -> np.ndarray:
     """``count`` codes of vectors whose width they need not divide: PQ of several seeded random rotations."""
-    from semtok.product import ProductQuantizer
+    from semtok.methods.product import ProductQuantizer
 
     rng = np.random.default_rng(seed)
     parts: list[np.ndarray] = []

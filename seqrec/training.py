@@ -12,21 +12,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbase.attempts import Attempt, attempt_at
-from recbase.checkpoints import FileContent
-from recbase.options import recipe_of
+from recbase.cli.options import recipe_of
+from recbase.data.sequences import SampleForm, SequenceBatches
 from recbase.recipes import described, filled, spelled
-from recbase.runs import resolve
-from recbase.sequences import SampleForm, SequenceBatches
+from recbase.store.folder import FileContent
+from recbase.store.runs import resolve
+from recbase.train.attempts import Attempt, attempt_at
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 from seqrec.stages import Content, Pretraining, build_model, check_form, item_content
 
 if TYPE_CHECKING:
-    from recbase.datasets import Dataset
-    from recbase.splits import Split
-    from recbase.training import TrainConfig, TrainResult
-    from semtok.ready_vectors import VectorSource
+    from recbase.data.catalog import Dataset
+    from recbase.data.splits import Split
+    from recbase.train.loop import TrainConfig, TrainResult
+    from semtok.content.ready_vectors import VectorSource
 
 __all__ = ["train_counted", "train_item_ids", "train_network"]
 
@@ -82,7 +82,7 @@ def train_network(
     ------
     ValueError
         If there is no such recipe, the sample form is not for the model, a folder belongs to other items, or a training
-        that is to be resumed was another one (`recbase.training.DifferentRunError`).
+        that is to be resumed was another one (`recbase.train.loop.DifferentRunError`).
     FolderBusyError
         If another command is writing ``out``.
     Interrupted
@@ -90,7 +90,7 @@ def train_network(
     """
     from accelerate.utils import set_seed
 
-    from recbase.evaluation import check_monitor
+    from recbase.evaluate.ranking import check_monitor
 
     overrides = {} if recipe is None else recipe_of(MODELS[name], recipe)
     accepted = set(inspect.signature(resolve(name, MODELS)).parameters) - set(SHAPES)
@@ -142,7 +142,7 @@ def train_item_ids(
     """
     from accelerate.utils import set_seed
 
-    from recbase.runs import load_run
+    from recbase.store.runs import load_run
 
     overrides = {} if recipe is None else recipe_of(MODELS["ccfrec"], recipe)
     config = filled(config, overrides)
@@ -174,8 +174,8 @@ def _train(
     resume: bool,
     chosen: Mapping[str, Any],
 ) -> dict[str, Any]:
-    from recbase.evaluation import validator
-    from recbase.training import fit, make_accelerator
+    from recbase.evaluate.ranking import validator
+    from recbase.train.loop import fit, make_accelerator
 
     accelerator = make_accelerator(config)
     attempt = attempt.shared()
@@ -226,7 +226,7 @@ def _pretrain(
     facts: Mapping[str, Any],
 ) -> float:
     """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
-    from recbase.training import fit
+    from recbase.train.loop import fit
 
     budget = None if config.max_seconds is None else config.max_seconds / 2
     settings = replace(config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
@@ -267,7 +267,7 @@ def _evaluate_and_save(
     accelerator: Any,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    from recbase.evaluation import metrics_of_run, rank_targets, ranks_file, summarize
+    from recbase.evaluate.ranking import metrics_of_run, rank_targets, ranks_file, summarize
 
     scorer = model.scorer()
     valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))

@@ -43,9 +43,7 @@ def test_no_file_is_a_dumping_ground(path):
     assert path.stem not in {"utils", "common", "helpers", "misc", "base"}
 
 
-@pytest.mark.parametrize(
-    "module", ["recbase", "semtok", "seqrec", "genrec", "semtok.commands", "seqrec.commands", "genrec.commands"]
-)
+@pytest.mark.parametrize("module", ["recbase", "semtok", "seqrec", "genrec", "semtok.cli", "seqrec.cli", "genrec.cli"])
 def test_importing_is_light(module):
     code = f"import sys, {module}; print([name for name in ('torch', 'polars', 'sklearn', 'transformers') " \
            "if name in sys.modules])"  # fmt: skip
@@ -86,7 +84,7 @@ def test_readme_names_only_options_that_exist():
     assert len(lines) >= 5
     for line in lines:
         package, *words = line.split()
-        command = importlib.import_module(f"{package}.commands").main
+        command = importlib.import_module(f"{package}.cli").main
         path = [word for word in words[:2] if not word.startswith("-") and word not in ("RUN", "...")]
         path = path if path[0] == "train" else path[:1]
         shown = CliRunner().invoke(command, [*path, "--help"]).output

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 import pytest
 
-import genrec.commands
-import seqrec.commands
+import genrec.cli
+import seqrec.cli
 from benchmarks import beauty, ccfrec, demo, reproduce, rows
 from benchmarks.rows import Row, folder_of
-from recbase.options import options_from, recipes_from
-from semtok.loading import methods
+from recbase.cli.options import options_from, recipes_from
+from semtok.registry import methods
 
-PROGRAMS = {"genrec": genrec.commands.main, "seqrec": seqrec.commands.main}
+PROGRAMS = {"genrec": genrec.cli.main, "seqrec": seqrec.cli.main}
 
 
 def understood(words: list[str]) -> dict[str, object]:
@@ -106,7 +106,7 @@ def test_no_default_and_no_recipe_names_seconds() -> None:
     for source in sources:
         for recipe, values in recipes_from(source).items():
             assert not [key for key in values if "seconds" in key], (source, recipe)
-    sources += [entry.preparation for entry in GENERATORS.values()] + ["recbase.training:TrainConfig"]
+    sources += [entry.preparation for entry in GENERATORS.values()] + ["recbase.train.loop:TrainConfig"]
     budgets = [option for source in sources for option in options_from(source) if option.name.endswith("seconds")]
     assert {option.name for option in budgets} == {"max_seconds", "stage1_seconds", "save_every_seconds"}
     assert all(option.default is None for option in budgets if option.name != "save_every_seconds")

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from cli import main
 from genrec import REGISTRY
 from recbase.arguments import Range
-from recbase.options import Option, recipes_from
+from recbase.cli.options import Option, recipes_from
 from seqrec import MODELS as SEQREC
 
 GENREC = {name: entry.target for name, entry in REGISTRY.items()}
@@ -97,7 +97,7 @@ def _parameters(command: click.Command) -> list[tuple[click.Parameter, Option]]:
     """Parameters that take a value, and what is known of them."""
     valued = [part for part in command.params if not getattr(part, "is_flag", False)]
     unknown = [part.name for part in valued if not isinstance(getattr(part.type, "option", None), Option)]
-    assert not unknown, f"{command.name}: {unknown} are not made with recbase.options, so nothing checks them"
+    assert not unknown, f"{command.name}: {unknown} are not made with recbase.cli.options, so nothing checks them"
     return [(part, part.type.option) for part in valued]  # type: ignore[attr-defined]
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from recbase.evaluation import rank_targets
-from recbase.sequences import Histories, SequenceBatches
-from recbase.splits import leave_last_out
-from recbase.training import TrainConfig, fit
-from seqrec.ccfrec import CCFRec
-from seqrec.sasrec import SASRec
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.data.splits import leave_last_out
+from recbase.evaluate.ranking import rank_targets
+from recbase.train.loop import TrainConfig, fit
+from seqrec.models.ccfrec import CCFRec
+from seqrec.models.sasrec import SASRec
 
 pytestmark = pytest.mark.gpu
 
@@ -48,7 +48,7 @@ def test_same_ranks_on_both_devices(which, device):
 
 
 def test_k_means_on_the_device_reaches_the_error_of_the_cpu(device):
-    from semtok.product import ProductQuantizer
+    from semtok.methods.product import ProductQuantizer
 
     vectors = torch.randn(4000 if device.type == "cuda" else 1000, 32)
     errors = []
@@ -60,8 +60,8 @@ def test_k_means_on_the_device_reaches_the_error_of_the_cpu(device):
 
 
 def generators():
-    from genrec.prorec import PRORec
-    from genrec.tiger import TIGER
+    from genrec.models.prorec import PRORec
+    from genrec.models.tiger import TIGER
 
     torch.manual_seed(0)
     codes = np.stack([np.arange(ITEMS) // 20, np.arange(ITEMS) % 20], 1)
@@ -83,7 +83,7 @@ def test_bfloat16_training_of_generators_lowers_the_loss(which, cuda):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_same_lists_on_both_devices(which, device):
-    from genrec.generation import generate
+    from genrec.search.generation import generate
 
     model, asked = generators()[which].eval(), leave_last_out(histories()).test.histories
     on_cpu = generate(model, asked, beams=20)
@@ -96,7 +96,7 @@ def test_same_lists_on_both_devices(which, device):
 
 
 def test_a_trie_built_on_the_device_is_that_of_the_cpu(device):
-    from genrec.trie import CodeTrie
+    from genrec.search.trie import CodeTrie
 
     codes = np.random.default_rng(0).integers(0, 9, (5000, 4))
     here, there = CodeTrie.from_codes(codes), CodeTrie.from_codes(codes, device=device)

@@ -16,12 +16,12 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from genrec.commands import main as genrec
-from recbase.checkpoints import load_arrays, open_folder
-from recbase.datasets import load_dataset
+from genrec.cli import main as genrec
+from recbase.data.catalog import load_dataset
+from recbase.store.folder import load_arrays, open_folder
 from semtok.codes import ItemCodes
 from seqrec import REGISTRY
-from seqrec.commands import main as seqrec
+from seqrec.cli import main as seqrec
 
 sys.path.insert(0, str(Path(__file__).parent / "genrec"))
 sys.path.insert(0, str(Path(__file__).parent / "seqrec"))

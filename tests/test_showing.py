@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
 from cli import main
-from recbase.console import plain
-from recbase.datasets import prepare_dataset
+from recbase.cli.console import plain
+from recbase.data.catalog import prepare_dataset
 
 TITLES = [
     "[/set of 4]",

@@ -1,4 +1,4 @@
-"""Our SASRec: one window a user with a target at every position, batch 128, trained by `recbase.training.fit`."""
+"""Our SASRec: one window a user with a target at every position, batch 128, trained by `recbase.train.loop.fit`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from measure import StepClock, read_task, write_evaluation, write_training
 
-from recbase.evaluation import rank_targets, summarize
-from recbase.sequences import Histories, SequenceBatch, SequenceBatches
-from recbase.splits import leave_last_out
-from recbase.training import TrainConfig, fit
-from seqrec.sasrec import SASRec
+from recbase.data.sequences import Histories, SequenceBatch, SequenceBatches
+from recbase.data.splits import leave_last_out
+from recbase.evaluate.ranking import rank_targets, summarize
+from recbase.train.loop import TrainConfig, fit
+from seqrec.models.sasrec import SASRec
 
 BATCH = 128
 

@@ -19,7 +19,7 @@ def _digest(*parts: Any) -> str:
 
 def dataset(path: str) -> str:
     """Sequences, ids and texts of a data set."""
-    from recbase.datasets import load_dataset
+    from recbase.data.catalog import load_dataset
 
     opened = load_dataset(path)
     return _digest(opened.hash, opened.items.write_json())
@@ -27,7 +27,7 @@ def dataset(path: str) -> str:
 
 def embeddings(path: str) -> str:
     """Vectors of all views."""
-    from semtok.embeddings import load_embeddings
+    from semtok.content.embeddings import load_embeddings
 
     opened = load_embeddings(path)
     return _digest(*(opened.views[view] for view in opened.views), list(opened.item_ids))
@@ -43,7 +43,7 @@ def tokenizer(path: str) -> str:
 
 def code_shards(path: str) -> str:
     """Codes of a folder of shards."""
-    from semtok.encoding import load_code_shards
+    from semtok.catalogue.encode_shards import load_code_shards
 
     codes = load_code_shards(path)
     return _digest(codes.codes, list(codes.item_ids))
@@ -61,14 +61,14 @@ def table(path: str) -> str:
 
 def run(path: str) -> str:
     """Weights, metrics, ranks and settings of a run; seconds aside."""
-    from recbase.checkpoints import consistent
+    from recbase.store.folder import consistent
 
     return consistent(_run)(path)  # a reader of several files begins again where the folder was replaced in between
 
 
 def _run(path: str) -> str:
     from genrec import MODELS as GENERATORS
-    from recbase.runs import load_run
+    from recbase.store.runs import load_run
     from seqrec import MODELS
 
     opened = load_run(path, {**MODELS, **GENERATORS})

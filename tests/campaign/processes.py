@@ -30,14 +30,14 @@ import sklearn.decomposition
 import sklearn.feature_extraction.text  # noqa: F401
 import torch  # noqa: F401
 
-import genrec.commands
-import recbase.evaluation
-import recbase.training  # noqa: F401
-import semtok.commands
-import seqrec.commands
+import genrec.cli
+import recbase.evaluate.ranking
+import recbase.train.loop  # noqa: F401
+import semtok.cli
+import seqrec.cli
 import seqrec.stages
 
-MAINS = {"semtok": semtok.commands.main, "seqrec": seqrec.commands.main, "genrec": genrec.commands.main}
+MAINS = {"semtok": semtok.cli.main, "seqrec": seqrec.cli.main, "genrec": genrec.cli.main}
 
 
 @dataclass

@@ -13,18 +13,18 @@ import polars as pl
 import torch
 
 import semtok
-from recbase.dataset import Dataset
-from recbase.evaluation import metrics_record, rank_targets, ranks_file
-from recbase.interactions import order_events
-from recbase.runs import load_run, save_run
-from recbase.sequences import Histories, SequenceBatches
-from recbase.training import TrainConfig, fit
+from recbase.data.dataset import Dataset
+from recbase.data.interactions import order_events
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.evaluate.ranking import metrics_record, rank_targets, ranks_file
+from recbase.store.runs import load_run, save_run
+from recbase.train.loop import TrainConfig, fit
+from semtok.catalogue.encode_shards import write_code_shards
 from semtok.codes import ItemCodes
-from semtok.embeddings import embed_dataset
-from semtok.encoding import write_code_shards
-from semtok.formats import write_codes
-from semtok.loading import tokenizer_class
-from semtok.sharded import ShardedEmbeddings, write_shard
+from semtok.content.embeddings import embed_dataset
+from semtok.content.shards import ShardedEmbeddings, write_shard
+from semtok.exchange.formats import write_codes
+from semtok.registry import tokenizer_class
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "seqrec"))

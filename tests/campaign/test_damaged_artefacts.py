@@ -17,15 +17,15 @@ import torch
 from click.testing import CliRunner
 
 import semtok
-from recbase.comparison import compare_runs
-from recbase.datasets import load_dataset
-from recbase.runs import load_run, open_run, read_item_vectors
-from recbase.training import TrainConfig, fit
-from semtok.appending import generations
-from semtok.embeddings import load_embeddings
-from semtok.encoding import load_code_shards
-from semtok.formats import read_codes
-from semtok.sharded import ShardedEmbeddings
+from recbase.data.catalog import load_dataset
+from recbase.evaluate.compare import compare_runs
+from recbase.store.runs import load_run, open_run, read_item_vectors
+from recbase.train.loop import TrainConfig, fit
+from semtok.catalogue.append import generations
+from semtok.catalogue.encode_shards import load_code_shards
+from semtok.content.embeddings import load_embeddings
+from semtok.content.shards import ShardedEmbeddings
+from semtok.exchange.formats import read_codes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from damages import damage
@@ -134,9 +134,9 @@ def opener(name: str) -> Callable[[Path], Any]:
 
 def command(name: str, folder: Path) -> list[Any] | None:
     """A command that reads a folder of a kind: its group and its words; None where there is none."""
-    from genrec.commands import main as genrec
-    from semtok.commands import main as semtok_group
-    from seqrec.commands import main as seqrec
+    from genrec.cli import main as genrec
+    from semtok.cli import main as semtok_group
+    from seqrec.cli import main as seqrec
 
     if name.startswith("run-") or name == "export":
         group = seqrec if name.removeprefix("run-") in (*SEQREC, "export") else genrec

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from recbase.options import Option
+from recbase.cli.options import Option
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_every_option import COMMANDS, LOOKED_UP, VALUES
@@ -38,7 +38,7 @@ WRITTEN = {"out", "figure", "cache"}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Folders that commands take: a data set, codes, vectors and runs of it."""
-    from recbase.builtin import synthetic
+    from recbase.data.builtin import synthetic
 
     root = tmp_path_factory.mktemp("world")
     data = str(synthetic(users=80, items=60, max_length=12).save(root / "data"))

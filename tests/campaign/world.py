@@ -104,8 +104,8 @@ def build(root: Path) -> None:
 
 
 def _shards(root: str) -> None:
-    from semtok.embeddings import load_embeddings
-    from semtok.sharded import write_shard
+    from semtok.content.embeddings import load_embeddings
+    from semtok.content.shards import write_shard
 
     opened = load_embeddings(f"{root}/vectors")
     for number, rows in enumerate((slice(0, 20), slice(20, 40), slice(40, None))):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recbase import readers
+from recbase.data import readers
 
 SUFFIXES = {
     "csv": ".csv",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.bbqrec import BBQRec, SimilarityGate, similarity_buckets
-from recbase.sequences import Histories, SequenceBatches
+from genrec.models.bbqrec import BBQRec, SimilarityGate, similarity_buckets
+from recbase.data.sequences import Histories, SequenceBatches
 
 ITEMS = 27
 TINY = {"dim": 16, "heads": 2, "head_dim": 8, "ffn": 32, "encoder_layers": 2, "decoder_layers": 1, "dropout": 0.0}

@@ -16,12 +16,12 @@ import torch
 from click.testing import CliRunner, Result
 
 from genrec import MODELS, REGISTRY
-from genrec.commands import main
-from genrec.logits import TrieLogitsProcessor
-from genrec.trie import CodeTrie
-from recbase.datasets import load_dataset
-from recbase.runs import load_run
-from seqrec.din import DIN
+from genrec.cli import main
+from genrec.search.logits import TrieLogitsProcessor
+from genrec.search.trie import CodeTrie
+from recbase.data.catalog import load_dataset
+from recbase.store.runs import load_run
+from seqrec.models.din import DIN
 
 sys.path.insert(0, str(Path(__file__).parent))
 from generators import FAST, T5, TINY

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import beam_search, score_items, search_beams
-from genrec.trie import CodeTrie
-from recbase.draws import draw_uniform
-from recbase.evaluation import list_faults
+from genrec.search.decoding import beam_search, score_items, search_beams
+from genrec.search.trie import CodeTrie
+from recbase.evaluate.ranking import list_faults
+from recbase.nn.draws import draw_uniform
 
 SIZES = (4, 5, 3)
 
@@ -183,7 +183,7 @@ def test_few_beams_keep_the_best_prefixes_of_every_step(seed, beams, kind, shape
 def test_exact_mode_in_small_blocks_computes_every_prefix_once(shape, monkeypatch):
     _, trie, decoder = world(3, shape == "ragged", shape == "wide")
     whole = score_items(decoder, 2, trie)
-    monkeypatch.setattr("genrec.decoding._EXACT_PREFIXES", 6)
+    monkeypatch.setattr("genrec.search.decoding._EXACT_PREFIXES", 6)
     decoder.calls = 0
     np.testing.assert_allclose(score_items(decoder, 2, trie), whole, atol=1e-6)
     blocks = 0

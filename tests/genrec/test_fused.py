@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genrec import fused
-from genrec.attention import Ragged, attend, attend_causal, attend_memory, attend_prefixes, attend_self
+from genrec.nets import cpu_kernels as fused
+from genrec.nets.attention import Ragged, attend, attend_causal, attend_memory, attend_prefixes, attend_self
 
 EPS = 1e-6
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genrec.decoding import score_items, search_beams
-from genrec.logits import TrieLogitsProcessor
-from genrec.t5 import T5
-from genrec.trie import CodeTrie
-from genrec.vocabulary import CodeVocabulary
+from genrec.nets.t5 import T5
+from genrec.search.decoding import score_items, search_beams
+from genrec.search.logits import TrieLogitsProcessor
+from genrec.search.trie import CodeTrie
+from genrec.search.vocabulary import CodeVocabulary
 
 pytestmark = pytest.mark.gpu
 

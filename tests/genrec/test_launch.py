@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from genrec import MODELS, REGISTRY
-from recbase.datasets import load_dataset
-from recbase.options import recipes_from
+from recbase.cli.options import recipes_from
+from recbase.data.catalog import load_dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
 sys.path.insert(0, str(Path(__file__).parent))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.decoding import beam_search
-from genrec.logits import TrieLogitsProcessor
-from genrec.trie import CodeTrie
+from genrec.search.decoding import beam_search
+from genrec.search.logits import TrieLogitsProcessor
+from genrec.search.trie import CodeTrie
 
 VOCABULARY, END = 30, 2
 

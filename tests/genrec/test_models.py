@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from genrec import MODELS, REGISTRY, SHAPES
-from genrec.generation import Search, generate, rank_generated, some_targets
-from genrec.model import Generator
-from recbase.options import options_from, recipe_of, recipes_from
-from recbase.recommender import NO_ITEM
-from recbase.runs import load_run, resolve, save_run
-from recbase.sequences import Histories, SequenceBatches
-from recbase.splits import Targets
-from recbase.training import TrainConfig, fit, learning_rate
+from genrec.generator import Generator
+from genrec.search.generation import Search, generate, rank_generated, some_targets
+from recbase.cli.options import options_from, recipe_of, recipes_from
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.data.splits import Targets
+from recbase.evaluate.recommender import NO_ITEM
+from recbase.store.runs import load_run, resolve, save_run
+from recbase.train.loop import TrainConfig, fit, learning_rate
 
 ITEMS = 24
 USERS = 120
@@ -346,9 +346,9 @@ def test_options_are_documented(name: str) -> None:
 def test_recipes_are_options_build_and_train_a_step(name: str) -> None:
     target, preparation = REGISTRY[name].target, REGISTRY[name].preparation
     of_model = {option.name for option in options_from(target, SHAPES)}
-    of_training = {option.name for option in options_from("recbase.training:TrainConfig")}
+    of_training = {option.name for option in options_from("recbase.train.loop:TrainConfig")}
     of_stages = {option.name for option in options_from(preparation)}
-    of_search = {option.name for option in options_from("genrec.generation:Search")}
+    of_search = {option.name for option in options_from("genrec.search.generation:Search")}
     known = of_model | of_training | of_stages | of_search | {"form"}
     recipes = recipes_from(target)
     assert {"default", "paper"} <= set(recipes)
@@ -384,7 +384,7 @@ def test_every_recipe_trains_a_step_on_the_synthetic_data(name: str, recipe: str
     words = ["--data", "synthetic", "--recipe", recipe, "--train-share", "0.01", "--epochs", "1", "--valid-users", "10"]
     words += ["--beams", "10", "--valid-beams", "10", "--tokenizer-steps", "2", "--codebook-size", "16"]
     words += ["--stage1-epochs", "1"] if name in ("prorec", "eager") else []
-    run = [sys.executable, "-m", "genrec.commands", "train", name, *words, "--out", str(tmp_path / "run")]
+    run = [sys.executable, "-m", "genrec.cli", "train", name, *words, "--out", str(tmp_path / "run")]
     done = subprocess.run([*run, "--quiet", "--json"], check=True, capture_output=True, text=True)
     metrics = json.loads(done.stdout)
     assert metrics["recipe"] == recipe
@@ -401,7 +401,7 @@ def test_the_temperature_is_of_the_loss_and_not_of_the_search() -> None:
 
 def test_papers_recipes_warm_up_as_the_papers_do() -> None:
     def rates(name: str, steps: list[int], total: int) -> list[float]:
-        of_training = {option.name for option in options_from("recbase.training:TrainConfig")}
+        of_training = {option.name for option in options_from("recbase.train.loop:TrainConfig")}
         values = recipe_of(REGISTRY[name].target, "paper")
         config = TrainConfig(**{key: value for key, value in values.items() if key in of_training})
         return [learning_rate(step - 1, config, total) for step in steps]
@@ -459,7 +459,7 @@ def test_codes_that_name_no_item_are_refused_when_a_run_is_opened(name: str, tmp
 
 
 def test_a_search_of_a_degenerate_tree_is_cut_into_parts_that_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    import genrec.model
+    import genrec.generator
 
     torch.manual_seed(0)
     model: Any = resolve("tiger", MODELS)(ITEMS, [2, ITEMS], **SMALL["tiger"])
@@ -467,7 +467,7 @@ def test_a_search_of_a_degenerate_tree_is_cut_into_parts_that_give_the_same(monk
     asked = walks(9)
     whole = generate(model, asked, beams=5)
     assert model.rows_at_once(5) > 100_000
-    monkeypatch.setattr(genrec.model, "_STEP_CHILDREN", 3 * ITEMS)
+    monkeypatch.setattr(genrec.generator, "_STEP_CHILDREN", 3 * ITEMS)
     assert model.rows_at_once(5) == 3
     parts = generate(model, asked, beams=5)
     assert np.array_equal(parts.items, whole.items)
@@ -487,9 +487,9 @@ def test_codes_that_are_all_equal_are_refused_before_training() -> None:
 
 
 def test_a_recipe_named_from_python_is_applied(tmp_path: Path) -> None:
+    from genrec.models.tiger import Preparation
     from genrec.stages import train_generator
-    from genrec.tiger import Preparation
-    from recbase.datasets import load_dataset
+    from recbase.data.catalog import load_dataset
 
     data = load_dataset("synthetic", users=60, items=40)
     tiny = {"dim": 16, "heads": 2, "head_dim": 8, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1}

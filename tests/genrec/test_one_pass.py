@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.tiger import TIGER
-from recbase.sequences import Histories, SequenceBatches
+from genrec.models.tiger import TIGER
+from recbase.data.sequences import Histories, SequenceBatches
 
 ITEMS = 20
 TINY = {"dim": 16, "heads": 2, "head_dim": 8, "ffn": 32, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.0}

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genrec.prorec import PRORec, standardized
-from genrec.similarity import relative_similarity
-from recbase.draws import draw_integers
-from recbase.sequences import Histories, SequenceBatches
-from seqrec.din import DIN, WINDOWS, AdaptionLayer
+from genrec.analysis.similarity import relative_similarity
+from genrec.models.prorec import PRORec, standardized
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.nn.draws import draw_integers
+from seqrec.models.din import DIN, WINDOWS, AdaptionLayer
 
 ITEMS = 24
 TINY = {"dim": 16, "heads": 2, "ffn": 32, "decoder_layers": 2, "dropout": 0.0}

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genrec.attention import Ragged
-from genrec.decoding import search_beams
-from genrec.t5 import T5
-from genrec.trie import CodeTrie
-from genrec.vocabulary import CodeVocabulary
+from genrec.nets.attention import Ragged
+from genrec.nets.t5 import T5
+from genrec.search.decoding import search_beams
+from genrec.search.trie import CodeTrie
+from genrec.search.vocabulary import CodeVocabulary
 
 VOCABULARY, LEVELS, SIZE = 40, 4, 9
 
@@ -200,8 +200,8 @@ def test_what_other_devices_run_gives_the_same(small, kernel, monkeypatch):
         return [logits.detach(), *(weight.grad.clone() for weight in small.parameters())]
 
     expected = run()
-    monkeypatch.setattr("genrec.fused.usable", lambda x: False)
-    monkeypatch.setattr("genrec.attention._has_kernel", lambda x: kernel)
+    monkeypatch.setattr("genrec.nets.cpu_kernels.usable", lambda x: False)
+    monkeypatch.setattr("genrec.nets.attention._has_kernel", lambda x: kernel)
     for ours, theirs in zip(run(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.trie import NO_NODE, CodeTrie
+from genrec.search.trie import NO_NODE, CodeTrie
 from semtok.codes import ItemCodes
 
 

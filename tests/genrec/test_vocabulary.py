@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.vocabulary import BOS, END, PAD, CodeVocabulary
+from genrec.search.vocabulary import BOS, END, PAD, CodeVocabulary
 from semtok.codes import ItemCodes
 
 

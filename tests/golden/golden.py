@@ -23,7 +23,7 @@ import polars as pl
 from safetensors.numpy import load_file
 
 from semtok import load, load_codes, load_embeddings
-from semtok.layouts import laid_out_as
+from semtok.content.arrange import laid_out_as
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = HERE / "folders"
@@ -44,7 +44,7 @@ def run(name: str, out: Path, more: Sequence[str] = ()) -> None:
     """Run the command of a name, with ``more`` words, in this process, into the folder ``out``."""
     package, *words = commands()[name]
     words = [word.replace("FOLDERS", str(FOLDERS)).replace("DATA", str(DATA)) for word in words]
-    main = importlib.import_module(f"{package}.commands").main
+    main = importlib.import_module(f"{package}.cli").main
     result = main(
         [*words, *more, "--out", str(out), *([] if words[0] == "export" else ["--quiet"])], standalone_mode=False
     )
@@ -87,7 +87,7 @@ def filled(ranks: np.ndarray) -> np.ndarray:
 def make(names: list[str]) -> None:
     """Write the folders of these names anew; the data set too where it is missing."""
     if not DATA.is_dir():
-        from recbase.builtin import synthetic
+        from recbase.data.builtin import synthetic
 
         synthetic(users=200, items=60).save(DATA)
     for name in names:

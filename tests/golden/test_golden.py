@@ -69,15 +69,15 @@ def test_every_method_and_model_is_here():
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_an_earlier_version_ranks_as_it_did(name):
-    from recbase.datasets import load_dataset
-    from recbase.evaluation import rank_targets
-    from recbase.runs import load_run
+    from recbase.data.catalog import load_dataset
+    from recbase.evaluate.ranking import rank_targets
+    from recbase.store.runs import load_run
 
     package = golden.commands()[name][0]
     run = load_run(golden.FOLDERS / name, __import__(package).MODELS)
     targets = load_dataset(str(golden.DATA)).split().test
     if package == "genrec":
-        from genrec.generation import rank_generated
+        from genrec.search.generation import rank_generated
 
         ranks = rank_generated(run.model.eval(), targets, beams=10)[0]
     else:

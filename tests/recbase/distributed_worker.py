@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbase.checkpoints import sha256_of
-from recbase.evaluation import rank_targets
-from recbase.processes import leave_launch
-from recbase.sequences import Histories, SequenceBatches
-from recbase.splits import leave_last_out
-from recbase.training import TrainConfig, fit, make_accelerator
-from seqrec.ccfrec import CCFRec
-from seqrec.sasrec import SASRec
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.data.splits import leave_last_out
+from recbase.evaluate.ranking import rank_targets
+from recbase.store.folder import sha256_of
+from recbase.train.loop import TrainConfig, fit, make_accelerator
+from recbase.train.processes import leave_launch
+from seqrec.models.ccfrec import CCFRec
+from seqrec.models.sasrec import SASRec
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_training import Regression, Rows, TableBatches

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbase.training import LossOutput, TrainConfig, TrainResult, fit
+from recbase.train.loop import LossOutput, TrainConfig, TrainResult, fit
 
 
 class Rows:
@@ -27,7 +27,7 @@ class Rows:
 
 
 class TableBatches:
-    """A regression table in seeded batches, with the protocol of ``recbase.training.Batches``."""
+    """A regression table in seeded batches, with the protocol of ``recbase.train.loop.Batches``."""
 
     def __init__(self, rows: int = 40, batch_size: int = 8, seed: int = 0, micro_batches: int = 1) -> None:
         generator = torch.Generator().manual_seed(7)

@@ -15,7 +15,7 @@ WAIT = 60.0  # seconds for a moment to come: machines that test many things at o
 
 
 def command_of(words: tuple[Any, ...]) -> list[str]:
-    return [sys.executable, "-m", f"{words[0]}.commands", *map(str, words[1:])]
+    return [sys.executable, "-m", f"{words[0]}.cli", *map(str, words[1:])]
 
 
 def stopped(number: int, when: Callable[[], bool], *words: Any) -> subprocess.CompletedProcess[str]:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from recbase import attempts
-from recbase.attempts import Attempt, attempt_at, gone_on_with
-from recbase.checkpoints import save_folder
-from recbase.interruption import Interrupted
-from recbase.locks import FolderBusyError
+from recbase.store.folder import save_folder
+from recbase.store.locks import FolderBusyError
+from recbase.train import attempts
+from recbase.train.attempts import Attempt, attempt_at, gone_on_with
+from recbase.train.interruption import Interrupted
 
 
 def train(attempt: Attempt, text: str, first: bool = False) -> None:
@@ -148,7 +148,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_second_training_is_refused_at_once_and_told_who_holds_the_folder(tmp_path: Path) -> None:
     holder = (
-        "import sys\nfrom recbase.locks import folder_lock\n"
+        "import sys\nfrom recbase.store.locks import folder_lock\n"
         f"with folder_lock({str(tmp_path / 'run')!r}, 'training sasrec'):\n"
         "    print('held', flush=True)\n    sys.stdin.read()\n"
     )
@@ -198,7 +198,7 @@ def test_a_signal_waits_until_the_run_is_saved(tmp_path: Path) -> None:
 
 
 def test_a_stage_is_gone_on_with_or_begun_anew(tmp_path: Path) -> None:
-    from recbase.training import DifferentRunError
+    from recbase.train.loop import DifferentRunError
 
     asked: list[bool] = []
 

@@ -23,7 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbase.checkpoints import (
+from recbase.store.folder import (
     check_file,
     check_replaceable,
     consistent,
@@ -41,7 +41,7 @@ MANIFEST, KIND = "thing.json", "thing"
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from recbase import checkpoints
+from recbase.store import folder as checkpoints
 
 folder, name, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 holder = {"write": None, "replace": os, "fsync": os, "unlink": Path}[name]
@@ -74,7 +74,7 @@ print("finished")
 # A process whose files may not grow beyond a limit, as on a disk that is full.
 LIMITED = """
 import resource, signal, sys
-from recbase.checkpoints import save_folder
+from recbase.store.folder import save_folder
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -558,7 +558,7 @@ def test_one_flipped_byte_is_found(tmp_path: Path) -> None:
 
 
 def test_a_file_is_hashed_once_a_process_and_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recbase import integrity
+    from recbase.store import integrity
 
     first_version(tmp_path)
     monkeypatch.setattr(integrity, "_KNOWN", {})

@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from recbase.checkpoints import save_folder
-from recbase.comparison import compare_runs, draw_comparison, print_comparison, print_metrics
-from recbase.evaluation import Ranks, describe_protocol, metrics_record, ranks_file
-from recbase.metrics import user_values
+from recbase.evaluate.compare import compare_runs, draw_comparison, print_comparison, print_metrics
+from recbase.evaluate.metrics import user_values
+from recbase.evaluate.ranking import Ranks, describe_protocol, metrics_record, ranks_file
+from recbase.store.folder import save_folder
 
 USERS = 400
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbase.console import (
+from recbase.cli.console import (
     clipped,
     failures,
     plain,
@@ -91,7 +91,7 @@ def test_every_failure_is_one_sentence(error: Exception, said: str) -> None:
 
 
 def test_a_fault_says_where_the_toolkit_was() -> None:
-    from recbase.metrics import parse_metric
+    from recbase.evaluate.metrics import parse_metric
 
     with pytest.raises(AttributeError) as raised:
         parse_metric(None)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recbase.datasets import Dataset, load_dataset, prepare_dataset, verify
+from recbase.data.catalog import Dataset, load_dataset, prepare_dataset, verify
 
 
 def events_table() -> pl.DataFrame:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest
 
-from recbase.draws import draw_integers, draw_uniform
+from recbase.nn.draws import draw_integers, draw_uniform
 
 SEED = 5_123_456_789_012_345_678
 PLACES = torch.arange(40_000)

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbase.evaluation import (
+from recbase.data.sequences import Histories
+from recbase.data.splits import Split, Targets
+from recbase.evaluate.ranking import (
     Ranks,
     describe_protocol,
     list_faults,
@@ -28,9 +30,7 @@ from recbase.evaluation import (
     topk,
     validator,
 )
-from recbase.recommender import Recommendations, Scorer
-from recbase.sequences import Histories
-from recbase.splits import Split, Targets
+from recbase.evaluate.recommender import Recommendations, Scorer
 
 
 class TableOfScores:

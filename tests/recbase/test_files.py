@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from recbase.files import is_abandoned, new_file, new_folder, why_unwritten, write_file
+from recbase.store.files import is_abandoned, new_file, new_folder, why_unwritten, write_file
 
 # A process whose files may not grow beyond 4 kB, as on a disk that is full; writes by the library that is named.
 LIMITED = """
@@ -25,7 +25,7 @@ import polars as pl
 import pyarrow, pyarrow.parquet
 from pathlib import Path
 from safetensors.numpy import save_file
-from recbase.files import write_file
+from recbase.store.files import write_file
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -147,7 +147,9 @@ def test_two_writers_never_share_a_temporary_and_dead_ones_are_known(tmp_path: P
         assert one != two
         assert (one.suffix, is_abandoned(one)) == (".csv", False)
     assert list(tmp_path.iterdir()) == []
-    left = "import sys, os; from recbase.files import new_path; from pathlib import Path; print(new_path(Path('.')))"
+    left = (
+        "import sys, os; from recbase.store.files import new_path; from pathlib import Path; print(new_path(Path('.')))"
+    )
     done = subprocess.run([sys.executable, "-c", left], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert is_abandoned(tmp_path / done.stdout.strip())
     write_file(tmp_path / "a.txt", "swept with the next file that is written")

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from recbase.hub import downloaded_folder
+from recbase.store.hub import downloaded_folder
 
 
 def test_a_repository_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recbase import interactions as events
+from recbase.data import interactions as events
 
 
 def table(users: list, items: list, times: list | None = None, **more: list) -> pl.DataFrame:

@@ -11,11 +11,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from genrec.commands import main as genrec
-from recbase.interruption import Interrupted, collected_signals, command_line, farewell, interruptible
-from recbase.options import failures
-from semtok.commands import main as semtok
-from seqrec.commands import main as seqrec
+from genrec.cli import main as genrec
+from recbase.cli.options import failures
+from recbase.train.interruption import Interrupted, collected_signals, command_line, farewell, interruptible
+from semtok.cli import main as semtok
+from seqrec.cli import main as seqrec
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -111,7 +111,7 @@ def test_signals_are_collected_once_and_heard_in_the_background_of_a_script() ->
     [
         (["/env/bin/python", "/env/bin/seqrec", "train", "sasrec"], True, "seqrec train sasrec --resume"),
         (["/env/bin/python", "/env/bin/seqrec", "train", "a b", "--resume"], True, "seqrec train 'a b' --resume"),
-        (["python", "-X", "dev", "-m", "seqrec.commands", "train"], False, "python -m seqrec.commands train"),
+        (["python", "-X", "dev", "-m", "seqrec.cli", "train"], False, "python -m seqrec.cli train"),
         (["python", "cli.py", "seqrec", "train"], True, "python cli.py seqrec train --resume"),
     ],
 )

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from recbase.locks import FolderBusyError, folder_lock
+from recbase.store.locks import FolderBusyError, folder_lock
 
 HOLDER = """
 import sys, time
-from recbase.locks import folder_lock
+from recbase.store.locks import folder_lock
 with folder_lock(sys.argv[1], "training sasrec", 0):
     print("held", flush=True)
     time.sleep(100)

@@ -4,15 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbase.draws import draw_integers, draw_uniform
-from recbase.losses import (
+from recbase.nn.draws import draw_integers, draw_uniform
+from recbase.nn.losses import (
     binary_cross_entropy,
     gbce_exponent,
     info_nce,
     linear_cross_entropy,
     sampled_cross_entropy,
 )
-from recbase.transformer import Encoder, Packing, attention_mask
+from recbase.nn.transformer import Encoder, Packing, attention_mask
 
 
 @pytest.mark.parametrize("size", [1.0, 40.0])  # small logits take the fused shift, large ones the row maximum

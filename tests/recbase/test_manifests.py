@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recbase.manifests import (
+from recbase.store.manifests import (
     COUNT,
     FLAG,
     NUMBER,

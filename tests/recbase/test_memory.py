@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from genrec.tiger import TIGER
-from recbase.memory import check_weights, least_weights
-from seqrec.sasrec import SASRec
+from genrec.models.tiger import TIGER
+from recbase.train.memory import check_weights, least_weights
+from seqrec.models.sasrec import SASRec
 
 
 def test_the_bound_is_below_what_models_have() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbase.metrics import coverage_at, mean_metrics, mrr_at, ndcg_at, parse_metric, recall_at, user_values
-from recbase.recommender import Recommendations
+from recbase.evaluate.metrics import coverage_at, mean_metrics, mrr_at, ndcg_at, parse_metric, recall_at, user_values
+from recbase.evaluate.recommender import Recommendations
 
 RANKS = np.array([1, 2, 3, 7, 11, 0], dtype=np.int32)  # the last target was not returned
 

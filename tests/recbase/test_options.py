@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from recbase.options import (
+from recbase.cli.options import (
     Command,
     add_options,
     attribute_of,
@@ -289,7 +289,7 @@ def test_unknown_recipe_is_one_sentence(module):
     assert result.exit_code == 1
     assert result.stderr == "Error: recipe 'best' is unknown for Model; known: default, paper\n"
     assert recipes_from(f"{module}:Config")["default"] == {"dim": 32}
-    assert recipe_of("recbase.options:Option", "default") == {}
+    assert recipe_of("recbase.cli.options:Option", "default") == {}
 
 
 def test_failures_are_one_line_and_traceback_is_on_demand():
@@ -339,5 +339,7 @@ def test_progress_is_silent_without_a_terminal(capsys):
 
 
 def test_no_torch_is_loaded():
-    code = "import sys, recbase.options; print([m for m in ('torch', 'numpy', 'rich', 'polars') if m in sys.modules])"
+    code = (
+        "import sys, recbase.cli.options; print([m for m in ('torch', 'numpy', 'rich', 'polars') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recbase import downloads, readers
-from recbase.datasets import load_dataset, prepare_dataset
-from recbase.readers import blocks
+from recbase.data import fetch as downloads
+from recbase.data import readers
+from recbase.data.catalog import load_dataset, prepare_dataset
+from recbase.data.tables import blocks
 
 
 def rows(raw: readers.RawData) -> list[tuple]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recbase import readers
-from recbase.datasets import load_dataset, prepare_dataset
-from recbase.interactions import hash_ids
-from recbase.readers.raw import Notes
-from recbase.readers.texts import plain_text
+from recbase.data import readers
+from recbase.data.catalog import load_dataset, prepare_dataset
+from recbase.data.interactions import hash_ids
+from recbase.data.readers.raw import Notes
+from recbase.data.tables.texts import plain_text
 
 ALL = {"min_user": 0, "min_item": 0}
 
@@ -289,7 +289,7 @@ def test_windows_of_histories_are_chained_and_breaks_are_told(tmp_path: Path) ->
 
 
 def test_pairs_beyond_a_block_are_one_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recbase.readers import blocks
+    from recbase.data.tables import blocks
 
     monkeypatch.setattr(blocks, "BATCH_BYTES", 64)
     path = put(tmp_path / "pairs.txt", "".join(f"{user} {item}\n" for user in range(9) for item in range(30)))
@@ -564,7 +564,7 @@ def test_an_archive_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["e.csv.gz", "e.jsonl.gz", "e.txt.gz", "e.inter.json.gz", "e.dat.gz"])
 def test_a_file_that_unpacks_without_end_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recbase.readers import blocks
+    from recbase.data.tables import blocks
 
     monkeypatch.setattr(blocks, "LINE_LIMIT", 1 << 22)
     monkeypatch.setattr(blocks, "BOMB_BYTES", 1 << 22)

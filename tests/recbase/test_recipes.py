@@ -6,7 +6,7 @@ import copy
 from dataclasses import asdict, dataclass, replace
 
 from recbase.recipes import Given, described, filled
-from recbase.training import TrainConfig
+from recbase.train.loop import TrainConfig
 
 
 @dataclass(frozen=True)

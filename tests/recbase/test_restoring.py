@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbase.restoring import Expected, build, check_arrays, load_weights, read_table
+from recbase.store.restoring import Expected, build, check_arrays, load_weights, read_table
 
 SOUND = {"book": np.ones((4, 2), np.float32), "used": np.array([True, False])}
 EXPECTED = {"book": Expected((4, 2)), "used": Expected((None,), "b"), "turn": Expected((2, 2), required=False)}

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbase.sequences import Histories, SequenceBatches
-from recbase.splits import global_time, leave_last_out
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.data.splits import global_time, leave_last_out
 
 LISTS = st.lists(st.lists(st.integers(1, 30), min_size=0, max_size=12), min_size=1, max_size=20)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recbase.significance import bootstrap_interval, holm, paired_test
+from recbase.evaluate.significance import bootstrap_interval, holm, paired_test
 
 RNG = np.random.default_rng(0)
 FIRST = RNG.choice([0.0, 0.3, 0.5, 1.0], 500, p=[0.7, 0.1, 0.1, 0.1])
@@ -33,7 +33,7 @@ def test_bootstrap_is_seeded_and_widens_with_confidence() -> None:
 def test_bootstrap_in_blocks_for_many_distinct_values(monkeypatch: pytest.MonkeyPatch) -> None:
     values = RNG.normal(size=300)
     whole = bootstrap_interval(values, samples=500)
-    monkeypatch.setattr("recbase.significance._BLOCK", 300 * 7)
+    monkeypatch.setattr("recbase.evaluate.significance._BLOCK", 300 * 7)
     assert bootstrap_interval(values, samples=500) == whole
     assert whole.high - whole.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(300), rel=0.15)
 

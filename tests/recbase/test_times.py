@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbase import interactions as events
-from recbase.times import parse_times, split_times, time_unit, with_seconds
+from recbase.data import interactions as events
+from recbase.data.times import parse_times, split_times, time_unit, with_seconds
 
 
 def split(values: list, unit: int = 1, dtype: pl.DataType | None = None) -> list[tuple]:

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from recbase.checkpoints import open_folder
-from recbase.training import TrainConfig, fit, learning_rate, make_accelerator
-from recbase.training_state import differing_settings
+from recbase.store.folder import open_folder
+from recbase.train.loop import TrainConfig, fit, learning_rate, make_accelerator
+from recbase.train.state import differing_settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_training import Regression, TableBatches, error_of, train

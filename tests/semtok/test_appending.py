@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 import semtok
-from recbase.checkpoints import open_folder
-from recbase.sequences import Histories
-from semtok.appending import ERRORS_FILE, append_items, drift_report, error_sample, generations, unseen_prefixes
+from recbase.data.sequences import Histories
+from recbase.store.folder import open_folder
+from semtok.catalogue.append import ERRORS_FILE, append_items, drift_report, error_sample, generations, unseen_prefixes
+from semtok.catalogue.unique import POLICIES, costs_of, make_unique
+from semtok.cli import main
 from semtok.codes import KIND, MANIFEST, ItemCodes
-from semtok.commands import main
-from semtok.loading import methods, tokenizer_class
-from semtok.uniqueness import POLICIES, costs_of, make_unique
+from semtok.registry import methods, tokenizer_class
 
 SMALL = {"levels": 3, "codebook_size": 8, "bits": 3, "dim": 3}
 SMALL |= {"steps": 3, "hidden": (8,), "latent_dim": 4, "groups": 2, "quiet": True}
@@ -74,7 +74,7 @@ def saved(folder: Path, method: str = "rq", policy: str = "matching", rows: int 
 
 
 def semtok_errors(tokenizer: semtok.ItemTokenizer, vectors: np.ndarray, codes: ItemCodes) -> bytes:
-    from recbase.checkpoints import tensor_bytes
+    from recbase.store.folder import tensor_bytes
 
     found = error_sample(tokenizer, vectors, codes)
     assert found is not None
@@ -270,7 +270,7 @@ def test_report_and_card_of_the_folder_stay(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 import numpy as np
-from semtok.appending import append_items
+from semtok.catalogue.append import append_items
 
 folder, name, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
 real, calls = getattr(os, name), 0
@@ -377,7 +377,7 @@ def test_views_and_streams_all_count_in_the_distance() -> None:
 
 
 def test_many_training_items_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semtok.appending._KEPT", 50)
+    monkeypatch.setattr("semtok.catalogue.append._KEPT", 50)
     vectors = some_vectors(400)
     tokenizer = fitted("rq", vectors)
     codes = tokenizer.encode(vectors)
@@ -468,7 +468,7 @@ def test_the_command_appends_new_items_by_their_texts(tmp_path: Path, monkeypatc
 APPENDING = """
 import sys
 import numpy as np
-from semtok.appending import append_items
+from semtok.catalogue.append import append_items
 
 folder, first = sys.argv[1], int(sys.argv[2])
 for start in range(first, first + 30, 10):

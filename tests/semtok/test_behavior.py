@@ -12,12 +12,12 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 import semtok
-from recbase.datasets import Dataset, load_dataset
-from recbase.sequences import Histories
-from recbase.splits import Targets
-from recbase.training import TrainConfig
-from recbase.training_state import _optimizer
-from semtok.behavior import BehaviorNetwork, BehaviorTokenizer, ItemBatch, ItemBatches, _hold_out
+from recbase.data.catalog import Dataset, load_dataset
+from recbase.data.sequences import Histories
+from recbase.data.splits import Targets
+from recbase.train.loop import TrainConfig
+from recbase.train.state import _optimizer
+from semtok.methods.behavior import BehaviorNetwork, BehaviorTokenizer, ItemBatch, ItemBatches, _hold_out
 
 ITEMS = 80
 VIEWS = {"text": slice(0, 10), "image": slice(10, 16)}

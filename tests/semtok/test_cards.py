@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 
 import semtok
 from semtok.cards import push_folder, write_card
+from semtok.catalogue.fit import fit_codes
 from semtok.codes import ItemCodes
-from semtok.embeddings import Embeddings
-from semtok.fitting import fit_codes
+from semtok.content.embeddings import Embeddings
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semtok.club import CLUB
+from semtok.kernels.club import CLUB
 
 
 def gaussians(rows: int, dim: int, correlation: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import semtok
+from semtok.cli import main
+from semtok.cli.codes import _FILES
 from semtok.codes import ItemCodes
-from semtok.codes_commands import _FILES
-from semtok.commands import main
-from semtok.formats import FORMATS
+from semtok.exchange.formats import FORMATS
 
 
 def run(*arguments: object) -> object:

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import semtok
-from recbase.sequences import Histories
-from semtok import collaborative
-from semtok.collaborative import collaborative_vectors, cooccurrences, positive_pmi
+from recbase.data.sequences import Histories
+from semtok.content import collaborative
+from semtok.content.collaborative import collaborative_vectors, cooccurrences, positive_pmi
 
 HISTORIES = st.lists(st.lists(st.integers(1, 6), max_size=7), min_size=1, max_size=5)
 

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from semtok.catalogue.unique import POLICIES
+from semtok.cli import main
 from semtok.codes import load_codes
-from semtok.commands import main
-from semtok.uniqueness import POLICIES
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["prepare", "embed", "fit", "encode", "report", "export", "import", "list"]
@@ -206,7 +206,7 @@ def test_new_vectors_of_another_width_are_refused(data):
 
 def test_help_of_every_command_needs_no_torch():
     code = (
-        "import sys; from click.testing import CliRunner; from semtok.commands import main\n"
+        "import sys; from click.testing import CliRunner; from semtok.cli import main\n"
         f"for command in {COMMANDS!r}:\n"
         "    result = CliRunner().invoke(main, [command, '--help'])\n"
         "    assert result.exit_code == 0, result.output\n"

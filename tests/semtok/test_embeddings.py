@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from semtok import embeddings as module
-from semtok.embeddings import Embeddings, embed_dataset, embeddings_for, load_embeddings
-from semtok.encoders import Pca, TextEncoder, text_encoder
+from semtok.content import embeddings as module
+from semtok.content.embeddings import Embeddings, embed_dataset, embeddings_for, load_embeddings
+from semtok.content.encoders import Pca, TextEncoder, text_encoder
 
 WORDS = ["red", "green", "blue", "big", "small", "shoe", "hat", "coat", "wool", "cotton"]
 
@@ -400,7 +400,7 @@ def test_a_model_that_was_changed_is_not_taken_for_the_one_of_before(data, text_
 def test_composed_and_decomposed_texts_have_one_vector():
     import unicodedata
 
-    from semtok.encoders import Tfidf
+    from semtok.content.encoders import Tfidf
 
     texts = ["crème brûlée", "café noir", "ガラス 瓶", "ＡＢＣ 12", "noir abc"]
     fitted = Tfidf.fit(texts, 4, 0)

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recbase.checkpoints import save_folder, tensor_bytes
-from recbase.datasets import load_dataset
-from recbase.sequences import Histories
-from semtok.embeddings import Embeddings
-from semtok.fitting import fit_codes, load_collaborative, popularity_of
-from semtok.layouts import laid_out_as, lay_out
-from semtok.product import ProductQuantizer
+from recbase.data.catalog import load_dataset
+from recbase.data.sequences import Histories
+from recbase.store.folder import save_folder, tensor_bytes
+from semtok.catalogue.fit import fit_codes, load_collaborative, popularity_of
+from semtok.content.arrange import laid_out_as, lay_out
+from semtok.content.embeddings import Embeddings
+from semtok.methods.product import ProductQuantizer
 from semtok.tokenizer import ItemTokenizer
 
 

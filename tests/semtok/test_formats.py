@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from semtok.codes import ItemCodes
-from semtok.formats import FORMATS, code_tokens, format_of, level_name, methods_in, read_codes, write_codes, write_faiss
+from semtok.exchange.formats import (
+    FORMATS,
+    code_tokens,
+    format_of,
+    level_name,
+    methods_in,
+    read_codes,
+    write_codes,
+    write_faiss,
+)
 
 NAMES = {"grid": ["x.safetensors", "x.npy"], "rpg": ["x.sem_ids", "x.json"], "table": ["x.parquet"]}
 CASES = [(format, name) for format in FORMATS for name in NAMES.get(format, ["x.json"])]
@@ -231,7 +240,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("semtok.formats.os.replace", full)
+    monkeypatch.setattr("semtok.exchange.formats.os.replace", full)
     with pytest.raises(OSError, match=r"cannot write .*x\.json: No space left on device"):
         write_codes(some_codes(range(7)), tmp_path / "x.json", "rpg")
     assert (tmp_path / "x.json").read_bytes() == before

@@ -12,11 +12,11 @@ from sklearn.cluster import KMeans
 from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
-import semtok.hierarchical as hierarchical
-from semtok.appending import append_items
-from semtok.hierarchical import HierarchicalKMeans
-from semtok.sharded import ShardedEmbeddings, write_shard
-from semtok.uniqueness import costs_of, make_unique
+import semtok.methods.hierarchical as hierarchical
+from semtok.catalogue.append import append_items
+from semtok.catalogue.unique import costs_of, make_unique
+from semtok.content.shards import ShardedEmbeddings, write_shard
+from semtok.methods.hierarchical import HierarchicalKMeans
 
 FORMS = [{}, {"balanced": True}, {"form": "variable"}]
 

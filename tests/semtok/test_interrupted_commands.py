@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 import semtok
-from recbase.datasets import load_dataset
-from semtok.commands import main
-from semtok.rqvae import Autoencoder
+from recbase.data.catalog import load_dataset
+from semtok.cli import main
+from semtok.methods.rqvae import Autoencoder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
 from stopped_commands import contents, ran, stopped_after

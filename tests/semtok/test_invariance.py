@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans as PlainKMeans
 
 import semtok
-from semtok.clustering import cluster, cluster_progressive, nearest
-from semtok.hierarchical import HierarchicalKMeans
-from semtok.kmeans import KMeans
-from semtok.origins import far_part, middle
-from semtok.portable import load_portable
-from semtok.product import OptimizedProductQuantizer, ProductQuantizer
-from semtok.residual import ResidualQuantizer
-from semtok.residual_codebooks import sinkhorn_codes
-from semtok.rqvae import RQVAE
-from semtok.scalar import FiniteScalarQuantizer, HyperplaneLSH
-from semtok.uniqueness import costs_of, make_unique
+from semtok.catalogue.unique import costs_of, make_unique
+from semtok.codecs.portable import load_portable
+from semtok.kernels.lloyd import cluster, cluster_progressive, nearest
+from semtok.kernels.origins import far_part, middle
+from semtok.kernels.residual_vq import sinkhorn_codes
+from semtok.methods.hierarchical import HierarchicalKMeans
+from semtok.methods.kmeans import KMeans
+from semtok.methods.product import OptimizedProductQuantizer, ProductQuantizer
+from semtok.methods.residual import ResidualQuantizer
+from semtok.methods.rqvae import RQVAE
+from semtok.methods.scalar import FiniteScalarQuantizer, HyperplaneLSH
 
 QUANTIZERS: dict[str, Any] = {
     "pq": lambda: ProductQuantizer(levels=3, codebook_size=16),

@@ -10,9 +10,9 @@ from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import check_estimator
 
-import semtok.clustering as clustering
-from semtok.clustering import cluster, cluster_progressive, import_faiss, nearest, principal_axes
-from semtok.kmeans import KMeans
+import semtok.kernels.lloyd as clustering
+from semtok.kernels.lloyd import cluster, cluster_progressive, import_faiss, nearest, principal_axes
+from semtok.methods.kmeans import KMeans
 
 
 def some_points(rows: int = 3000, width: int = 24, topics: int = 60, seed: int = 0) -> torch.Tensor:

@@ -10,9 +10,9 @@ import torch
 from sklearn.base import clone
 
 import semtok
-from semtok.letter import LETTER, RECIPES, AlignedAutoencoder, code_groups, collaborative_loss, diversity_loss
-from semtok.residual_codebooks import ResidualCodebooks
-from semtok.rqvae import RQVAE, RowBatches
+from semtok.kernels.residual_vq import ResidualCodebooks
+from semtok.methods.letter import LETTER, RECIPES, AlignedAutoencoder, code_groups, collaborative_loss, diversity_loss
+from semtok.methods.rqvae import RQVAE, RowBatches
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_partners_are_other_codes_of_the_same_group(monkeypatch: pytest.MonkeyPa
         asked.append((codes, partners))
         return diversity_loss(book, codes, partners)
 
-    monkeypatch.setattr("semtok.letter.diversity_loss", watched)
+    monkeypatch.setattr("semtok.methods.letter.diversity_loss", watched)
     built = network()
     for (batch,) in RowBatches(torch.from_numpy(some_vectors()), 64, 4, 4):
         built(batch)

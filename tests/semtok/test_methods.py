@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import semtok
-from semtok.commands import _METHOD_OPTIONS, main
-from semtok.embeddings import load_embeddings
-from semtok.layouts import laid_out_as
-from semtok.loading import tokenizer_class
+from semtok.cli import _METHOD_OPTIONS, main
+from semtok.content.arrange import laid_out_as
+from semtok.content.embeddings import load_embeddings
+from semtok.registry import tokenizer_class
 
 SMALL = {
     "codebook_size": 32,

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 
 import semtok
-from semtok.appending import append_items
+from semtok.catalogue.append import append_items
+from semtok.catalogue.fit import fit_codes
 from semtok.codes import ItemCodes
-from semtok.embeddings import Embeddings
-from semtok.fitting import fit_codes
-from semtok.formats import write_codes
-from semtok.page import comparison_page, nearest_by_codes, prefix_tree
+from semtok.content.embeddings import Embeddings
+from semtok.exchange.formats import write_codes
 from semtok.quality import code_report
-from semtok.report import MEASURES, Condition, numbers, print_comparison, print_report, shape_of
-from semtok.subjects import examine, item_titles, open_subjects
+from semtok.report.measures import MEASURES, Condition, numbers, print_comparison, print_report, shape_of
+from semtok.report.page import comparison_page, nearest_by_codes, prefix_tree
+from semtok.report.sources import examine, item_titles, open_subjects
 
 IDS = np.array([f"i{row}" for row in range(60)])
 ITEMS = pl.DataFrame(
@@ -388,7 +388,7 @@ def test_titles_cannot_leave_their_place_in_the_page(folder: Path) -> None:
 def test_dollars_in_a_figure_are_no_formula(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra plots")
     from semtok.quality import code_report
-    from semtok.report import figures
+    from semtok.report.measures import figures
 
     table = np.array([[0, 1], [1, 0], [1, 1], [0, 0]])
     codes = ItemCodes(table, (2, 2), np.arange(4), {"$\\frac{1$": slice(0, 1), "5$ $x_": slice(1, 2)})

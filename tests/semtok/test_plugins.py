@@ -96,7 +96,7 @@ def python(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def semtok(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return python(site, "-m", "semtok.commands", *arguments)
+    return python(site, "-m", "semtok.cli", *arguments)
 
 
 USE = """
@@ -104,7 +104,7 @@ import json
 import numpy as np
 import semtok
 from click.testing import CliRunner
-from semtok.commands import main
+from semtok.cli import main
 
 def run(*arguments):
     result = CliRunner().invoke(main, arguments)
@@ -171,5 +171,5 @@ def test_a_broken_one_is_named_and_disturbs_no_other(tmp_path: Path, points: str
 def test_a_taken_name_is_left_out_with_a_warning(tmp_path: Path) -> None:
     install(tmp_path, "sign_codes", MODULE, "pq = sign_codes:SignCodes")
     listed = semtok(tmp_path, "list", "--json")
-    assert "its name already means 'semtok.product:ProductQuantizer'" in listed.stderr
-    assert json.loads(listed.stdout)["methods"]["pq"]["class"] == "semtok.product:ProductQuantizer"
+    assert "its name already means 'semtok.methods.product:ProductQuantizer'" in listed.stderr
+    assert json.loads(listed.stdout)["methods"]["pq"]["class"] == "semtok.methods.product:ProductQuantizer"

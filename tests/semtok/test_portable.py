@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import semtok
-from recbase.sequences import Histories
-from semtok.loading import tokenizer_class
-from semtok.portable import best_paths, load_portable, nearest_rows
-from semtok.residual import _beam_codes
+from recbase.data.sequences import Histories
+from semtok.codecs.portable import best_paths, load_portable, nearest_rows
+from semtok.methods.residual import _beam_codes
+from semtok.registry import tokenizer_class
 from semtok.tokenizer import VectorTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ def test_near_ties_are_settled_alike() -> None:
     """Points half-way between centroids, doubled centroids, tiny differences far from the origin."""
     import torch
 
-    from semtok.clustering import nearest
+    from semtok.kernels.lloyd import nearest
 
     draw = np.random.default_rng(2)
     book = draw.normal(size=(40, 24)).astype(np.float32)

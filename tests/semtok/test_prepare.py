@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from semtok.commands import main
+from semtok.cli import main
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.utils.estimator_checks import check_estimator
 
-from semtok.product import OptimizedProductQuantizer, ProductQuantizer
+from semtok.methods.product import OptimizedProductQuantizer, ProductQuantizer
 
 
 def some_vectors(rows: int = 2000, width: int = 32, seed: int = 0) -> np.ndarray:

@@ -8,8 +8,8 @@ import torch
 from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
-from semtok.portable import drawn_codes, row_keys
-from semtok.random_codes import RandomCodes
+from semtok.codecs.portable import drawn_codes, row_keys
+from semtok.methods.random_codes import RandomCodes
 
 
 def some_vectors(rows: int = 20_000, width: int = 6, seed: int = 0) -> np.ndarray:

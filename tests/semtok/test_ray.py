@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import semtok
-from semtok.commands import main
-from semtok.encoding import encode_shards, load_code_shards
-from semtok.sharded import ShardedEmbeddings, write_shard
+from semtok.catalogue.encode_shards import encode_shards, load_code_shards
+from semtok.cli import main
+from semtok.content.shards import ShardedEmbeddings, write_shard
 
 ray = pytest.importorskip("ray", reason="semtok[ray] is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

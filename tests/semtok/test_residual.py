@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.utils.estimator_checks import check_estimator
 
-from semtok.residual import ResidualQuantizer
+from semtok.methods.residual import ResidualQuantizer
 
 
 def some_vectors(rows: int = 2000, width: int = 24, seed: int = 0) -> np.ndarray:

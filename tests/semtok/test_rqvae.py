@@ -17,10 +17,10 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
-from semtok import rqvae
-from semtok import vectors as plumbing
-from semtok.residual_codebooks import ResidualCodebooks, sinkhorn_codes
-from semtok.rqvae import RECIPES, RQVAE, Autoencoder, RowBatches
+from semtok.content import rows as plumbing
+from semtok.kernels.residual_vq import ResidualCodebooks, sinkhorn_codes
+from semtok.methods import rqvae
+from semtok.methods.rqvae import RECIPES, RQVAE, Autoencoder, RowBatches
 
 VIEWS = {"title": slice(0, 8), "brand": slice(8, 12)}
 

@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
-from semtok.portable import cells_of
-from semtok.scalar import FiniteScalarQuantizer, HyperplaneLSH, ScalarTokenizer
+from semtok.codecs.portable import cells_of
+from semtok.methods.scalar import FiniteScalarQuantizer, HyperplaneLSH, ScalarTokenizer
 
 VIEWS = {"title": slice(0, 14), "brand": slice(14, 20)}
 MADE = [

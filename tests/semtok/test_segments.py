@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-import semtok.segments as segments
-from semtok.clustering import cluster
-from semtok.segments import Filling, costs_of, fit_rows, split_segments
+import semtok.kernels.balanced as segments
+from semtok.kernels.balanced import Filling, costs_of, fit_rows, split_segments
+from semtok.kernels.lloyd import cluster
 
 
 def some_points(rows: int, width: int = 8, topics: int = 20, seed: int = 0) -> torch.Tensor:

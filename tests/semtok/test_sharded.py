@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner
 
 import semtok
-from semtok import vectors as plumbing
-from semtok.commands import main
-from semtok.embeddings import Embeddings
-from semtok.encoding import encode_shards, load_code_shards
-from semtok.fitting import fit_codes
-from semtok.layouts import lay_out
-from semtok.sharded import ShardedArray, ShardedEmbeddings, is_sharded, write_shard
+from semtok.catalogue.encode_shards import encode_shards, load_code_shards
+from semtok.catalogue.fit import fit_codes
+from semtok.cli import main
+from semtok.content import rows as plumbing
+from semtok.content.arrange import lay_out
+from semtok.content.embeddings import Embeddings
+from semtok.content.shards import ShardedArray, ShardedEmbeddings, is_sharded, write_shard
 
 ROWS = 700
 CUTS = (0, 300, 301, 550, ROWS)
@@ -260,8 +260,8 @@ def test_strange_indices_and_other_items_are_refused(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 import semtok
-from semtok import encoding
-from semtok.sharded import ShardedEmbeddings
+from semtok.catalogue import encode_shards as encoding
+from semtok.content.shards import ShardedEmbeddings
 
 real = encoding.encode_shard
 def encode_shard(tokenizer, embeddings, made_from, number):

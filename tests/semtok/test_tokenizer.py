@@ -13,11 +13,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import semtok
-from recbase.checkpoints import load_arrays
-from semtok import vectors as plumbing
+from recbase.store.folder import load_arrays
 from semtok.codes import load_codes
-from semtok.loading import tokenizer_class
-from semtok.residual import ResidualQuantizer
+from semtok.content import rows as plumbing
+from semtok.methods.residual import ResidualQuantizer
+from semtok.registry import tokenizer_class
 from semtok.tokenizer import ItemTokenizer, VectorTokenizer
 
 METHODS = [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]

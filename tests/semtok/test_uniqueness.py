@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 import semtok
-from semtok import uniqueness
+from semtok.catalogue import unique as uniqueness
+from semtok.catalogue.unique import POLICIES, costs_of, make_unique
 from semtok.codes import ItemCodes
-from semtok.uniqueness import POLICIES, costs_of, make_unique
 
 RESOLVERS = POLICIES[1:]
 MOVING = POLICIES[2:]  # those that change codes instead of adding a level

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from semtok.ready_vectors import VectorSource, check_settings, open_vectors, read_ids
-from semtok.sharded import ShardedEmbeddings
-from semtok.vector_files import read_vector_file
+from semtok.content.ready_vectors import VectorSource, check_settings, open_vectors, read_ids
+from semtok.content.shards import ShardedEmbeddings
+from semtok.content.vector_files import read_vector_file
 
 TYPES = [
     torch.bfloat16,

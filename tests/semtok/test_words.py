@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semtok.encoders import Pca, Tfidf
-from semtok.words import cohesion, words_of
+from semtok.content.encoders import Pca, Tfidf
+from semtok.content.words import cohesion, words_of
 
 KINDS = {
     "en": (

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbase.evaluation import rank_targets
-from recbase.processes import leave_launch
-from recbase.sequences import Histories, SequenceBatches
-from recbase.splits import leave_last_out
-from recbase.training import TrainConfig, fit, make_accelerator
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.data.splits import leave_last_out
+from recbase.evaluate.ranking import rank_targets
+from recbase.train.loop import TrainConfig, fit, make_accelerator
+from recbase.train.processes import leave_launch
 from seqrec import REGISTRY
 from seqrec.stages import build_model
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbase.sequences import Histories, SequenceBatches
-from recbase.splits import Targets
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.data.splits import Targets
 from semtok.codes import ItemCodes
 from seqrec import MODELS, REGISTRY
 from seqrec.content import Attributes, ItemContent

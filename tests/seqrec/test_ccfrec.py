@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbase.sequences import Histories, SequenceBatches
-from seqrec.ccfrec import CCFRec
+from recbase.data.sequences import Histories, SequenceBatches
+from seqrec.models.ccfrec import CCFRec
 
 ITEMS, VIEWS, LEVELS, SIZE = 40, 3, 6, 8
 
@@ -114,7 +114,7 @@ def test_alignment_loss_by_hand():
     for row in range(len(batch.items)):
         length = int(batch.lengths[row])
         items, lengths = batch.items[row : row + 1, :length], batch.lengths[row : row + 1]
-        from recbase.transformer import Packing
+        from recbase.nn.transformer import Packing
 
         packing = Packing.of(lengths, length)
         inputs, _ = model.item_representations(items[0])
@@ -137,7 +137,7 @@ def test_alignment_loss_by_hand():
 def test_next_item_loss_by_hand_full_softmax():
     model, batch = build(mcm_weight=0.0, msa_weight=0.0), first_batch("prefix")
     inputs, candidates = model.item_representations(torch.arange(1, ITEMS + 1))
-    from recbase.transformer import Packing
+    from recbase.nn.transformer import Packing
 
     packing = Packing.of(batch.lengths, batch.items.shape[1])
     states = model.backbone(inputs[packing.pack(batch.items) - 1], packing)[packing.last]
@@ -235,7 +235,7 @@ def test_without_text_the_text_does_not_matter():
 
 
 def test_memory_saving_changes_nothing(monkeypatch):
-    import seqrec.ccfrec as module
+    import seqrec.models.ccfrec as module
 
     losses = []
     for limit in (10_000, 1):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from recbase.checkpoints import load_arrays, open_folder
-from recbase.datasets import load_dataset
-from recbase.runs import load_run
+from recbase.data.catalog import load_dataset
+from recbase.store.folder import load_arrays, open_folder
+from recbase.store.runs import load_run
 from seqrec import MODELS, REGISTRY
-from seqrec.commands import main
-from seqrec.s3rec import S3Tasks
+from seqrec.cli import main
+from seqrec.models.s3rec import S3Tasks
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import SHOWN, SMALL

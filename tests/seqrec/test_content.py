@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recbase.datasets import load_dataset
+from recbase.data.catalog import load_dataset
 from seqrec.content import ItemContent, item_attributes, item_texts
 from seqrec.stages import Content, build_model, item_content
 

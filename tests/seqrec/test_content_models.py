@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqrec.fdsa import FDSA
-from seqrec.sasrec_content import SASRecContent
-from seqrec.unisrec import UniSRec
-from seqrec.vqrec import VQRec
+from seqrec.models.fdsa import FDSA
+from seqrec.models.sasrec_content import SASRecContent
+from seqrec.models.unisrec import UniSRec
+from seqrec.models.vqrec import VQRec
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import ITEMS, WALKED, batches, build, content, scores, train

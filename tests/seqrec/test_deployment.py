@@ -10,12 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from recbase.evaluation import topk
-from recbase.runs import load_run, save_run
-from recbase.sequences import Histories
+from recbase.data.sequences import Histories
+from recbase.evaluate.ranking import topk
+from recbase.store.runs import load_run, save_run
 from seqrec import MODELS
-from seqrec.commands import main
-from seqrec.deployment import FaissItems, OnnxScorer, write_faiss, write_onnx
+from seqrec.cli import main
+from seqrec.export import FaissItems, OnnxScorer, write_faiss, write_onnx
 from seqrec.serving import export_run
 
 sys.path.insert(0, str(Path(__file__).parent))

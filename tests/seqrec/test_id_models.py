@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbase.draws import draw_uniform
-from recbase.sequences import Histories, SequenceBatches
-from recbase.transformer import Packing
-from seqrec.caser import older
-from seqrec.cl4srec import crop, mask, reorder
-from seqrec.gru4rec import recurrent_states
-from seqrec.itemknn import ItemKNN
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.nn.draws import draw_uniform
+from recbase.nn.transformer import Packing
+from seqrec.models.caser import older
+from seqrec.models.cl4srec import crop, mask, reorder
+from seqrec.models.gru4rec import recurrent_states
+from seqrec.models.itemknn import ItemKNN
+from seqrec.models.sasrec import SASRec
 from seqrec.objectives import contrast, next_item_loss
-from seqrec.sasrec import SASRec
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import ITEMS, USERS, WALKED, batches, build, cycle, scores, train
@@ -101,7 +101,7 @@ def test_bpr_loss_by_hand():
     model = build("bpr", negatives=2)
     batch = next(iter(batches(model, "all", Histories.from_lists([[1, 2, 3]]), batch_size=1)))[0]
     users, items = model.user_embedding.weight.detach(), model.item_embedding.weight.detach()
-    from recbase.draws import draw_integers
+    from recbase.nn.draws import draw_integers
 
     total = 0.0
     for step, right in enumerate([1, 2, 3]):
@@ -184,8 +184,8 @@ def test_strangers_are_scored_without_a_user(name):
 
 
 def test_evaluation_tells_the_scorer_who_the_users_are():
-    from recbase.evaluation import rank_targets, topk
-    from recbase.splits import Targets
+    from recbase.data.splits import Targets
+    from recbase.evaluate.ranking import rank_targets, topk
 
     class Diagonal:
         """The best item of user u is item u + 1; a stranger's is item 1."""
@@ -218,7 +218,7 @@ def test_bert4rec_predicts_masked_items_alone():
 
 
 def test_filter_is_the_circular_convolution_with_its_kernel():
-    from seqrec.fmlp import FilterLayer
+    from seqrec.models.fmlp import FilterLayer
 
     layer = FilterLayer(4, 8, 0.0).eval()
     nn.init.normal_(layer.weight)
@@ -422,7 +422,7 @@ def test_pairwise_losses_teach_gru4rec(kind):
 
 @pytest.mark.parametrize("kind", ["bpr", "top1"])
 def test_pairwise_losses_by_hand(kind):
-    from recbase.draws import draw_integers
+    from recbase.nn.draws import draw_integers
 
     torch.manual_seed(0)
     histories = Histories.from_lists([[1, 2, 3], [4, 5]])

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from recbase.datasets import load_dataset
-from recbase.runs import load_run
+from recbase.data.catalog import load_dataset
+from recbase.store.runs import load_run
 from seqrec import MODELS
-from seqrec.commands import main
-from seqrec.sasrec import SASRec
+from seqrec.cli import main
+from seqrec.models.sasrec import SASRec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
 from stopped_commands import contents, ran, stopped, stopped_after
@@ -62,7 +62,7 @@ def test_an_interrupted_retraining_leaves_the_run_and_goes_on(data: Path, tmp_pa
     run("evaluate", out, "--json")
     reached = json.loads((out / "training" / "checkpoint" / "checkpoint.json").read_text())["loop"]["epoch"]
     said_words = shlex.split(said.partition("go on with: ")[2])
-    assert said_words[:3] == ["python", "-m", "seqrec.commands"]
+    assert said_words[:3] == ["python", "-m", "seqrec.cli"]
     again = [str(reached + 1) if word == "4000" else word for word in said_words[3:]]  # it would take long
     run(*again)
     assert epochs(out) == list(range(1, reached + 2))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from recbase.datasets import load_dataset
-from recbase.options import recipes_from
-from recbase.runs import load_run
+from recbase.cli.options import recipes_from
+from recbase.data.catalog import load_dataset
+from recbase.store.runs import load_run
 from seqrec import MODELS, REGISTRY
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))

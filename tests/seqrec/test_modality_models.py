@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from recbase.sequences import Histories, SequenceBatches
-from recbase.transformer import Packing
+from recbase.data.sequences import Histories, SequenceBatches
+from recbase.nn.transformer import Packing
 from seqrec import REGISTRY
-from seqrec.mfn4rec import running_memory
-from seqrec.missrec import density_peaks
-from seqrec.mmsr import _softmax_sum
 from seqrec.modalities import ItemFeatures
-from seqrec.nova import Fusion, NonInvasiveAttention
+from seqrec.models.mfn4rec import running_memory
+from seqrec.models.missrec import density_peaks
+from seqrec.models.mmsr import _softmax_sum
+from seqrec.models.nova import Fusion, NonInvasiveAttention
+from seqrec.models.tedrec import SpectralFusion, TedRec
 from seqrec.stages import resolve
-from seqrec.tedrec import SpectralFusion, TedRec
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import ITEMS, MODELS, SMALL, batches, content, scores

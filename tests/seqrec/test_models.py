@@ -10,16 +10,16 @@ import polars as pl
 import pytest
 import torch
 
-from recbase.evaluation import rank_targets, summarize, topk
-from recbase.options import options_from, recipes_from
-from recbase.runs import load_run, resolve, save_run
-from recbase.sequences import Histories
-from recbase.training import TrainConfig, fit
-from recbase.training_state import _optimizer
-from recbase.transformer import Packing
+from recbase.cli.options import options_from, recipes_from
+from recbase.data.sequences import Histories
+from recbase.evaluate.ranking import rank_targets, summarize, topk
+from recbase.nn.transformer import Packing
+from recbase.store.runs import load_run, resolve, save_run
+from recbase.train.loop import TrainConfig, fit
+from recbase.train.state import _optimizer
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
-from seqrec.sasrec import SASRec
+from seqrec.models.sasrec import SASRec
 from seqrec.stages import build_model, check_form
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -183,7 +183,7 @@ def test_a_run_that_is_read_and_saved_again_is_equal_file_by_file(name, tmp_path
 
 def test_an_exported_run_that_is_read_and_saved_again_is_equal_file_by_file(tmp_path):
     pytest.importorskip("faiss", reason="needs the extra faiss")
-    from seqrec.ccfrec import TabulatedCCFRec
+    from seqrec.models.ccfrec import TabulatedCCFRec
     from seqrec.serving import export_run
 
     write_whole_run("ccfrec", tmp_path / "run")
@@ -348,7 +348,7 @@ def test_absurd_hyper_parameters_are_refused(name):
 @pytest.mark.parametrize("name", TRAINED)
 def test_recipes_are_options_build_and_have_an_optimizer(name):
     training, accepted = (
-        {option.name for option in options_from("recbase.training:TrainConfig")},
+        {option.name for option in options_from("recbase.train.loop:TrainConfig")},
         {option.name for option in options_from(MODELS[name], SHAPES)},
     )
     others = {option.name for option in options_from("seqrec.stages:Content")} | {"form"}
@@ -371,7 +371,7 @@ def test_recipes_are_options_build_and_have_an_optimizer(name):
 def test_every_recipe_trains_a_step_on_the_synthetic_data(name, recipe, tmp_path):
     folder = tmp_path / "run"
     words = ["--data", "synthetic", "--recipe", recipe, "--train-share", "0.01", "--epochs", "1", "--out", str(folder)]
-    run = [sys.executable, "-m", "seqrec.commands", "train", name, *words, "--quiet", "--json"]
+    run = [sys.executable, "-m", "seqrec.cli", "train", name, *words, "--quiet", "--json"]
     metrics = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
     assert metrics["recipe"] == recipe
     assert metrics["steps"] >= 1

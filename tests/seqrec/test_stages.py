@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from recbase.datasets import load_dataset
-from recbase.runs import load_run
-from recbase.training import TrainConfig
+from recbase.data.catalog import load_dataset
+from recbase.store.runs import load_run
+from recbase.train.loop import TrainConfig
 from seqrec import MODELS
 from seqrec.stages import stage, train_network
 

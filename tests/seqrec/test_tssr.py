@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbase.runs import load_run, save_run
-from recbase.sequences import Histories, SequenceBatch
-from recbase.transformer import Packing
+from recbase.data.sequences import Histories, SequenceBatch
+from recbase.nn.transformer import Packing
+from recbase.store.runs import load_run, save_run
 from seqrec import MODELS
-from seqrec.alignment import alignment, alignment_uniformity, draw_streams, uniformity
-from seqrec.tssr import TSSR, TwoStreams, item_contrast, pooled, user_contrast
+from seqrec.analysis.alignment import alignment, alignment_uniformity, draw_streams, uniformity
+from seqrec.models.tssr import TSSR, TwoStreams, item_contrast, pooled, user_contrast
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import ITEMS, WALKED, batches, build, content, cycle, scores, train

@@ -1,0 +1,1 @@
+"""What spaces of item vectors have in common."""

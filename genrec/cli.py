@@ -1,0 +1,211 @@
+"""The command ``genrec``: train, evaluate, recommend, export, compare, list. Parses, calls one function, prints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genrec import MODELS, REGISTRY, SHAPES
+from recbase.arguments import Beams, rule_of
+from recbase.cli.console import failures, print_json, say
+from recbase.cli.options import (
+    Command,
+    Group,
+    Option,
+    add_options,
+    argument,
+    chosen,
+    need_paths,
+    options_from,
+    recipe_of,
+    recipes_from,
+    shared,
+    summary_of,
+)
+from recbase.cli.options import given as typed_names
+from seqrec.cli import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
+
+__all__ = ["main"]
+
+_SEARCH = "genrec.search.generation:Search"
+_FORMS = {
+    "prefix": "prefix = one a target, with all that came before",
+    "all": "all = one a user, every position a target that sees only what came before (64 a step by default)",
+}
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Train, evaluate and use recommenders that generate the codes of the next item."""
+
+
+class _Models(Group):
+    """One sub-command a model, made when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the models."""
+        return list(REGISTRY)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of one model, its options read from signatures."""
+        if name not in REGISTRY:
+            raise click.UsageError(f"unknown model {name!r}; known: {', '.join(REGISTRY)}")
+        return _training_command(name)
+
+
+@main.group(cls=_Models)
+def train() -> None:
+    """Run all stages of a model, train it and report its test metrics: genrec train MODEL."""
+
+
+def _training_command(name: str) -> click.Command:
+    entry = REGISTRY[name]
+    usual = recipe_of(entry.target, "default")
+    model, preparation, search = (
+        [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
+        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,))
+    )
+    training = training_options(usual)
+    recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
+
+    @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
+    @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
+    @add_options([form_option(entry.forms, _FORMS)])
+    @add_options(shared("embeddings", "embeddings_ids", "in_order", "codes"), section="Stages before")
+    @add_options(preparation, section="Stages before")
+    @add_options(model, section="Model")
+    @add_options(training, section="Training")
+    @add_options(search, section="Search")
+    @failures
+    def command(
+        data: str, out: Path | None, recipe: str, resume: bool, as_json: bool, quiet: bool, **given: Any
+    ) -> None:
+        from genrec.search.generation import Search
+        from genrec.stages import recipe_settings, train_generator
+        from recbase.data.catalog import load_dataset
+        from recbase.store.runs import resolve
+        from recbase.train.loop import TrainConfig
+        from semtok.content.ready_vectors import VectorSource
+
+        need_paths("embeddings", "embeddings_ids", "codes", "stage1")
+        target = out or Path("runs/genrec") / name
+        source = click.get_current_context().get_parameter_source("form")
+        typed = source is not None and source.name != "DEFAULT"
+        overrides = recipe_settings(name, recipe, given["form"] if typed else None)
+        form = overrides["form"]
+        chosen_names = {"encoder", "views"} & typed_names()
+        vectors = VectorSource.of(
+            given.get("embeddings"),
+            given.get("embeddings_ids"),
+            given.get("in_order", False),
+            {name: given[name] for name in chosen_names if name in given},
+        )
+        stages = resolve(name, {name: entry.preparation}, "preparation")
+        metrics = train_generator(
+            name,
+            load_dataset(data),
+            target,
+            chosen(model, overrides),
+            stages(**chosen(preparation, overrides)),
+            TrainConfig(**chosen(training, overrides) | {"quiet": quiet}),
+            Search(**chosen(search, overrides)),
+            form,
+            recipe,
+            {"given": data},
+            vectors,
+            given.get("codes"),
+            resume=resume,
+        )
+        print_metrics(metrics, target, as_json, quiet)
+
+    return command
+
+
+@main.command()
+@argument("run")
+@add_options(options_from(_SEARCH, skip=("valid_beams", "valid_users")))
+@add_options(shared("as_json", "quiet"))
+@add_options([Option("exact", "bool", False, "Score every item instead of searching.", flag="exact"), RUN_DATA])
+@failures
+def evaluate(
+    run: Path, beams: int, search_batch: int, exact: bool, data: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Search the items of every validation and test user again, and print the metrics under both seen-item policies."""
+    from genrec.search.generation import Search
+    from genrec.stages import evaluate_generator
+    from recbase.data.catalog import load_dataset
+    from recbase.evaluate.compare import print_metrics as print_table
+    from recbase.store.runs import load_run
+
+    opened = load_run(run, MODELS)
+    dataset = load_dataset(data or opened.data.get("given", opened.data["name"]))
+    if dataset.hash != opened.data["hash"]:
+        raise ValueError(f"{run} was trained on {opened.data['name']}, not on the data set {dataset.name}")
+    name, recipe = opened.manifest["model"], opened.recipe
+    search = Search(beams=beams, search_batch=search_batch)
+    metrics, _ = evaluate_generator(name, opened.model, dataset, search, recipe, quiet=quiet or as_json, exact=exact)
+    if as_json:
+        print_json(metrics)
+    else:
+        print_table({name: metrics})
+
+
+@main.command()
+@argument("run")
+@add_options([*ASKED, Option("beams", "int", 50, "Prefixes kept at every step.", rule=rule_of(Beams))])
+@add_options(shared("as_json"))
+@failures
+def recommend(run: Path, history: tuple[str, ...], k: int, beams: int, keep_seen: bool, as_json: bool) -> None:
+    """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
+    from genrec.serving import recommend_ids
+    from recbase.store.runs import load_run
+
+    print_answers(*recommend_ids(load_run(run, MODELS), history, k, beams, keep_seen), as_json=as_json)
+
+
+@main.command()
+@argument("run")
+@add_options([Option("out", "path", None, "A new folder.", required=True)])
+@failures
+def export(run: Path, out: Path) -> None:
+    """Write a TIGER or LETTER as a T5 of transformers, with the tokens of every item."""
+    from genrec.export import export_run
+    from recbase.store.runs import load_run
+
+    say(f"{out}: {', '.join(export_run(load_run(run, MODELS), out))}")
+
+
+main.add_command(compare)
+
+
+@main.command("list")
+@add_options(shared("as_json"))
+@failures
+def list_models(as_json: bool) -> None:
+    """List the models: name, what it is, paper, codes, sample forms, recipes."""
+    rows = [
+        {
+            "name": name,
+            "summary": summary_of(entry.target),
+            "paper": entry.paper,
+            "codes": entry.codes,
+            "form": " or ".join(entry.forms),
+            "recipes": sorted({"default", *recipes_from(entry.target)}),
+        }
+        for name, entry in REGISTRY.items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    width = 2 + max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        say(f"{row['name']:<{width}}{row['summary']}")
+        facts = [f"{fact}: {row[fact]}" for fact in ("paper", "codes", "form")]
+        say(f"{'':<{width}}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Generators, one readable file a model."""

@@ -1,0 +1,424 @@
+"""BBQRec: one token a level that carries the codes of three streams, and attention that knows how alike items are."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from genrec.generator import Generator, samples
+from genrec.nets.attention import Ragged
+from genrec.nets.t5 import DecoderState, Memory, T5Decoder, T5Encoder
+from genrec.search.decoding import Logits
+from genrec.stages import Ingredients
+from genrec.stages import Preparation as ItemCodePreparation
+from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, LargeOrOff, Length, Width
+from recbase.data.sequences import SequenceBatch
+from recbase.train.loop import LossOutput
+
+if TYPE_CHECKING:
+    from recbase.data.catalog import Dataset
+    from semtok.content.ready_vectors import VectorSource
+
+__all__ = ["RECIPES", "BBQRec", "Preparation", "SimilarityGate", "similarity_buckets"]
+
+RECIPES = {
+    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5, "precision": "auto"},
+    "paper": {
+        "epochs": 200,
+        "batch_size": 256,
+        "lr": 5e-4,
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "schedule": "cosine",
+        "warmup_share": 0.01,
+        "patience": 20,
+        "precision": "no",
+        "init_std": 0.01,
+        "levels": 3,
+        "codebook_size": 256,
+        "tokenizer_recipe": "paper",
+        "pca": None,
+        "whiten": False,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Preparation(ItemCodePreparation):
+    """Behaviour-bound codes of text, image and the item itself, and their quantized vectors."""
+
+    method: ClassVar[str] = "behavior"
+    version: ClassVar[int] = 2  # streams are of one scale
+    streams: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
+    """Streams that are quantized, of those the data have (figure 4 leaves one out)."""
+    mim: bool = True
+    """Keep specific and aligned parts of a modality apart (table 3: w/o MIM)."""
+    rec: bool = True
+    """Bind codes to behaviour by the sequence-to-item contrast (table 3: w/o rec)."""
+    shared_codebook: bool = True
+    """One codebook a level for all streams (table 3: w/o shared codebook)."""
+
+    def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
+        """As without ablations, and these."""
+        found = super().tokenizer_arguments(dataset, seed, method)
+        ablations = {"streams": self.streams, "mim": self.mim, "rec": self.rec}
+        return found | ablations | {"shared_codebook": self.shared_codebook}
+
+    def prepare(
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
+    ) -> Ingredients:
+        """Codes [N, L * streams], level by level, and the quantized vectors that items are compared by."""
+        import semtok
+
+        record: dict[str, Any] = {}
+        if codes is None:
+            content = self.item_embeddings(dataset, root, embeddings, quiet, "image" in self.streams)
+            record |= {"embeddings": content.hash, "vectors": content.reduction}
+            codes = self.fitted(dataset, content, root, seed, quiet)
+        tokenizer = semtok.load(codes)
+        if dataset.images is not None and "image" in self.streams and "image" not in tokenizer.streams_:
+            where = codes if embeddings is None else embeddings
+            warnings.warn(f"{dataset.name} has images but {where} has none: there is no image stream", stacklevel=2)
+        if tokenizer.method != self.method:
+            raise ValueError(f"{codes} holds {tokenizer.method} codes; bbqrec generates behavior codes")
+        found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
+        widths = {part.stop - part.start for part in tokenizer.blocks_.values()}
+        if len(widths) != 1 or len(found.sizes) != len(tokenizer.sizes_):
+            raise ValueError(
+                f"the codes in {codes} are not the same streams at every level; make them unique otherwise"
+            )
+        arrays = {"vectors": tokenizer.decode(found.codes)}
+        arrays["codebooks"] = np.stack([np.asarray(book, dtype=np.float32) for book in tokenizer.codebooks_])
+        record |= {"codes": found.hash, "codes_folder": str(codes), "streams": list(tokenizer.streams_)}
+        shapes = {"streams": widths.pop(), "vector_dim": arrays["vectors"].shape[1]}
+        shapes["codebook_dim"] = arrays["codebooks"].shape[2]
+        return Ingredients(found, arrays, shapes, record)
+
+
+def similarity_buckets(vectors: Tensor, count: int) -> Tensor:
+    """Bucket of the cosine of every two items of a row: [B, T, D] to int64 [B, T, T], min(K - 1, (s + 1) / 2 * K)."""
+    unit = F.normalize(vectors.float(), dim=-1)
+    cosines = (unit @ unit.transpose(1, 2)).clamp(-1, 1)
+    return ((cosines + 1) / 2 * count).floor().long().clamp(max=count - 1)
+
+
+class SimilarityGate(nn.Module):
+    """Attention whose values pass a gate by how alike the two items are, element by element.
+
+    out_i = sum_j a_ij (R[b_ij] * v_j) with one vector R a bucket, shared by the heads and one at first, so that it
+    starts as plain attention (BBQRec, eq. 17). Tokens of an item are summed before they are gated, one head at a time,
+    so that nothing of the size tokens x tokens x width is ever held.
+
+    Parameters
+    ----------
+    buckets : int
+    head_dim : int
+    group : int
+        Tokens an item.
+    trained : bool, default True
+        Off: the gate stays one (ablation "w/o sim").
+    """
+
+    def __init__(self, buckets: int, head_dim: int, group: int, trained: bool = True) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.ones(buckets, head_dim), requires_grad=trained)
+        self.group = group
+
+    def forward(self, weights: Tensor, values: Tensor, buckets: Tensor | None) -> Tensor:
+        """Weights [b, H, Q, K], values [b, H, K, d] and buckets [b, T, T] of the items to [b, H, Q, d]."""
+        if buckets is None or not self.gate.requires_grad:
+            return weights @ values
+        items = weights.shape[2] // self.group
+        gate = F.embedding(buckets[:, :items, :items], self.gate).to(values.dtype).transpose(1, 2)  # [b, Tj, Ti, d]
+        parts = []
+        for head in range(weights.shape[1]):
+            given = (weights[:, head], values[:, head], gate)
+            if torch.is_grad_enabled():
+                parts.append(cast(Tensor, checkpoint(self._head, *given, use_reentrant=False)))
+            else:
+                parts.append(self._head(*given))
+        return torch.stack(parts, 1)
+
+    def _head(self, weights: Tensor, values: Tensor, gate: Tensor) -> Tensor:
+        rows, tokens, _ = weights.shape
+        items = tokens // self.group
+        near = weights.unflatten(2, (items, self.group)).transpose(1, 2)  # [b, Tj, Q, L]
+        summed = near @ values.unflatten(1, (items, self.group))  # [b, Tj, Q, d]
+        summed = summed.unflatten(2, (items, self.group)) * gate[:, :, :, None]
+        return summed.sum(1).reshape(rows, tokens, -1)
+
+
+class BBQRec(Generator):
+    """Behavior-bind quantization for multi-modal sequential recommendation (arXiv 2504.06636), the generator.
+
+    An item is L tokens; a token carries the codes of all streams (id, text, image) at its level: its input is a linear
+    map of their embeddings side by side, its output one softmax a stream, and the probability of a tuple is the
+    product. The tuples of the catalogue form a tree, so only those that exist are scored. The T5-style encoder weighs
+    the values of its attention by how alike two items' quantized vectors are. No code is public; where the text leaves
+    sizes open they are TIGER's. Controls that the paper does not have: ``layout`` ``autoregressive`` lets each stream
+    see those before it at its level, ``flatten`` makes every code a token.
+
+    Parameters
+    ----------
+    items : int
+        Items in the catalogue, N.
+    sizes : list of int [L * streams]
+        Codes of each column, level by level.
+    streams : int, default 3
+        Codes of each level.
+    vector_dim : int, default 0
+        Width of the quantized vectors that items are compared by; 0 leaves similarity out.
+    codebook_dim : int, default 0
+        Width of the tokenizer's codebooks, for ``inherit``.
+    dim : int, default 128
+        Width of tokens, D.
+    encoder_layers : int, default 4
+        Blocks of the encoder.
+    decoder_layers : int, default 4
+        Blocks of the decoder.
+    heads : int, default 6
+        Attention heads.
+    head_dim : int, default 64
+        Width of a head.
+    ffn : int, default 1024
+        Width of the feed-forward layers.
+    dropout : float, default 0.1
+        On the output of every sub-layer, and on attention weights.
+    activation : {"relu", "gated-gelu"}, default "relu"
+        Of the feed-forward layers.
+    layout : {"product", "autoregressive", "flatten"}, default "product"
+        How the streams of a level are generated: at once, one after the other, or as tokens of their own.
+    similarity : bool, default True
+        Weigh values by the similarity of items (table 4: w/o sim).
+    buckets : int, default 100
+        Buckets of similarity.
+    inherit : bool, default False
+        Start the token embeddings from the tokenizer's codebooks. Table 4's "inherit" turns ``similarity`` off as well:
+        its numbers lie below those of "w/o sim".
+    init_std : float, default 1.0
+        Standard deviation of the token embeddings at the start; recipe ``paper``: 0.01.
+    max_len : int, default 20
+        Longest history, in items; older ones are cut.
+    causal_encoder : bool, default False
+        Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
+        pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
+    normalize : {"vocabulary", "children"}, default "vocabulary"
+        See TIGER.
+    """
+
+    vectors: Tensor
+
+    def __init__(
+        self,
+        items: Large,
+        sizes: list[int],
+        streams: Heads = 3,
+        vector_dim: LargeOrOff = 0,
+        codebook_dim: LargeOrOff = 0,
+        dim: Width = 128,
+        encoder_layers: Depth = 4,
+        decoder_layers: Depth = 4,
+        heads: Heads = 6,
+        head_dim: Width = 64,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
+        activation: Literal["relu", "gated-gelu"] = "relu",
+        layout: Literal["product", "autoregressive", "flatten"] = "product",
+        similarity: bool = True,
+        buckets: Count = 100,
+        inherit: bool = False,
+        init_std: Deviation = 1.0,
+        max_len: Length = 20,
+        causal_encoder: bool = False,
+        normalize: Literal["vocabulary", "children"] = "vocabulary",
+    ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__(arguments, width=streams if layout == "product" else 1)
+        if len(sizes) % streams:
+            raise ValueError(f"there are {len(sizes)} code columns, which {streams} streams do not divide")
+        if inherit and not codebook_dim:
+            raise ValueError("--inherit needs the codebooks of the tokenizer")
+        self.streams, self.layout, self.buckets, self.dim, self.dropout = streams, layout, buckets, dim, dropout
+        self.inherit = inherit
+        self.token_streams = 1 if layout == "flatten" else streams  # columns that one token carries
+        self.group = len(sizes) // self.token_streams  # tokens an item
+        width = codebook_dim if inherit else dim
+        self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+        self.projections = nn.Linear(self.token_streams * width, dim, bias=False)
+        self.start_vector = nn.Parameter(torch.randn(dim))
+        gated = similarity and vector_dim > 0
+        gates = [SimilarityGate(buckets, head_dim, self.group, gated) for _ in range(encoder_layers)]
+        shape = (heads, head_dim, ffn, dropout, activation)
+        self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers=gates if gated else None, causal=causal_encoder)
+        self.decoder = T5Decoder(dim, decoder_layers, *shape)
+        self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in sizes)
+        following = len(sizes) if layout == "autoregressive" else 0
+        self.within = nn.ModuleList(nn.Linear(width, dim, bias=False) for _ in range(following))
+        self.register_buffer("vectors", torch.zeros(items + 1, vector_dim if gated else 0))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """T5's scheme: by fan-in; queries also by sqrt(head_dim), as scores are not scaled."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=float(self._config["init_std"]))
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias.weight"):
+                nn.init.normal_(parameter, std=self.dim**-0.5)
+        inner = int(self._config["heads"]) * int(self._config["head_dim"])
+        scale = float(self._config["head_dim"]) ** -0.5
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("attention.qkv.weight"):
+                    parameter[:inner].mul_(scale)
+                elif name.endswith("cross.query.weight"):
+                    parameter.mul_(scale)
+
+    def with_arrays(self, vectors: np.ndarray, codebooks: np.ndarray | None = None) -> BBQRec:
+        """Set the quantized vectors, float32 [N, vector_dim], and the codebooks, float32 [L * streams, K, D].
+
+        The vectors are not trained; the codebooks start the token embeddings where these inherit them, scaled to unit
+        variance.
+        """
+        if self.vectors.shape[1]:
+            self.vectors[1:] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        if self.inherit and codebooks is not None:
+            with torch.no_grad():
+                for table, size, book in zip(self.tables, self.sizes, codebooks, strict=True):
+                    rows = torch.from_numpy(np.asarray(book[:size], dtype=np.float32))
+                    cast(nn.Embedding, table).weight.copy_(rows / rows.std().clamp(min=1e-6))
+        return self
+
+    # ------------------------------------------------------------------------------------------------- tokens
+
+    def _token(self, codes: Tensor, first: int) -> Tensor:
+        """One token of the codes [..., token_streams] of the columns from ``first`` on: [..., D]."""
+        parts = [self.tables[first + stream](codes[..., stream]) for stream in range(codes.shape[-1])]
+        token: Tensor = self.projections(torch.cat(parts, -1))
+        return token
+
+    def _tokens(self, codes: Tensor) -> Tensor:
+        """All tokens of items: codes [..., L * streams] to [..., group, D]."""
+        width = self.token_streams
+        return torch.stack(
+            [self._token(codes[..., lo : lo + width], lo) for lo in range(0, len(self.sizes), width)], -2
+        )
+
+    def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
+        """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""
+        counts = lengths * self.group
+        ragged = Ragged.of(counts, items.shape[1] * self.group)
+        packed = Ragged.of(lengths, items.shape[1])  # the same rows in the same order
+        tokens = self._tokens(self.code_table[packed.pack(items)].long()).flatten(0, 1)
+        buckets = similarity_buckets(self.vectors[items], self.buckets) if self.vectors.shape[1] else None
+        memory: Memory = self.encoder(tokens, ragged, buckets)
+        return memory
+
+    def forward(self, batch: SequenceBatch) -> LossOutput:
+        """This batch's share of the mean loss over all targets: the mean over levels of the sum over streams."""
+        found = samples(batch, self.encoder.causal)
+        memory = self.encode_histories(batch.items, batch.lengths)
+        codes = self.code_table[found.items].long()
+        tokens = self._tokens(codes)[:, :-1]
+        start = self.start_vector.expand(len(codes), 1, -1).to(tokens.dtype)
+        given = torch.cat([start, tokens], 1)
+        if found.one_pass:
+            states = self.decoder.prefixes(given, memory, Ragged.of(batch.lengths * self.group))
+        else:
+            states = self.decoder(given, memory)  # [S, group, D]
+        logits = [
+            self._logits(states[:, column // self.token_streams], column, codes) for column in range(len(self.sizes))
+        ]
+        steps = len(self.sizes) if self.normalize == "vocabulary" else self.trie.steps  # that the mean is over
+        mean = self.code_loss(logits, codes, codes) / batch.target_count
+        loss = mean * steps * self.streams / len(self.sizes)
+        return LossOutput(loss, {"ce": loss.detach()})
+
+    def _logits(self, states: Tensor, column: int, codes: Tensor | None = None) -> Tensor:
+        """Logits of one column; ``codes`` [..., columns so far] where its stream sees those before it at its level."""
+        if self.within and codes is not None:
+            for before in range(column // self.streams * self.streams, column):
+                states = states + self.within[before](self.tables[before](codes[..., before]))
+        logits: Tensor = self.heads[column](states)
+        return logits
+
+    # ------------------------------------------------------------------------------------------------- search
+
+    def start(self, memory: Memory) -> SearchState:
+        """State before the first code."""
+        return SearchState(self.decoder.start(memory))
+
+    def step(self, state: SearchState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, SearchState]:
+        """Logits of the next codes: of all streams of a level, or of one stream after the other."""
+        if tokens is None:
+            rows = len(state.decoder.keys[0])
+            return self._after(state, None, self.start_vector.expand(rows, 1, -1), None)
+        given = tokens if tokens.ndim == 3 else tokens[..., None]
+        if state.codes is not None and parents is not None:
+            index = parents[..., None].expand(-1, -1, state.codes.shape[2])
+            given = torch.cat([state.codes.gather(1, index), given], 2)
+        column = given.shape[2]
+        if column % self.token_streams:  # within a level: the decoder has nothing new to read
+            assert state.hidden is not None
+            assert parents is not None
+            hidden = state.hidden.gather(1, parents[..., None].expand(-1, -1, self.dim))
+            settled = parents if state.parents is None else state.parents.gather(1, parents)
+            state = replace(state, hidden=hidden, codes=given, parents=settled)
+            return self._logits(hidden, column, given), state
+        origin = parents
+        if state.parents is not None and parents is not None:
+            origin = state.parents.gather(1, parents)
+        first = column - self.token_streams
+        return self._after(state, origin, self._token(given[..., first:], first), given)
+
+    def _after(
+        self, state: SearchState, parents: Tensor | None, token: Tensor, codes: Tensor | None
+    ) -> tuple[Logits, SearchState]:
+        """Read one more token, then the logits of what follows it."""
+        column = 0 if codes is None else codes.shape[2]
+        hidden, decoder = self.decoder.step(state.decoder, parents, token)
+        state = SearchState(decoder, hidden, codes, None)
+        if column == len(self.sizes):
+            return hidden, state
+        if self.layout == "product":
+            parts = [self._logits(hidden, column + stream) for stream in range(self.streams)]
+            return tuple(parts), state
+        return self._logits(hidden, column, codes), state
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """What is remembered of the prefixes of a batch.
+
+    Attributes
+    ----------
+    decoder : DecoderState
+        Of the last token that was read.
+    hidden : Tensor [B, W, D], optional
+        Its state, from which the streams of a level are generated.
+    codes : int64 Tensor [B, W, c], optional
+        The codes so far.
+    parents : int64 Tensor [B, W], optional
+        Which prefix of ``decoder`` each one continues, where codes were added within a level.
+    """
+
+    decoder: DecoderState
+    hidden: Tensor | None = None
+    codes: Tensor | None = None
+    parents: Tensor | None = None

@@ -1,0 +1,430 @@
+"""PRORec: one short code an item that holds collaborative and semantic knowledge, and a generator that keeps both.
+
+Stage I joins text and behaviour in item vectors (:class:`seqrec.models.din.DIN`), hierarchical k-means makes a unique
+code of each, stage II generates codes while a last token distils the vector of the target. ``Preparation`` runs what
+comes before stage II, each part in its own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genrec.generator import Generator, samples
+from genrec.nets.attention import Ragged
+from genrec.nets.distilling import DistillingDecoder
+from genrec.nets.post_norm import PostNormEncoder
+from genrec.nets.t5 import DecoderState, Memory
+from genrec.search.decoding import Logits
+from genrec.stages import Ingredients, UniquePolicy
+from genrec.stages import Preparation as ItemCodePreparation
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Seconds,
+    Temperature,
+    Weight,
+    Width,
+)
+from recbase.data.sequences import SequenceBatch
+from recbase.train.loop import LossOutput
+from seqrec.sequential import initialise
+from seqrec.stages import stage
+
+if TYPE_CHECKING:
+    from recbase.data.catalog import Dataset
+    from recbase.data.splits import Split
+    from recbase.train.loop import TrainConfig
+    from semtok.content.ready_vectors import VectorSource
+
+__all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
+
+RECIPES = {
+    "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5, "precision": "auto"},
+    "paper": {
+        "epochs": 400,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "schedule": "inverse_sqrt",
+        "warmup_steps": 2000,
+        "weight_decay": 1e-7,
+        "optimizer": "adam",
+        "monitor": "ndcg@20",
+        "beams": 100,
+        "precision": "no",
+        "stage1_form": "prefix",
+        "stage1_recipe": "paper",
+        "pca": None,
+        "whiten": False,
+        "integrate": "aligned",
+        "codebook_size": 256,
+    },
+}
+
+_RANKED = 1000  # candidates, the target among them, by whose ranking stage I is stopped
+
+
+@dataclass(frozen=True)
+class Preparation(ItemCodePreparation):
+    """PRORec's stages before the generator: joined item vectors, then their hierarchical codes."""
+
+    method: ClassVar[str] = "hierarchical"
+    unique: UniquePolicy = "none"
+    """How codes are made unique; hierarchical ones are by construction: none, or another policy."""
+    tokenizer: Literal["hierarchical", "rqvae", "random", "rq"] = "hierarchical"
+    """What makes codes of the vectors (figure of the quantizers): those that are not unique get a suffix."""
+    source: Literal["joined", "semantic", "collaborative", "concat", "standardized-concat"] = "joined"
+    """Vectors that codes are made of: stage I's, the text alone, a plain DIN's, or both of these side by side."""
+    normalize: bool = False
+    """Give every vector length 1 before it is clustered."""
+    stage1: Path | None = None
+    """Run folder with item vectors to use instead of training stage I."""
+    stage1_recipe: str = "default"
+    """Recipe of stage I's training: default, or paper for DIN's (warm-up of 5,000 steps, then ~ 1/sqrt(step))."""
+    stage1_epochs: Count = 60
+    """Passes over the users in stage I at most."""
+    stage1_seconds: Seconds | None = None
+    """Seconds after which stage I stops and keeps its best; no limit if not given."""
+    stage1_valid_users: LargeOrOff = 1000
+    """Users by whose ranking of 1,000 items stage I is stopped, drawn once; 0 takes all."""
+    stage1_form: Literal["all", "prefix"] = "all"
+    """Samples of stage I: one random position a user and epoch (all), or every prefix."""
+    stage1_dim: Width = 128
+    """Width of the item vectors."""
+    align_weight: Weight = 1.0
+    """Weight of the cross-modality alignment in stage I, alpha; 0 leaves it out."""
+    integrate: Literal["aligned", "mean"] = "mean"
+    """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
+
+    def __post_init__(self) -> None:
+        from recbase.cli.options import recipe_of
+
+        super().__post_init__()
+        recipe_of("seqrec.models.din:DIN", self.stage1_recipe)  # refuses one that there is not
+
+    def prepare(
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        codes: Path | None,
+        seed: int,
+        quiet: bool,
+    ) -> Ingredients:
+        """Item vectors and codes, each made as a stage under ``root`` if it was not given."""
+        import semtok
+
+        vectors, record = self.item_vectors(dataset, root, embeddings, seed, quiet)
+        if self.normalize:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        folder = codes or self._codes(dataset, vectors, record, root, seed, quiet)
+        found = semtok.load_codes(folder).align(dataset.item_ids.to_numpy())
+        record |= {"codes": found.hash, "codes_folder": str(folder)}
+        return Ingredients(found, {"vectors": vectors}, {"vector_dim": vectors.shape[1]}, record)
+
+    def item_vectors(
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, seed: int, quiet: bool
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The vectors [N, D] that codes are made of, and what the manifest says of them."""
+        record: dict[str, Any] = {"source": self.source}
+        parts = []
+        if self.source in ("semantic", "concat", "standardized-concat"):
+            parts.append(self._text(dataset, root, embeddings, quiet, record))
+        if self.source != "semantic":
+            parts.append(self._behaviour(dataset, root, embeddings, seed, quiet, record))
+        if self.source == "standardized-concat":
+            parts = [standardized(part) for part in parts]
+        return np.concatenate(parts, 1).astype(np.float32), record
+
+    def _text(
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
+    ) -> np.ndarray:
+        """The text vectors of the items, brought to ``stage1_dim`` by principal components."""
+        from sklearn.decomposition import PCA
+
+        text = self._joined(dataset, root, embeddings, quiet, record)
+        width = min(self.stage1_dim, *text.shape)
+        reduced: np.ndarray = PCA(width, svd_solver="covariance_eigh").fit_transform(text)
+        return reduced.astype(np.float32)
+
+    def _joined(
+        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
+    ) -> np.ndarray:
+        found = self.item_embeddings(dataset, root, embeddings, quiet)
+        record |= {"embeddings": found.hash, "vectors": found.reduction}
+        views = [view for view in self.views or tuple(found.views) if view != "image"]
+        matrix: np.ndarray = found.matrix(views, normalize=True)[0]
+        return matrix
+
+    def _behaviour(
+        self,
+        dataset: Dataset,
+        root: Path,
+        embeddings: Path | VectorSource | None,
+        seed: int,
+        quiet: bool,
+        record: dict[str, Any],
+    ) -> np.ndarray:
+        """Vectors of stage I, or those of a plain DIN for the controls."""
+        from semtok.catalogue.fit import load_collaborative
+
+        folder = self.stage1
+        if folder is None:
+            text = None
+            if self.source == "joined" and (self.align_weight or self.integrate == "mean"):
+                text = self._joined(dataset, root, embeddings, quiet, record)
+            read = None if text is None else record["embeddings"]  # a plain DIN is the same for every text
+            key: dict[str, Any] = {"data": dataset.hash, "embeddings": read, "seed": seed}
+            key |= {"dim": self.stage1_dim, "epochs": self.stage1_epochs, "form": self.stage1_form}
+            key |= {"seconds": self.stage1_seconds}
+            changed = {"recipe": self.stage1_recipe, "valid_users": self.stage1_valid_users}
+            usual = {"recipe": Preparation.stage1_recipe, "valid_users": Preparation.stage1_valid_users}
+            key |= {name: value for name, value in changed.items() if value != usual[name]}  # older folders stay known
+            if text is not None:
+                key |= {"align": self.align_weight, "integrate": self.integrate}
+            folder = stage(root, "din", key, "config.json", self._trainer(dataset, text, seed, quiet))
+        record["stage1"] = str(folder)
+        return load_collaborative(folder, dataset.item_ids.to_numpy())
+
+    def _trainer(self, dataset: Dataset, text: np.ndarray | None, seed: int, quiet: bool) -> Callable[[Path], None]:
+        """What trains stage I into a folder."""
+
+        def build(target: Path) -> None:
+            from accelerate.utils import set_seed
+
+            from recbase.data.sequences import SequenceBatches
+            from recbase.store.runs import save_run
+            from recbase.train.attempts import gone_on_with
+            from recbase.train.loop import TrainResult, fit
+            from seqrec.models.din import DIN
+
+            set_seed(seed)
+            options: dict[str, Any] = {}
+            if text is not None:
+                options = {"align_weight": self.align_weight, "integrate": self.integrate}
+            model = DIN(dataset.n_items, 0 if text is None else text.shape[1], self.stage1_dim, **options)
+            if text is not None:
+                model = model.with_content(text)
+            config = self._stage1_config(seed, quiet)
+            split = dataset.split()
+            batches = SequenceBatches(split.train, self.stage1_form, config.batch_size, model.max_len, seed)
+            judge = sampled_ranking(split, dataset.n_items, seed, self.stage1_valid_users)
+
+            def train(resume: bool) -> TrainResult:
+                return fit(model, batches, judge, config, target, resume)
+
+            result = gone_on_with(target, train)
+            result.check_complete(f"stage I is kept as far as it came in {target / 'checkpoint'}")
+            facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": asdict(config)}
+            facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
+            save_run(target, "din", model.cpu(), dataset.items, facts)
+
+        return build
+
+    def _stage1_config(self, seed: int, quiet: bool) -> TrainConfig:
+        """How stage I is trained: DIN's recipe of that name, for as many passes as are wanted here."""
+        from recbase.cli.options import recipe_of
+        from recbase.train.loop import TrainConfig
+
+        chosen = {"monitor": "ndcg@20"} | recipe_of("seqrec.models.din:DIN", self.stage1_recipe)
+        chosen.pop("form", None)  # an option of its own
+        chosen |= {"epochs": self.stage1_epochs, "max_seconds": self.stage1_seconds, "seed": seed, "quiet": quiet}
+        return TrainConfig(**chosen)
+
+    def _codes(
+        self, dataset: Dataset, vectors: np.ndarray, record: dict[str, Any], root: Path, seed: int, quiet: bool
+    ) -> Path:
+        """Folder of the codes of these vectors, made as a stage."""
+        from recbase.store.folder import sha256_of
+        from semtok.catalogue.fit import fit_codes
+        from semtok.content.embeddings import Embeddings
+        from semtok.registry import tokenizer_class
+
+        arguments = self.tokenizer_arguments(dataset, seed, self.tokenizer)
+        if self.codebook_size is None:
+            arguments["codebook_size"] = 256
+        policy = self.unique if self.tokenizer == "hierarchical" or self.unique != "none" else "suffix"
+        key = {
+            "data": dataset.hash,
+            "vectors": sha256_of(vectors),
+            "method": self.tokenizer,
+            "unique": policy,
+        } | arguments
+
+        def build(target: Path) -> None:
+            found = Embeddings({"item": vectors}, {}, dataset.item_ids.to_numpy())
+            tokenizer = tokenizer_class(self.tokenizer)(**arguments)
+            settings: dict[str, Any] = {"dataset": dataset, "per_view": True, "unique": policy, "made_from": record}
+            fit_codes(tokenizer, found, seed=seed, quiet=quiet, **settings).save(target)
+
+        return stage(root, "unicodes", key, "semtok.json", build)
+
+
+def standardized(vectors: np.ndarray) -> np.ndarray:
+    """Every column with mean 0 and standard deviation 1 (0 where it is constant)."""
+    spread = vectors.std(0)
+    found: np.ndarray = (vectors - vectors.mean(0)) / np.where(spread > 1e-12, spread, 1)
+    return found
+
+
+def sampled_ranking(split: Split, n_items: int, seed: int, users: int = 1000) -> Callable[[Any], dict[str, float]]:
+    """What stops stage I: NDCG of the target among 999 uniform items, for a fixed part of the validation users.
+
+    Never reported as a result: it says how training goes, not how good the model is.
+    """
+    from genrec.search.generation import some_targets
+
+    some = some_targets(split.valid, users, seed)
+    draws = np.random.default_rng(seed).integers(1, n_items + 1, (len(some), min(_RANKED, n_items) - 1))
+    targets = np.asarray(some.items, dtype=np.int64)
+    draws = np.where(draws == targets[:, None], draws % n_items + 1, draws)
+    candidates = torch.from_numpy(np.concatenate([targets[:, None], draws], 1))
+
+    def validate(model: Any) -> dict[str, float]:
+        items, lengths = (torch.from_numpy(part) for part in some.histories.padded(np.arange(len(some)), model.max_len))
+        scores = model.score_items(items, lengths, candidates)
+        ranks = (scores[:, 1:] >= scores[:, :1]).sum(1).cpu().numpy() + 1
+        gains = np.where(ranks <= 20, 1 / np.log2(ranks + 1), 0)
+        return {"ndcg@20": float(gains.mean()), "recall@20": float((ranks <= 20).mean())}
+
+    return validate
+
+
+class PRORec(Generator):
+    """PRORec, later UNGER (arXiv 2502.06269): unified codes, generated with distillation of both kinds of knowledge.
+
+    A BERT-style encoder reads the codes of the history, a decoder writes those of the next item; a learned token after
+    the last code is drawn to the target's stage-I vector by a contrast with random items (intra-modality knowledge
+    distillation). The token comes last and is not there when items are searched. No code is public; what the text
+    leaves open follows its kin EAGER: 4 heads, feed-forward 1,024, 2,048 negatives at temperature 0.3. Positions are
+    learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation, and
+    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone).
+
+    Parameters
+    ----------
+    items : int
+        Items in the catalogue, N.
+    sizes : list of int [L]
+        Codes of each level.
+    vector_dim : int, default 0
+        Width of the distilled vectors.
+    dim : int, default 128
+        Width of tokens, D.
+    encoder_layers : int, default 1
+        Blocks of the encoder.
+    decoder_layers : int, default 4
+        Blocks of the decoder.
+    heads : int, default 4
+        Attention heads; must divide ``dim``.
+    ffn : int, default 1024
+        Width of the feed-forward layers.
+    dropout : float, default 0.1
+        On the output of every sub-layer, and on attention weights.
+    distill_weight : float, default 1.0
+        Weight of the distillation, beta. 0 leaves it out (ablation "w/o IKD").
+    distill_negatives : int, default 2048
+        Random items that the target's vector is told from; no more than there are others.
+    distill_temperature : float, default 0.3
+        Temperature of the distillation.
+    encoder_tokens : {"codes", "items"}, default "codes"
+        Whether the encoder reads the codes of an item, or one token an item.
+    max_len : int, default 20
+        Longest history, in items; older ones are cut.
+    causal_encoder : bool, default False
+        Whether tokens of the history see only what came before them. Sample form ``all`` needs it and turns it on: one
+        pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
+    normalize : {"vocabulary", "children"}, default "vocabulary"
+        See TIGER.
+    """
+
+    vectors: Tensor
+
+    def __init__(
+        self,
+        items: Large,
+        sizes: list[int],
+        vector_dim: LargeOrOff = 0,
+        dim: Width = 128,
+        encoder_layers: Depth = 1,
+        decoder_layers: Depth = 4,
+        heads: Heads = 4,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
+        distill_weight: Weight = 1.0,
+        distill_negatives: Count = 2048,
+        distill_temperature: Temperature = 0.3,
+        encoder_tokens: Literal["codes", "items"] = "codes",
+        max_len: Length = 20,
+        causal_encoder: bool = False,
+        normalize: Literal["vocabulary", "children"] = "vocabulary",
+    ) -> None:
+        super().__init__(locals())
+        self.dropout, self.by_items = dropout, encoder_tokens == "items"
+        self.group = 1 if self.by_items else len(sizes)
+        self.distill_weight = distill_weight if vector_dim else 0.0
+        distilled = vector_dim if self.distill_weight else 0
+        shape = (dim, decoder_layers, heads, ffn, dropout, distilled, distill_negatives, distill_temperature)
+        self.decoder = DistillingDecoder(sizes, items, *shape)
+        self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if self.by_items else None
+        self.source_position = nn.Embedding(max_len * self.group, dim)
+        self.source_norm = nn.LayerNorm(dim, eps=1e-12)
+        self.encoder = PostNormEncoder(dim, encoder_layers, heads, ffn, dropout, dropout, causal_encoder)
+        self.register_buffer("vectors", torch.zeros(items + 1, vector_dim))
+        initialise(self)
+
+    def with_arrays(self, vectors: np.ndarray) -> PRORec:
+        """Set the vectors that are distilled, float32 [N, vector_dim]; they are not trained."""
+        self.vectors[1:] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        return self
+
+    def forward(self, batch: SequenceBatch) -> LossOutput:
+        """This batch's share of the mean loss over all targets of the step."""
+        found = samples(batch, self.encoder.causal)
+        targets = found.items
+        memory, codes = self.encode_histories(batch.items, batch.lengths), self.code_table[targets].long()
+        if found.one_pass:
+            states = self.decoder.prefixes(codes, memory, batch.lengths, self.group)
+        else:
+            states = self.decoder(codes, memory)
+        right = self.decoder.vocabulary.targets(codes)
+        generation = self.code_loss(self.decoder.all_logits(states), codes, right) / batch.target_count
+        parts = {"ce": generation.detach()}
+        if not self.distill_weight:
+            return LossOutput(generation, parts)
+        distillation = self.decoder.distill(states[:, -1], targets, self.vectors, batch.seed) / batch.target_count
+        parts["distill"] = distillation.detach()
+        return LossOutput(generation + self.distill_weight * distillation, parts)
+
+    def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
+        """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""
+        if self.item_embedding is not None:
+            ragged = Ragged.of(lengths, items.shape[1])
+            embedded = self.item_embedding(ragged.pack(items))
+        else:
+            vocabulary = self.decoder.vocabulary
+            tokens, counts = vocabulary.history(items, lengths, vocabulary.tokens(self.code_table))
+            ragged = Ragged.of(counts, tokens.shape[1])
+            embedded = self.decoder.embedding(ragged.pack(tokens))
+        x = self.source_norm(embedded + self.source_position(ragged.steps))
+        memory: Memory = self.encoder(F.dropout(x, self.dropout, self.training), ragged)
+        return memory
+
+    def start(self, memory: Memory) -> DecoderState:
+        """State before the first code."""
+        return self.decoder.start(memory)
+
+    def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
+        """Logits of the next code; the distilling token is not used."""
+        return self.decoder.step(state, parents, tokens)

@@ -1,0 +1,686 @@
+"""A T5-style encoder-decoder that computes real tokens only, and decodes beams with shared cross-attention.
+
+Relative position bias, RMS norms, no biases (Raffel et al., JMLR 2020, arXiv 1910.10683). Knows tokens and levels of
+codes; nothing of items or of the trie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genrec.nets import cpu_kernels as fused
+from genrec.nets.attention import (
+    Past,
+    Ragged,
+    attend_causal,
+    attend_memory,
+    attend_past,
+    attend_prefixes,
+    attend_self,
+    attend_shared,
+)
+from genrec.search.vocabulary import BOS, CodeVocabulary
+from recbase.arguments import Depth, Dropout, Heads, Width, check_arguments
+
+__all__ = ["T5", "DecoderState", "FeedForward", "Memory", "RelativeBias", "RMSNorm", "T5Decoder", "T5Encoder"]
+
+Activation = Literal["relu", "gated-gelu"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an encoder leaves for a decoder.
+
+    Attributes
+    ----------
+    states : Tensor [S, D]
+        Encoded tokens, packed.
+    ragged : Ragged
+        Which rows they are of.
+    """
+
+    states: Tensor
+    ragged: Ragged
+
+    def __len__(self) -> int:
+        return len(self.ragged)
+
+
+class RMSNorm(nn.Module):
+    """Scale to a root mean square of 1, then by a weight; in float32 inside.
+
+    Parameters
+    ----------
+    dim : int
+    eps : float, default 1e-6
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+
+
+class RelativeBias(nn.Module):
+    """T5's position bias: one number a head and bucket of the distance between key and query.
+
+    Half of the buckets are single distances, the other half grow logarithmically up to ``max_distance``.
+
+    Parameters
+    ----------
+    heads : int
+    buckets : int, default 32
+    max_distance : int, default 128
+        Distances from here on share the last bucket.
+    bidirectional : bool, default True
+        Whether keys after the query have buckets of their own (half of them).
+    """
+
+    def __init__(self, heads: int, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> None:
+        super().__init__()
+        self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
+        self.weight = nn.Parameter(torch.empty(buckets, heads))
+        self._known: dict[tuple[int, int, int, str], Tensor] = {}
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Bucket of each distance (position of the key minus that of the query), int64."""
+        buckets, shift = self.buckets, torch.zeros_like(distance)
+        if self.bidirectional:
+            buckets //= 2
+            shift, distance = (distance > 0).long() * buckets, distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = buckets // 2
+        ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+        return shift + torch.where(distance < exact, distance, far)
+
+    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        """Bias [H, queries, keys] of queries at positions ``first`` and on."""
+        name = (queries, keys, first, str(self.weight.device))
+        if name not in self._known:
+            device = self.weight.device
+            places = torch.arange(first, first + queries, device=device)
+            self._known[name] = self.bucket(torch.arange(keys, device=device) - places[:, None])
+        return self.weight[self._known[name]].permute(2, 0, 1)
+
+
+def normed_linear(x: Tensor, norm: RMSNorm, linear: nn.Linear) -> Tensor:
+    """``linear(norm(x))`` of a layer without bias: [..., D] -> [..., O]."""
+    if fused.usable(x):
+        return fused.norm_linear(x, norm.weight, linear.weight, norm.eps)
+    result: Tensor = linear(norm(x))
+    return result
+
+
+def dropped_sum(x: Tensor, inner: Tensor, linear: nn.Linear, p: float) -> Tensor:
+    """``x + dropout(linear(inner))`` of a layer without bias: [..., D] and [..., I] -> [..., D]."""
+    if fused.usable(x):
+        return fused.add_dropped_linear(x, inner, linear.weight, p)
+    return x + F.dropout(linear(inner), p)
+
+
+class FeedForward(nn.Module):
+    """Norm, up, activation, down, with a residual.
+
+    Parameters
+    ----------
+    dim, ffn : int
+        Width of the tokens and of the layer between.
+    dropout : float
+        Between and at the end.
+    activation : {"relu", "gated-gelu"}
+        The second multiplies GELU (its tanh form) of one projection with another, as in T5 1.1.
+    """
+
+    def __init__(self, dim: int, ffn: int, dropout: float, activation: Activation, eps: float) -> None:
+        super().__init__()
+        self.dropout, self.gated = dropout, activation == "gated-gelu"
+        self.norm = RMSNorm(dim, eps)
+        self.up = nn.Linear(dim, (1 + self.gated) * ffn, bias=False)
+        self.down = nn.Linear(ffn, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        p = self.dropout if self.training else 0.0
+        if not self.gated and fused.usable(x):
+            return fused.relu_feed_forward(x, self.norm.weight, self.up.weight, self.down.weight, self.norm.eps, p)
+        inner = self.up(self.norm(x))
+        if self.gated:
+            gate, inner = inner.chunk(2, -1)
+            inner = F.gelu(gate, approximate="tanh") * inner
+        else:
+            inner = F.relu(inner)
+        inner = F.dropout(inner, self.dropout, self.training)
+        return x + F.dropout(self.down(inner), self.dropout, self.training)
+
+
+class SelfAttention(nn.Module):
+    """Norm, attention among the tokens of a row, output, with a residual.
+
+    Parameters
+    ----------
+    dim, heads, head_dim : int
+    dropout : float
+        On the weights and on the output.
+    eps : float
+        Of the norm.
+    mixer : module, optional
+        Replaces "weights @ values", see :data:`genrec.nets.attention.Mixer`.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, dropout: float, eps: float, mixer: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.heads, self.inner, self.dropout = heads, heads * head_dim, dropout
+        self.norm = RMSNorm(dim, eps)
+        self.qkv = nn.Linear(dim, 3 * self.inner, bias=False)
+        self.out = nn.Linear(self.inner, dim, bias=False)
+        self.mixer = mixer
+
+    def forward(self, x: Tensor, ragged: Ragged, bias: Tensor, context: Tensor | None) -> Tensor:
+        """Packed tokens of which each sees all of its row: [S, D] -> [S, D]."""
+        qkv, mixer = normed_linear(x, self.norm, self.qkv), self.mixer
+        return self._add(x, attend_self(qkv, self.heads, ragged, bias, self.dropout, self.training, mixer, context))
+
+    def causal(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Rows of one length; ``bias`` hides what comes later: [B, L, D] -> [B, L, D]."""
+        qkv = normed_linear(x, self.norm, self.qkv)
+        return self._add(x, attend_causal(qkv, self.heads, bias, self.dropout, self.training))
+
+    def step(self, x: Tensor, past: Past, layer: int, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """One token after each prefix: x [B, W, D] to x and the keys and values [B, W, 2 H d] of that token."""
+        query, fresh = normed_linear(x, self.norm, self.qkv).tensor_split([self.inner], -1)
+        return self._add(x, attend_past(query, fresh, past, layer, self.heads, bias)), fresh
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return dropped_sum(x, mixed, self.out, self.dropout if self.training else 0.0)
+
+
+class CrossAttention(nn.Module):
+    """Norm, attention to the memory, output, with a residual.
+
+    Parameters are those of :class:`SelfAttention`.
+    """
+
+    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, eps: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm = RMSNorm(dim, eps)
+        self.query = nn.Linear(dim, heads * head_dim, bias=False)
+        self.key_value = nn.Linear(dim, 2 * heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, dim, bias=False)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
+        query, key_value = normed_linear(x, self.norm, self.query), self.key_value(memory.states)
+        mixed = attend_memory(query, key_value, self.heads, memory.ragged, self.dropout, self.training)
+        return dropped_sum(x, mixed, self.out, self.dropout if self.training else 0.0)
+
+    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
+        """One row an item of the histories, which sees the tokens up to it: [S, L, D] -> [S, L, D]."""
+        group, key_value = x.shape[1], self.key_value(memory.states)
+        query = normed_linear(x, self.norm, self.query).flatten(0, 1)
+        mixed = attend_prefixes(
+            query, key_value, self.heads, queries, memory.ragged, group, self.dropout, self.training
+        )
+        return dropped_sum(x, mixed.unflatten(0, (-1, group)), self.out, self.dropout if self.training else 0.0)
+
+    def remember(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d] of the memory [B, T, D]."""
+        key, value = self.key_value(states).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+        """The prefixes of a row are queries side by side: [B, W, D] -> [B, W, D]."""
+        query = normed_linear(x, self.norm, self.query)
+        return dropped_sum(x, attend_shared(query, keys, values, hidden), self.out, 0.0)
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention, feed-forward."""
+
+    def __init__(self, attention: SelfAttention, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.attention, self.feed_forward = attention, feed_forward
+
+    def forward(self, x: Tensor, ragged: Ragged, bias: Tensor, context: Tensor | None) -> Tensor:
+        """Packed [S, D] -> [S, D]."""
+        result: Tensor = self.feed_forward(self.attention(x, ragged, bias, context))
+        return result
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, attention to the memory, feed-forward."""
+
+    def __init__(self, attention: SelfAttention, cross: CrossAttention, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.attention, self.cross, self.feed_forward = attention, cross, feed_forward
+
+    def forward(self, x: Tensor, memory: Memory, bias: Tensor) -> Tensor:
+        """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
+        result: Tensor = self.feed_forward(self.cross(self.attention.causal(x, bias), memory))
+        return result
+
+
+class T5Encoder(nn.Module):
+    """A stack of bidirectional T5 blocks over packed tokens.
+
+    Parameters
+    ----------
+    dim, layers, heads, head_dim, ffn : int
+    dropout : float, default 0.1
+    activation : {"relu", "gated-gelu"}, default "relu"
+    buckets, max_distance : int, default 32, 128
+        Of the position bias, which all layers share.
+    eps : float, default 1e-6
+    mixers : sequence of module, optional
+        One a layer: replaces "weights @ values" of its attention, see :data:`genrec.nets.attention.Mixer`.
+    causal : bool, default False
+        Whether a token sees only itself and those before it.
+
+    Raises
+    ------
+    ValueError
+        If there is not one mixer for every layer.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        ffn: int,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        buckets: int = 32,
+        max_distance: int = 128,
+        eps: float = 1e-6,
+        mixers: Sequence[nn.Module] | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        if mixers is not None and len(mixers) != layers:
+            raise ValueError(f"there are {len(mixers)} mixers for {layers} layers; expected one each")
+        self.dropout, self.causal = dropout, causal
+        self.bias = RelativeBias(heads, buckets, max_distance, bidirectional=not causal)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(
+                SelfAttention(dim, heads, head_dim, dropout, eps, None if mixers is None else mixers[layer]),
+                FeedForward(dim, ffn, dropout, activation, eps),
+            )
+            for layer in range(layers)
+        )
+        self.final_norm = RMSNorm(dim, eps)
+
+    def forward(self, x: Tensor, ragged: Ragged, context: Tensor | None = None) -> Memory:
+        """Embedded tokens, packed [S, D], to encoded ones.
+
+        Parameters
+        ----------
+        context : Tensor [B, ...], optional
+            Handed to the mixers, the rows that they work on.
+        """
+        bias = self.bias(ragged.longest, ragged.longest)
+        if self.causal:
+            bias = bias.masked_fill(_later(ragged.longest, bias.device), -torch.inf)
+        x = fused.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, ragged, bias, context)
+        return Memory(fused.dropout(self.final_norm(x), self.dropout, self.training), ragged)
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What a decoder remembers of the prefixes of a batch.
+
+    Attributes
+    ----------
+    keys, values : list of Tensor [B, H, T, d], one a layer
+        Of the memory, once a request and never copied.
+    hidden : Tensor [B, 1, 1, T] or None
+        -inf where the memory is padded; None where it is not.
+    past : Past
+        Keys and values of the codes so far.
+    steps : int
+        Codes so far, t.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor | None
+    past: Past = field(default_factory=Past)
+    steps: int = 0
+
+
+class T5Decoder(nn.Module):
+    """A stack of causal T5 blocks with cross-attention, for whole sequences and step by step.
+
+    Parameters are those of :class:`T5Encoder`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        ffn: int,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        buckets: int = 32,
+        max_distance: int = 128,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.bias = RelativeBias(heads, buckets, max_distance, bidirectional=False)
+        self.blocks = nn.ModuleList(
+            DecoderBlock(
+                SelfAttention(dim, heads, head_dim, dropout, eps),
+                CrossAttention(dim, heads, head_dim, dropout, eps),
+                FeedForward(dim, ffn, dropout, activation, eps),
+            )
+            for _ in range(layers)
+        )
+        self.final_norm = RMSNorm(dim, eps)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """Embedded tokens [B, L, D], each seeing itself and those before it, to states [B, L, D].
+
+        Rows as in the batch that was encoded.
+        """
+        width = x.shape[1]
+        bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
+        x = fused.dropout(x[memory.ragged.order], self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, memory, bias)
+        return fused.dropout(self.final_norm(x), self.dropout, self.training)[memory.ragged.inverse]
+
+    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
+        """Decode after every item of the histories at once, each seeing the memory up to itself.
+
+        Parameters
+        ----------
+        x : Tensor [S, L, D]
+            Embedded tokens, one row an item, packed as the items are.
+        memory : Memory
+            Of a causal encoder.
+        queries : Ragged
+            Of the rows of the batch, L tokens an item.
+
+        Returns
+        -------
+        Tensor [S, L, D]
+        """
+        width = x.shape[1]
+        bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
+        x = fused.dropout(x, self.dropout, self.training)
+        for block in self._stack:
+            x = block.feed_forward(block.cross.prefixes(block.attention.causal(x, bias), memory, queries))
+        return fused.dropout(self.final_norm(x), self.dropout, self.training)
+
+    def start(self, memory: Memory) -> DecoderState:
+        """State before the first token, one prefix a row; rows as in the batch that was encoded."""
+        ragged = memory.ragged
+        states = ragged.unpack(memory.states)[:, : ragged.longest]  # [B, T, D]
+        lengths = ragged.lengths[ragged.inverse]
+        valid = torch.arange(ragged.longest, device=lengths.device) < lengths[:, None]
+        hidden = None
+        if not bool(valid.all()):
+            hidden = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None, None]
+        pairs = [block.cross.remember(states) for block in self._stack]
+        return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden)
+
+    def step(self, state: DecoderState, parents: Tensor | None, x: Tensor) -> tuple[Tensor, DecoderState]:
+        """Add one embedded token to each prefix: x [B, W, D] to its states [B, W, D].
+
+        Parameters
+        ----------
+        parents : int64 Tensor [B, W] or None
+            Which of the prefixes of ``state`` each new one continues; None for the first token.
+        """
+        bias = self.bias(1, state.steps + 1, state.steps)  # [H, 1, t]
+        past, kept = state.past.follow(parents), []
+        for layer, block in enumerate(self._stack):
+            x, fresh = block.attention.step(x, past, layer, bias)
+            kept.append(fresh)
+            x = block.feed_forward(block.cross.step(x, state.keys[layer], state.values[layer], state.hidden))
+        return self.final_norm(x), replace(state, past=past.add(kept), steps=state.steps + 1)
+
+    @property
+    def _stack(self) -> Sequence[DecoderBlock]:
+        return cast(Sequence[DecoderBlock], self.blocks)
+
+
+def _later(width: int, device: torch.device) -> Tensor:
+    """Whether a key comes after the query, bool [width, width]."""
+    return torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
+
+
+class T5(nn.Module):
+    """Encoder, decoder, one token embedding for both, and the output heads.
+
+    Over a :class:`CodeVocabulary` every level has a head over its own codes alone; over a plain number of tokens there
+    is one head over all of them. It is a :class:`genrec.search.decoding.CodeDecoder`.
+
+    Parameters
+    ----------
+    vocabulary : CodeVocabulary or int
+        Tokens of input and output.
+    dim : int, default 128
+        Width of tokens, D.
+    encoder_layers, decoder_layers : int, default 4
+    heads : int, default 6
+    head_dim : int, default 64
+        Width of a head (not dim / heads).
+    ffn : int, default 1024
+        Width of the feed-forward layers.
+    dropout : float, default 0.1
+    activation : {"relu", "gated-gelu"}, default "relu"
+    tied : bool, default True
+        Whether the heads are the token embeddings or weights of their own.
+    scale_outputs : bool, optional
+        Whether states are divided by sqrt(D) before the heads; where these are tied if not given.
+    buckets : int, default 32
+    max_distance : int, default 128
+    eps : float, default 1e-6
+        Of the norms.
+    start_token : int, default 1
+        Token that decoding starts from.
+    mixers : sequence of module, optional
+        See :class:`T5Encoder`.
+    causal_encoder : bool, default False
+        Whether source tokens see only what came before, as training at every item at once needs it.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        vocabulary: CodeVocabulary | int,
+        dim: Width = 128,
+        encoder_layers: Depth = 4,
+        decoder_layers: Depth = 4,
+        heads: Heads = 6,
+        head_dim: Width = 64,
+        ffn: Width = 1024,
+        dropout: Dropout = 0.1,
+        activation: Activation = "relu",
+        tied: bool = True,
+        scale_outputs: bool | None = None,
+        buckets: int = 32,
+        max_distance: int = 128,
+        eps: float = 1e-6,
+        start_token: int = BOS,
+        mixers: Sequence[nn.Module] | None = None,
+        causal_encoder: bool = False,
+    ) -> None:
+        super().__init__()
+        check_arguments(T5, locals())
+        self.vocabulary = vocabulary if isinstance(vocabulary, CodeVocabulary) else None
+        self.dim, self.tied, self.start_token = dim, tied, start_token
+        self.head_dim, self.scale = head_dim, dim**-0.5 if (tied if scale_outputs is None else scale_outputs) else 1.0
+        size = vocabulary.size if isinstance(vocabulary, CodeVocabulary) else vocabulary
+        self.embedding = nn.Embedding(size, dim)
+        shape = (heads, head_dim, ffn, dropout, activation, buckets, max_distance, eps)
+        self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers, causal_encoder)
+        self.decoder = T5Decoder(dim, decoder_layers, *shape)
+        outputs = self.vocabulary.output_sizes if self.vocabulary else (size,)
+        self.heads = None if tied else nn.ModuleList(nn.Linear(dim, count, bias=False) for count in outputs)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """T5's own scheme, by fan-in; the query also divides by sqrt(head_dim), as scores are not scaled."""
+        nn.init.normal_(self.embedding.weight)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if isinstance(module, RelativeBias):
+                nn.init.normal_(module.weight, std=self.dim**-0.5)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, SelfAttention):
+                    module.qkv.weight[: module.inner] *= self.head_dim**-0.5
+                if isinstance(module, CrossAttention):
+                    module.query.weight *= self.head_dim**-0.5
+
+    def encode(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Memory:
+        """Source tokens [B, T], right padded, of which ``lengths`` [B] (>= 1) are real."""
+        ragged = Ragged.of(lengths, tokens.shape[1])
+        return self.encode_embedded(self.embedding(ragged.pack(tokens)), ragged, context)
+
+    def encode_embedded(self, x: Tensor, ragged: Ragged, context: Tensor | None = None) -> Memory:
+        """Source tokens that were embedded elsewhere, packed [S, D]."""
+        memory: Memory = self.encoder(x, ragged, context)
+        return memory
+
+    def forward(self, tokens: Tensor, lengths: Tensor, targets: Tensor) -> Tensor | list[Tensor]:
+        """Logits of every target given those before it.
+
+        Parameters
+        ----------
+        tokens : int64 Tensor [B, T]
+            Source, right padded.
+        lengths : int64 Tensor [B]
+        targets : int64 Tensor [B, L]
+            Target TOKENS (padding where a code has ended); the start token is put before them here.
+
+        Returns
+        -------
+        Tensor [B, L, V], or a list with [B, V_l] for every level over a CodeVocabulary
+        """
+        return self.logits(self.decode(self.encode(tokens, lengths), targets[:, :-1]))
+
+    def decode(self, memory: Memory, tokens: Tensor) -> Tensor:
+        """States [B, L + 1, D] of the start token and the given tokens [B, L]."""
+        start = tokens.new_full((len(tokens), 1), self.start_token)
+        states: Tensor = self.decoder(self.embedding(torch.cat([start, tokens], 1)), memory)
+        return states
+
+    def decode_prefixes(self, memory: Memory, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """States after every item of histories, whose decoder sees the items up to it.
+
+        Parameters
+        ----------
+        memory : Memory
+            From a causal encoder.
+        tokens : int64 Tensor [S, L - 1]
+            Target tokens but the last, one row an item: items of the longest row first, rows of equal length in their
+            order (as ``Ragged.of(lengths, T)`` packs them).
+        lengths : int64 Tensor [B]
+            Items of each row; each has L source tokens.
+
+        Returns
+        -------
+        Tensor [S, L, D]
+        """
+        start = tokens.new_full((len(tokens), 1), self.start_token)
+        embedded = self.embedding(torch.cat([start, tokens], 1))
+        states: Tensor = self.decoder.prefixes(embedded, memory, Ragged.of(embedded.shape[1] * lengths))
+        return states
+
+    def logits(self, states: Tensor) -> Tensor | list[Tensor]:
+        """States [B, L, D] to logits [B, L, V], or to a list with [B, V_l] for every level."""
+        if self.vocabulary is None:
+            return self.level_logits(states, 0)
+        return [self.level_logits(states[:, level], level) for level in range(states.shape[1])]
+
+    def level_logits(self, states: Tensor, level: int) -> Tensor:
+        """Logits of one level: states [..., D] to [..., V_l]."""
+        states = states * self.scale
+        if self.heads is not None:
+            logits: Tensor = self.heads[level if self.vocabulary else 0](states)
+            return logits
+        weight = self.embedding.weight
+        if self.vocabulary is not None:
+            weight = weight[self.vocabulary.level_tokens(level).to(weight.device)]
+        return F.linear(states, weight)
+
+    def start(self, memory: Memory) -> DecoderState:
+        """State before the first code; see :class:`genrec.search.decoding.CodeDecoder`."""
+        return self.decoder.start(memory)
+
+    def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Tensor, DecoderState]:
+        """Logits of the next code; see :class:`genrec.search.decoding.CodeDecoder`."""
+        level = state.steps
+        if tokens is None:
+            given = torch.full((len(state.keys[0]), 1), self.start_token, device=state.keys[0].device)
+        elif self.vocabulary is not None:
+            given = self.vocabulary.level_codes_to_tokens(level - 1, tokens)
+        else:
+            given = tokens
+        states, state = self.decoder.step(state, parents, self.embedding(given))
+        return self.level_logits(states, level), state
+
+    @classmethod
+    def from_transformers(cls, source: Any, dropout: float | None = None) -> T5:
+        """With the weights of a T5 model of transformers.
+
+        Parameters
+        ----------
+        source : T5ForConditionalGeneration, or path
+            A model, or the folder of one.
+        dropout : float, optional
+            Instead of the model's own.
+
+        Raises
+        ------
+        ValueError
+            If its activation is neither ReLU nor gated GELU.
+        """
+        from genrec.nets.t5_weights import from_transformers
+
+        return from_transformers(cls, source, dropout)
+
+    def to_transformers(self) -> Any:
+        """A T5ForConditionalGeneration of transformers with these weights: one head over all tokens.
+
+        Its logits of a level's tokens are those of :meth:`level_logits`. A softmax over all tokens differs from that
+        over a level's: :class:`genrec.search.logits.TrieLogitsProcessor` takes the levels into account.
+
+        Raises
+        ------
+        ValueError
+            If transformers' T5 has no such form: a causal encoder, an encoder that mixes tokens by more than attention,
+            heads that are not the token embeddings.
+        """
+        from genrec.nets.t5_weights import to_transformers
+
+        return to_transformers(self)

@@ -1,0 +1,1 @@
+"""The catalogue as a trie, and beam search over it."""

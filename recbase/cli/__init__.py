@@ -1,0 +1,1 @@
+"""What commands share: options read from signatures, checks of values, what is printed."""

@@ -1,0 +1,367 @@
+"""Data sets by name and by folder: opened, or made from raw events.
+
+``load_dataset`` opens a built-in set, a folder, a file or a named public set; ``prepare_dataset`` filters and orders
+raw events into one. A folder needs ``interactions.parquet`` and ``items.parquet`` only; what is saved here also has a
+manifest ``dataset.json``. Nothing is ever written into a folder that was given. Formats of files are in ``readers``.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, check_arguments, spelled
+from recbase.cli.console import short
+from recbase.data import interactions as events
+from recbase.data.dataset import MANIFEST, SCHEMA, VIEW_COLUMNS, Dataset, checked_items, read_images, same_id_type
+from recbase.data.interactions import Order, Ties
+from recbase.data.same_data import Verification, verify
+from recbase.data.times import with_seconds
+from recbase.store.folder import consistent, open_folder
+from recbase.store.manifests import check
+
+if TYPE_CHECKING:
+    from recbase.data.readers import Notes
+
+__all__ = ["BUILT_IN", "VIEW_COLUMNS", "Dataset", "Verification", "load_dataset", "prepare_dataset", "verify"]
+
+BUILT_IN = ("journey", "synthetic")
+
+
+def load_dataset(name_or_folder: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Open a built-in data set, a dataset folder, a file of events, or a named public set.
+
+    Parameters
+    ----------
+    name_or_folder : str or path
+        ``"journey"``, ``"synthetic"``, a folder with interactions.parquet and items.parquet, a file in one of the
+        formats of :mod:`recbase.data.readers`, or a name of :data:`recbase.data.fetch.PUBLISHED`.
+    **options
+        For ``"synthetic"`` its parameters; for a folder ``ties`` and ``seed`` (they matter without positions); for
+        files and public sets the arguments of :func:`prepare_dataset`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown (the sentence lists the names) or the data are not sound.
+    FileNotFoundError
+        If a path does not exist.
+    ImportError
+        If the package that carries the data is not installed.
+    """
+    from recbase.data import builtin
+    from recbase.data.fetch import PUBLISHED
+
+    text = os.fspath(name_or_folder)
+    path = Path(text)
+    if text == "journey":
+        return builtin.journey(**options)
+    if text == "synthetic":
+        return builtin.synthetic(**options)
+    if text in PUBLISHED or path.is_file():
+        return prepare_dataset(name_or_folder, **options)
+    if path.is_dir():
+        return _load_folder(path, **options)
+    if os.sep in text or path.suffix:
+        raise FileNotFoundError(f"the folder or file {text} does not exist")
+    names = ", ".join([*BUILT_IN, *PUBLISHED])
+    raise ValueError(f"unknown data set {text!r}: it is no folder here, and the names are {names}")
+
+
+def prepare_dataset(
+    source: str | os.PathLike[str] | pl.DataFrame,
+    name: DatasetName | None = None,
+    *,
+    items: str | os.PathLike[str] | pl.DataFrame | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    hub: Mapping[str, Any] | None = None,
+    category: str | None = None,
+    from_file: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    min_user: LargeOrOff | None = None,
+    min_item: LargeOrOff | None = None,
+    ties: Ties = "file",
+    order: Order | None = None,
+    time_format: str | None = None,
+    seed: Seed = 0,
+    limit: Large | None = None,
+    repeats: bool = False,
+    views: Sequence[str] | None = None,
+    quiet: bool = True,
+) -> Dataset:
+    """Filter and order raw events into a data set.
+
+    In this order: events are sorted, repeats of a user-item pair dropped, rare users and items dropped until none is
+    left (k-core), and each user's latest events kept. Users are in ascending order of their id; items in that of a
+    given folder, else in ascending order of theirs.
+
+    Parameters
+    ----------
+    source : str, path or DataFrame
+        A named public set, a file, a folder, a table of events, or the Hugging Face name of a set with
+        ``format="huggingface"``.
+    name : str, optional
+        Name of the data set; by default that of the source.
+    items : path or DataFrame, optional
+        Table of the items, in the format of the source.
+    format : str, optional
+        Format of the file (``csv``, ``recbase.data.readers.FORMATS`` has all); told from its name if not given.
+    columns : mapping, optional
+        Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``, ``history``.
+    hub : mapping, optional
+        Arguments of ``datasets.load_dataset`` for ``format="huggingface"``, such as ``split``.
+    category : str, optional
+        Category of a public set that has several, such as ``"Beauty"``.
+    from_file : path, optional
+        Read a public set from this file instead of downloading it.
+    cache : path, optional
+        Where downloads are kept, by default ``~/.cache/semtok``.
+    min_user, min_item : int, optional
+        Fewest events a user and an item keep (iterated k-core); 5 by default, and 0 for a folder.
+    ties : {"file", "item", "shuffle"}, default "file"
+        Order of events of one time: as in the file, by ascending item id, or by a seeded hash.
+    order : {"time", "file", "position"}, optional
+        What orders a user's events; by default position, else time, else the file, as the source has them.
+    time_format : str, optional
+        How times are written, in the codes of strptime, such as ``"%d/%m/%Y %H:%M"``; numbers and ISO dates need none.
+    seed : int, default 0
+        Seed of ``ties="shuffle"``.
+    limit : int, optional
+        Number of latest events of a user that are kept; all by default.
+    repeats : bool, default False
+        Keep repeated events of a user with an item.
+    views : list of str, optional
+        Text columns to encode.
+    quiet : bool, default True
+        Show no progress bar.
+
+    Raises
+    ------
+    ValueError
+        If the data are not sound or nothing is left of them.
+    FileNotFoundError
+        If a file does not exist.
+    """
+    from recbase.data import fetch as downloads
+    from recbase.data import readers
+
+    source = readers.as_table(source, "the source")
+    check_arguments(prepare_dataset, {"min_user": min_user, "min_item": min_item, "limit": limit, "seed": seed})
+    _check_source(source, category=category, from_file=from_file, format=format, columns=columns, items=items)
+    if isinstance(source, str) and source in BUILT_IN:
+        if (min_user, min_item, limit, order) != (None, None, None, None):
+            raise ValueError(
+                f"{source} is built in and has its own filters; give min_user, min_item, order, limit to files"
+            )
+        return _built_in(source, name, seed)
+    if isinstance(source, str) and source in downloads.PUBLISHED:
+        raw = downloads.published(source, category, from_file, items, cache, quiet, time_format)
+    elif not isinstance(source, pl.DataFrame) and format is None and _is_dataset_folder(Path(source)):
+        for option, given in (("items", items), ("columns", columns), ("time_format", time_format)):
+            if given is not None:
+                raise ValueError(f"{option} is for files of events; the folder {source} has its own")
+        raw = _raw_folder(Path(source))
+        min_user, min_item = min_user or 0, min_item or 0
+        repeats = True
+    else:
+        raw = readers.read(source, items, format, columns, hub, time_format)
+    least = (5 if min_user is None else min_user, 5 if min_item is None else min_item)
+    found = raw.interactions.columns
+    order = order or ("position" if "position" in found else "time" if "timestamp" in found else "file")
+    table = events.order_events(raw.interactions, order, ties, seed)
+    read = table.height
+    table, dropped = _filtered(table, least, limit, repeats)
+    manifest: dict[str, Any] = {
+        "source": raw.source,
+        "filters": {"min_user": least[0], "min_item": least[1], "iterated": True, "limit": limit, "repeats": repeats},
+        "order": order,
+        "ties": ties if order == "time" else None,
+        "seed": seed if order == "time" and ties == "shuffle" else None,
+        "events_read": read,
+        "events_distinct": read - dropped["repeated_events"],
+        "dropped": dropped,
+    }
+    if views is not None or raw.views:
+        manifest["views"] = list(views or raw.views)
+    catalogue = _catalogue(table, raw.items_of(table["item_id"].unique()), manifest, raw.notes)
+    if raw.notes.entries:
+        folders = [Path(given).parent for given in (source, items, from_file) if isinstance(given, str | os.PathLike)]
+        manifest["reading"] = [_without_folders(note, folders) for note in raw.notes.entries]
+    made = Dataset.from_tables(name or raw.name, table, catalogue, manifest)
+    made.manifest["texts"] = {view: _with_text(made.items[view]) for view in made.views}
+    return made
+
+
+def _check_source(source: Any, **given: Any) -> None:
+    """Refuse what means nothing for a source: a category of a file, the format of a public set."""
+    from recbase.data.fetch import PUBLISHED
+
+    public = isinstance(source, str) and source in PUBLISHED
+    named = public or (isinstance(source, str) and source in BUILT_IN)
+    kept = {"category", "from_file", "items"} if public else set() if named else {"format", "columns", "items"}
+    for name in (name for name, value in given.items() if value is not None and name not in kept):
+        kind = "a public set" if public else "a built-in set" if named else "a file, a folder or a table"
+        raise ValueError(f"{spelled(name)} means nothing for {kind}, and {short(str(source))} is one; leave it out")
+
+
+def _built_in(source: str, name: str | None, seed: int) -> Dataset:
+    made = load_dataset(source, **({"seed": seed} if source == "synthetic" else {}))
+    return made if name is None else replace(made, name=name, manifest=made.manifest | {"name": name})
+
+
+def _is_dataset_folder(path: Path) -> bool:
+    """Whether a path is a folder, and not one of MovieLens, which is read as files are."""
+    return path.is_dir() and not any((path / name).is_file() for name in ("ratings.dat", "ratings.csv"))
+
+
+def _filtered(
+    table: pl.DataFrame, least: tuple[int, int], limit: int | None, repeats: bool
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Ordered events without repeats, rare users, rare items and old events, and how many of each there were."""
+    distinct = table if repeats else events.drop_repeats(table)
+    core = events.k_core(distinct, *least)
+    kept = core if limit is None else events.latest(core, limit)
+    whole = core.height == distinct.height
+    gone = {name: 0 if whole else distinct[name].n_unique() - core[name].n_unique() for name in ("user_id", "item_id")}
+    dropped = {
+        "repeated_events": table.height - distinct.height,
+        "rare_events": distinct.height - core.height,
+        "rare_users": gone["user_id"],
+        "rare_items": gone["item_id"],
+        "events_beyond_limit": core.height - kept.height,
+    }
+    return kept, dropped
+
+
+def _with_text(column: pl.Series) -> int:
+    """How many values of a text column have a letter or digit to encode."""
+    return int((column.str.strip_chars().str.len_chars() > 0).sum())
+
+
+def _without_folders(note: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """A note as it is recorded: it names files, and not where they lay on this machine."""
+    sentence = note["sentence"]
+    for folder in folders:
+        sentence = sentence.replace(f"{folder}{os.sep}", "") if folder.name else sentence
+    return {**note, "sentence": sentence}
+
+
+def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[str, Any], notes: Notes) -> pl.DataFrame:
+    """One row for every item with events: rows of ``items`` in their order, or by id; unknown items have null texts."""
+    ids = table.select("item_id").unique().sort("item_id")
+    if items is None:
+        return ids
+    items = checked_items(items, "the items")
+    table, items = same_id_type(table, items, "the source")
+    ids = table.select("item_id").unique().sort("item_id")
+    unknown = ids.join(items, on="item_id", how="anti")
+    if unknown.height:
+        manifest["items_without_text"] = unknown.height
+    events_of_known = table.height - table.join(unknown, on="item_id", how="semi").height
+    matched = ids.height - unknown.height
+    manifest["matching"] = {
+        "items": matched,
+        "events": events_of_known,
+        "rows_without_events": items.height - matched,
+    }
+    if unknown.height:
+        _say_strangers(ids, unknown, items, notes)
+    return ids.join(items, on="item_id", how="left", maintain_order="left")
+
+
+def _say_strangers(ids: pl.DataFrame, unknown: pl.DataFrame, items: pl.DataFrame, notes: Notes) -> None:
+    """Say that items of the events are not in the catalogue, if they are most or may only be written otherwise."""
+    unused = items.join(ids, on="item_id", how="anti")["item_id"]
+    here, there = (
+        ", ".join(repr(str(value)[:40]) for value in series.head(3)) for series in (unknown["item_id"], unused)
+    )
+    hint, twins = "", 0
+    if items.schema["item_id"] == pl.String:
+        alike = {_folded(value) for value in unused.to_list()}
+        twins = sum(_folded(value) in alike for value in unknown["item_id"].to_list())
+        hint = f"; {twins:,} would match but for case, leading zeros, blanks, '.0' or Unicode form" if twins else ""
+    if not twins and 2 * unknown.height <= ids.height:
+        return
+    notes.say(
+        "items_not_in_catalogue",
+        unknown.height,
+        f"{unknown.height:,} of {ids.height:,} items of the events are not in the table of items and have no text: "
+        f"events have ids as {here}, the table {'as ' + there if there else 'no others'}{hint}",
+        warn=twins > 0 or len(unused) > 0 or unknown.height == ids.height,
+    )
+
+
+def _folded(identifier: str) -> str:
+    """An id without what two programs write differently."""
+    text = unicodedata.normalize("NFKC", identifier).strip().casefold()
+    return text.removesuffix(".0").lstrip("0")
+
+
+def _raw_folder(path: Path) -> Any:
+    from recbase.data.readers import RawData
+
+    loaded = _load_folder(path)
+    source = {"folder": path.name, "hash": loaded.hash}
+    return RawData(loaded.name, loaded.interactions(), loaded.items, source, views=loaded.views)
+
+
+@consistent
+def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, order: Order | None = None) -> Dataset:
+    """Open a dataset folder, or any folder that has the two Parquet files."""
+    manifest: dict[str, Any] = {}
+    files = {name: path / name for name in ("interactions.parquet", "items.parquet")}
+    images: np.ndarray | None = None
+    if (path / MANIFEST).is_file():
+        folder = open_folder(path, MANIFEST, "dataset", by_hand=True)
+        check(path / MANIFEST, folder.manifest, SCHEMA)
+        manifest = folder.manifest
+        files |= {name: folder.file(name) for name in files if name in folder}
+        if "images.safetensors" in folder:
+            images = read_images(folder, folder.manifest.get("counts", {}).get("items"))
+    for name, file in files.items():
+        if not file.is_file():
+            raise FileNotFoundError(f"{path} is not a data set: it has no {name}")
+    source = files["interactions.parquet"]
+    table = _read_parquet(source)
+    # What is saved here is in seconds; a table of others may count milliseconds or spell dates.
+    if not manifest and "timestamp" in table.columns and table.schema["timestamp"] != pl.Null:
+        table = with_seconds(table, str(source))[0]
+    table = events.check_interactions(table, str(source))
+    items = checked_items(_read_parquet(files["items.parquet"]), str(files["items.parquet"]))
+    if images is not None and len(images) != items.height:
+        raise ValueError(f"{path} has vectors of {len(images)} images but {items.height} items")
+    order = order or ("position" if "position" in table.columns else "time" if "timestamp" in table.columns else "file")
+    try:
+        ties_by = ties or manifest.get("ties") or "file"
+        table = events.order_events(table, order, ties_by, seed or manifest.get("seed") or 0)
+    except ValueError as error:
+        raise ValueError(f"{files['interactions.parquet']}: {error}") from error
+    recorded, facts = manifest.pop("hash", None), manifest.pop("facts", {})
+    for derived in ("sequences_hash", "pattern_hash"):
+        manifest.pop(derived, None)
+    if ties or seed or order == "file":
+        recorded = None
+    manifest.setdefault("source", {"folder": path.name})
+    if not manifest.get("order"):
+        manifest |= {"order": order, "ties": (ties or "file") if order == "time" else None}
+    made = Dataset.from_tables(manifest.get("name") or path.resolve().name, table, items, manifest, images, facts)
+    if recorded is not None and recorded != made.hash:
+        raise ValueError(f"the sequences in {path} have hash {made.hash[:12]} but {MANIFEST} says {recorded[:12]}")
+    return made
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; expected a Parquet table")
+    try:
+        return pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise ValueError(f"{path} is not a readable Parquet file: truncated or damaged") from error

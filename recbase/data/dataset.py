@@ -1,0 +1,345 @@
+"""A data set: histories of numbered items with the text of the items, in memory and as a folder on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recbase.data import interactions as events
+from recbase.data.sequences import Histories
+from recbase.data.splits import Split, global_time, leave_last_out
+from recbase.store.folder import Folder, load_arrays, save_folder, sha256_of, tensor_bytes
+from recbase.store.manifests import OBJECT, TEXT, WHOLE, between, list_of, maybe, null_or, one_of, record
+from recbase.store.restoring import Expected, check_arrays
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "UNKNOWN_TIME",
+    "VIEW_COLUMNS",
+    "Dataset",
+    "checked_items",
+    "read_images",
+    "same_id_type",
+]
+
+MANIFEST = "dataset.json"
+VIEW_COLUMNS = (
+    "title",
+    "brand",
+    "features",
+    "categories",
+    "description",
+    "department",
+    "product_category",
+    "product_type",
+    "package_size",
+)
+"""Text columns that are encoded, in this order, where a data set does not list its own."""
+
+_COUNTS = record({"users": WHOLE, "items": WHOLE, "interactions": WHOLE})
+SCHEMA = record(
+    {
+        "name": maybe(TEXT),
+        "views": maybe(list_of(TEXT)),
+        "counts": maybe(_COUNTS),
+        "order": maybe(null_or(one_of("time", "file", "position"))),
+        "ties": maybe(null_or(one_of("file", "item", "shuffle"))),
+        "seed": maybe(null_or(between(0, 2**63 - 1))),
+        "hash": maybe(TEXT),
+        "facts": maybe(OBJECT),
+    }
+)
+"""Schema of ``dataset.json``."""
+
+UNKNOWN_TIME = int(np.iinfo(np.int64).min)
+"""Time of all events of a user none of whose times is known: before everything, so they are trained on."""
+
+_VIEW_SHARE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Histories of U users over N items.
+
+    Attributes
+    ----------
+    name : str
+        For tables and messages.
+    histories : Histories
+        Sequences of item numbers 1..N, the oldest first; user u is row u of ``user_ids``.
+    user_ids : Series [U]
+        Ids as the source has them, ascending.
+    items : DataFrame [N rows]
+        Item number i is row i - 1; ``item_id`` is the first column, text columns follow; null = missing.
+    timestamps : ndarray of int64 [E] or None
+        Seconds since 1970 of each entry of ``histories.items``; an unknown time is that of the event beside it, and
+        ``UNKNOWN_TIME`` if the user has none.
+    manifest : dict
+        Name, source, filters, order, views and counts.
+    images : ndarray of float32 [N, D] or None
+        Image vectors, where the data set brings its own.
+    facts : dict
+        What is known of a generated data set, such as its best possible recall.
+    """
+
+    name: str
+    histories: Histories
+    user_ids: pl.Series
+    items: pl.DataFrame
+    timestamps: np.ndarray | None
+    manifest: dict[str, Any]
+    images: np.ndarray | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_tables(
+        cls,
+        name: str,
+        ordered: pl.DataFrame,
+        items: pl.DataFrame,
+        manifest: Mapping[str, Any] | None = None,
+        images: np.ndarray | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Dataset:
+        """Number the items of a table of events that is sorted by user and age.
+
+        Parameters
+        ----------
+        name : str
+        ordered : DataFrame
+            user_id, item_id and perhaps timestamp, as :func:`recbase.data.interactions.order_events` leaves them.
+        items : DataFrame
+            One row an item; its order is the numbering.
+        manifest : mapping, optional
+            What is recorded of the origin; views and counts are added where they are missing.
+        images, facts : optional
+            See the attributes.
+
+        Raises
+        ------
+        ValueError
+            If items repeat, an event is of an item that is not in ``items``, or the listed views are not columns.
+        """
+        items = checked_items(items, f"items of {name}")
+        ordered, items = same_id_type(ordered, items, name)
+        numbers = events.number(ordered["item_id"], items["item_id"])
+        if (numbers == 0).any():
+            strange = ordered["item_id"].filter(pl.Series(numbers == 0)).unique(maintain_order=True)
+            shown = ", ".join(str(value)[:60] for value in strange.head(3))
+            raise ValueError(
+                f"{len(strange)} items of the interactions of {name} are not in its items, such as {shown}"
+            )
+        offsets = events.segment_offsets(ordered["user_id"])
+        body = dict(manifest or {}) | {"name": name}
+        body["views"] = _checked_views(body.get("views"), items, name)
+        timestamps, filled = _timestamps(ordered)
+        if filled:
+            body["timestamps_filled"] = filled
+        body["counts"] = {"users": len(offsets) - 1, "items": items.height, "interactions": ordered.height}
+        return cls(
+            name,
+            Histories.from_offsets(numbers.astype(np.int32), offsets),
+            ordered["user_id"].gather(offsets[:-1]),
+            items,
+            timestamps,
+            body,
+            images,
+            dict(facts or {}),
+        )
+
+    @property
+    def item_ids(self) -> pl.Series:
+        """Ids of the items as the source has them; item number i is row i - 1."""
+        return self.items["item_id"]
+
+    @property
+    def n_items(self) -> int:
+        """Number of items N."""
+        return self.items.height
+
+    @property
+    def n_users(self) -> int:
+        """Number of users U."""
+        return len(self.user_ids)
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the text columns that are encoded."""
+        return list(self.manifest["views"])
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of all sequences, item ids (with their numbering) and user ids."""
+        ids = ["\n".join(series.cast(pl.String).to_list()) for series in (self.user_ids, self.item_ids)]
+        return sha256_of(self.histories.items, self.offsets, *ids)
+
+    @cached_property
+    def sequences_hash(self) -> str:
+        """SHA-256 (hex) of every user's sequence of raw ids: equal for any numbering of the items."""
+        keyed = np.column_stack([events.hash_ids(self.user_ids), self.sequence_hashes])
+        return sha256_of(keyed[np.lexsort(keyed.T[::-1])])
+
+    @cached_property
+    def pattern_hash(self) -> str:
+        """SHA-256 (hex) of the sequences that does not depend on what users and items are called."""
+        return sha256_of(events.hash_pattern(self.histories.items, self.offsets))
+
+    @cached_property
+    def sequence_hashes(self) -> np.ndarray:
+        """Hash of each user's sequence of raw item ids, uint64 [U, 2]."""
+        return events.hash_sequences(events.hash_ids(self.item_ids)[self.histories.items - 1], self.offsets)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each user's history begins, and the end of the last, int64 [U + 1]."""
+        return np.append(self.histories.starts, self.histories.ends[-1:])
+
+    def numbers_of(self, raw_ids: Sequence[Any] | pl.Series | np.ndarray) -> np.ndarray:
+        """Item number of each raw id, 0 where the id is unknown: int64."""
+        given = (
+            raw_ids if isinstance(raw_ids, pl.Series) else pl.Series([str(value) for value in raw_ids], dtype=pl.String)
+        )
+        return events.number(given.cast(pl.String), self.item_ids.cast(pl.String))
+
+    def split(self, name: str = "last", valid_from: int | None = None, test_from: int | None = None) -> Split:
+        """Training, validation and test part.
+
+        Parameters
+        ----------
+        name : {"last", "time"}, default "last"
+            Leave the last two events of every user out, or cut all users at the same two times.
+        valid_from, test_from : int, optional
+            Cut times in seconds for ``"time"``; by default the last 20 % and 10 % of all events.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown, or ``"time"`` is asked of a data set without times in order.
+        """
+        if name in ("last", "leave-last-out"):
+            return leave_last_out(self.histories)
+        if name not in ("time", "global-time"):
+            raise ValueError(f"split must be one of last, time, got {name!r}")
+        if self.timestamps is None:
+            raise ValueError(f"split 'time' needs timestamps, but the data set {self.name} has none")
+        inside = np.ones(len(self.timestamps), dtype=bool)
+        inside[self.histories.starts] = False
+        if (self.timestamps < np.roll(self.timestamps, 1))[inside].any():
+            raise ValueError(f"split 'time' needs histories in order of time; {self.name} is in another order")
+        known = self.timestamps[self.timestamps != UNKNOWN_TIME]
+        cuts = np.quantile(known, [0.8, 0.9], method="higher").astype(np.int64)
+        valid_from = int(cuts[0]) if valid_from is None else valid_from
+        test_from = int(cuts[1]) if test_from is None else test_from
+        return global_time(self.histories, self.timestamps, valid_from, test_from)
+
+    def interactions(self) -> pl.DataFrame:
+        """The events as a table: user_id, item_id, position and (where known) timestamp."""
+        lengths = self.histories.lengths
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        columns = {
+            "user_id": self.user_ids.gather(rows),
+            "item_id": self.item_ids.gather(self.histories.items.astype(np.int64) - 1),
+            "position": pl.Series(np.arange(len(rows)) - np.repeat(self.offsets[:-1], lengths)),
+        }
+        if self.timestamps is not None:
+            known = pl.Series(self.timestamps != UNKNOWN_TIME)
+            columns["timestamp"] = pl.select(pl.when(known).then(pl.Series(self.timestamps))).to_series()
+        return pl.DataFrame(columns)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a dataset folder, atomically.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds a data set that was not saved by this function.
+        OSError
+            If the folder cannot be written.
+        """
+        folder = Path(folder)
+        if (folder / "interactions.parquet").exists() or (folder / "items.parquet").exists():
+            raise ValueError(f"{folder} holds a data set that was given; choose another folder to write to")
+        sequences = pl.DataFrame(
+            {
+                "user_id": self.user_ids,
+                "length": self.histories.lengths,
+                "hash": [row.tobytes().hex() for row in self.sequence_hashes.astype(">u8")],
+            }
+        )
+        files: dict[str, Any] = {
+            "interactions.parquet": self.interactions().write_parquet,
+            "items.parquet": self.items.write_parquet,
+            "sequences.parquet": sequences.write_parquet,
+        }
+        if self.images is not None:
+            files["images.safetensors"] = tensor_bytes({"images": self.images})
+        hashes = {"hash": self.hash, "sequences_hash": self.sequences_hash, "pattern_hash": self.pattern_hash}
+        facts = {"facts": self.facts} if self.facts else {}
+        save_folder(folder, MANIFEST, "dataset", self.manifest | hashes | facts, files)
+        return folder
+
+
+def read_images(folder: Folder, count: int | None) -> np.ndarray:
+    """Image vectors of an open dataset folder, float32 [N, D]; ValueError if they are damaged or not those of N."""
+    path = folder.file("images.safetensors")
+    arrays = load_arrays(path)
+    check_arrays(path, arrays, {"images": Expected((count, None))}, "a data set")
+    return arrays["images"]
+
+
+def checked_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
+    """The catalogue with one row an item, ``item_id`` first; ValueError names ``what`` is wrong."""
+    items = events.check_ids(items, ("item_id",), what)
+    if items.height == 0:
+        raise ValueError(f"{what} has no rows; expected at least one item")
+    repeated = items["item_id"].filter(items["item_id"].is_duplicated()).unique(maintain_order=True)
+    if len(repeated):
+        raise ValueError(f"{what} has {len(repeated)} item ids more than once, such as {str(repeated[0])[:60]}")
+    return items.select("item_id", pl.exclude("item_id"))
+
+
+def same_id_type(table: pl.DataFrame, items: pl.DataFrame, what: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events and catalogue with ids of one type; a mixture of integers and strings is compared as strings."""
+    if table.schema["item_id"] == items.schema["item_id"]:
+        return table, items
+    return table.with_columns(pl.col("item_id").cast(pl.String)), items.with_columns(pl.col("item_id").cast(pl.String))
+
+
+def _checked_views(given: Sequence[str] | None, items: pl.DataFrame, name: str) -> list[str]:
+    if given is None:
+        named = {column.strip().casefold(): column for column in reversed(items.columns)}
+        usual = [view if view in items.columns else named.get(view, view) for view in VIEW_COLUMNS]
+        texts = [column for column in usual if items.schema.get(column) == pl.String]
+        return [column for column in texts if _worth_encoding(items[column])]
+    for view in given:
+        if items.schema.get(view) != pl.String:
+            columns = ", ".join(column for column in items.columns if items.schema[column] == pl.String)
+            raise ValueError(f"view {view!r} of {name} is not a text column of its items; those are {columns}")
+    return list(given)
+
+
+def _worth_encoding(column: pl.Series) -> bool:
+    filled = column.filter(column.str.strip_chars().str.len_chars() > 0)
+    return len(filled) >= _VIEW_SHARE * len(column) and filled.n_unique() > 1
+
+
+def _timestamps(ordered: pl.DataFrame) -> tuple[np.ndarray | None, int]:
+    """Times, a null taking that of the user's event before (or after) it, and how many were null.
+
+    Users without any time get ``UNKNOWN_TIME`` throughout.
+    """
+    if "timestamp" not in ordered.columns:
+        return None, 0
+    nulls = ordered["timestamp"].null_count()
+    if nulls == ordered.height:
+        return None, 0
+    near = pl.col("timestamp").forward_fill().backward_fill().over("user_id")
+    return ordered.select(near.fill_null(UNKNOWN_TIME))["timestamp"].to_numpy().astype(np.int64), nulls

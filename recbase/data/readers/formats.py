@@ -1,0 +1,146 @@
+"""Formats of files by name, and which of them a file has."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recbase.data.readers.amazon import amazon2014, amazon2018, amazon2023
+from recbase.data.readers.hub import hub_events
+from recbase.data.readers.items import given_items
+from recbase.data.readers.movielens import movielens_events
+from recbase.data.readers.raw import Notes, RawData, Request, clip
+from recbase.data.readers.recbole import recbole_events
+from recbase.data.readers.sequences import sequences_json, sequences_text
+from recbase.data.tables.blocks import first_line, plain_name
+from recbase.data.tables.columns import (
+    ITEM_COLUMNS,
+    USER_COLUMNS,
+    checked_events,
+    choose_columns,
+    header_names,
+    usual_name,
+)
+from recbase.data.tables.delimited import SEPARATORS
+from recbase.data.tables.reading import csv_events, jsonl_events, parquet_events, tsv_events
+
+__all__ = ["FORMATS", "read"]
+
+Reader = Callable[[Request], RawData]
+
+FORMATS: dict[str, Reader] = {
+    "csv": csv_events,
+    "tsv": tsv_events,
+    "parquet": parquet_events,
+    "jsonl": jsonl_events,
+    "recbole": recbole_events,
+    "amazon2014": amazon2014,
+    "amazon2018": amazon2018,
+    "amazon2023": amazon2023,
+    "movielens": movielens_events,
+    "s3rec": sequences_text,
+    "sequences": sequences_json,
+    "huggingface": lambda request: hub_events(str(request.path), request),
+}
+"""Formats by name; which one a file has is told from its name where it can be."""
+
+_SUFFIXES = {
+    ".inter": "recbole", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl",
+    ".ndjson": "jsonl", ".json": "jsonl", ".txt": "s3rec", ".dat": "movielens",
+}  # fmt: skip
+
+
+def read(
+    source: str | os.PathLike[str] | pl.DataFrame,
+    items: str | os.PathLike[str] | pl.DataFrame | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    hub: Mapping[str, Any] | None = None,
+    time_format: str | None = None,
+) -> RawData:
+    """Read events, and items if there are any.
+
+    Parameters
+    ----------
+    source : path, str or DataFrame
+        File of events; a folder for MovieLens; a name for ``format="huggingface"``.
+    items : path or DataFrame, optional
+        Table of items. For RecBole and MovieLens the file beside the events is found by itself.
+    format : str, optional
+        One of ``FORMATS``; by default told from the name of the file.
+    columns : mapping, optional
+        Which column of the source is ``user_id``, ``item_id``, ``timestamp``, ``position``, ``history``.
+    hub : mapping, optional
+        Arguments for ``datasets.load_dataset``.
+    time_format : str, optional
+        How times are written, in the codes of strptime; numbers and ISO dates need none.
+
+    Returns
+    -------
+    RawData
+        With what was lost or guessed in its ``notes``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file does not exist.
+    ValueError
+        If the format is unknown, a column is missing, or the file is empty or damaged.
+    """
+    notes = Notes()
+    if isinstance(source, pl.DataFrame):
+        request = Request(Path("the interactions"), items, columns, time_format, notes)
+        wanted = choose_columns(source.columns, columns, "the interactions")
+        table = source.select(pl.col(column).alias(name) for name, column in wanted.items())
+        named = checked_events(table, request, "the interactions", numbers=False)
+        return RawData("table", named, given_items(request), {"table": "given in memory"}, notes=notes)
+    path = Path(source)
+    if format is None:
+        format = _format_of(path)
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {clip(format)}")
+    request = Request(path, items, columns, time_format, notes)
+    if format == "huggingface":
+        return hub_events(os.fspath(source), request, hub)
+    if not path.exists():
+        raise FileNotFoundError(f"the file {path} does not exist")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; expected events")
+    if path.is_dir() and format != "movielens":
+        raise ValueError(f"{path} is a folder; expected a file of events")
+    raw = FORMATS[format](request)
+    raw.source = {"file": path.name, "format": format} | raw.source
+    return raw
+
+
+def _format_of(path: Path) -> str:
+    """The format that the name of a file tells."""
+    name = plain_name(path)
+    if name.startswith("reviews_") and name.endswith(".json"):
+        return "amazon2014"
+    if re.search(r"(ratings|movies)\.dat$", name) or (path / "ratings.dat").exists() or (path / "ratings.csv").exists():
+        return "movielens"
+    if name == "ratings.csv" and path.is_file() and "movieId" in first_line(path):
+        return "movielens"
+    if name.endswith(".inter.json"):
+        return "sequences"
+    suffix = Path(name).suffix
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"cannot tell the format of {path} from its name; give one of {', '.join(FORMATS)}")
+    if suffix in (".txt", ".dat") and path.is_file() and _has_header(path):
+        return "tsv"
+    return _SUFFIXES[suffix]
+
+
+def _has_header(path: Path) -> bool:
+    """Whether a text file begins with the names of a user and an item column between separators."""
+    line = first_line(path)
+    if len(line) > 10_000:
+        return False
+    names = (header_names(line, mark) for mark in SEPARATORS)
+    return any(usual_name(found, USER_COLUMNS) and usual_name(found, ITEM_COLUMNS) for found in map(list, names))

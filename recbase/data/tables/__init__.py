@@ -1,0 +1,1 @@
+"""One table file of any format, read as columns of strings, numbers and moments."""

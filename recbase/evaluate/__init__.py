@@ -1,0 +1,1 @@
+"""Ranking all items, metrics of the ranks, and whether two runs differ."""

@@ -1,0 +1,427 @@
+"""Finished runs side by side: metrics, confidence intervals and paired tests against the first run.
+
+Knows run folders (`metrics.json`, `ranks.parquet`) and how to print and draw them. Rankers and generators are treated
+alike, since both leave one rank a user.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from recbase.cli.console import cell, console_of
+from recbase.evaluate.metrics import METRICS, mean_metrics, parse_metric, user_values
+from recbase.evaluate.ranking import KS, read_ranks
+from recbase.evaluate.significance import Interval, PairedTest, bootstrap_interval, holm, paired_test
+from recbase.store.folder import check_file, consistent, write_file
+from recbase.store.runs import open_run, read_metrics
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = [
+    "ComparedRun",
+    "Comparison",
+    "compare_runs",
+    "comparison_table",
+    "draw_comparison",
+    "metrics_table",
+    "print_comparison",
+    "print_metrics",
+]
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    label : str
+        The model's name; the folder too where several runs have one name.
+    folder : str
+        The run folder.
+    metrics : dict
+        Every metric at 5, 10 and 20 (and at the k compared), over the users that all runs share.
+    interval : Interval
+        The compared metric and its bootstrap interval.
+    test : PairedTest or None
+        This run against the first; None for the first.
+    t_p, wilcoxon_p : float or None
+        p-values after Holm's correction over the runs compared.
+    """
+
+    label: str
+    folder: str
+    metrics: dict[str, float]
+    interval: Interval
+    test: PairedTest | None = None
+    t_p: float | None = None
+    wilcoxon_p: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the same users of the same data set.
+
+    Attributes
+    ----------
+    metric : str
+        The metric that is tested.
+    dataset : str
+        Name of the data set.
+    seen_items : str
+        `"kept"` or `"masked"`.
+    users : int
+        Users that all runs share.
+    left_out : int
+        Users that only some of the runs have.
+    confidence : float
+        Level of the intervals.
+    runs : tuple of ComparedRun
+        In the order given; the first is the reference.
+    """
+
+    metric: str
+    dataset: str
+    seen_items: str
+    users: int
+    left_out: int
+    confidence: float
+    runs: tuple[ComparedRun, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is read from a run folder."""
+
+    folder: str
+    metrics: dict[str, Any]
+    ranks: pl.DataFrame
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        return dict(self.metrics["dataset"])
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return dict(self.metrics["protocol"])
+
+
+def compare_runs(
+    folders: Sequence[str | os.PathLike[str]],
+    metric: str = "ndcg@10",
+    mask_seen: bool | None = None,
+    confidence: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare run folders on their saved ranks, user by user; the first is what the others are tested against.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        Run folders of one data set and protocol.
+    metric : str, default "ndcg@10"
+        The metric that the intervals and tests are about.
+    mask_seen : bool, optional
+        Policy for seen items; without it, the one that the runs were reported with.
+    confidence : float, default 0.95
+        Level of the bootstrap intervals.
+    samples : int, default 2000
+        Bootstrap resamplings.
+    seed : int, default 0
+        Seed of the resampling.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    FileNotFoundError
+        A folder is no run.
+    ValueError
+        Two runs are of different data sets or protocols (both are named), have no user in common, a run's lists are
+        shorter than k, or the metric is unknown.
+    """
+    _, k = parse_metric(metric)
+    if not folders:
+        raise ValueError("there are no runs to compare, expected at least one run folder")
+    runs = [_read(Path(folder)) for folder in folders]
+    for run in runs[1:]:
+        _check_same(runs[0], run, mask_seen)
+    masked = runs[0].protocol["seen_items"] == "masked" if mask_seen is None else mask_seen
+    column = "rank_masked" if masked else "rank"
+    for run in runs:
+        _check_lists(run, column, k)
+    ranks, left_out = _join(runs, column)
+    values = [user_values(metric, rank) for rank in ranks]
+    tests = [paired_test(values[0], value, confidence, samples, seed) for value in values[1:]]
+    t_p, wilcoxon_p = holm([test.t_p for test in tests]), holm([test.wilcoxon_p for test in tests])
+    compared = tuple(
+        ComparedRun(
+            label,
+            run.folder,
+            _reported(rank, run, k),
+            bootstrap_interval(value, confidence, samples, seed),
+            tests[i - 1] if i else None,
+            t_p[i - 1] if i else None,
+            wilcoxon_p[i - 1] if i else None,
+        )
+        for i, (label, run, rank, value) in enumerate(zip(_labels(runs), runs, ranks, values, strict=True))
+    )
+    policy = "masked" if masked else "kept"
+    return Comparison(metric, str(runs[0].dataset["name"]), policy, len(ranks[0]), left_out, confidence, compared)
+
+
+@consistent
+def _read(folder: Path) -> _Run:
+    opened = open_run(folder)
+    return _Run(str(folder), read_metrics(opened), read_ranks(opened.file("ranks.parquet")))
+
+
+def _check_same(first: _Run, other: _Run, mask_seen: bool | None) -> None:
+    """Refuse runs whose numbers mean different things."""
+    if first.dataset["hash"] != other.dataset["hash"]:
+        ours, theirs = (f"{run.dataset['name']} (hash {str(run.dataset['hash'])[:12]})" for run in (first, other))
+        raise ValueError(
+            f"{first.folder} was evaluated on {ours} but {other.folder} on {theirs}: expected one data set"
+        )
+    ignored = {"n_best", "search"} if mask_seen is None else {"n_best", "search", "seen_items"}
+    for name in sorted((first.protocol.keys() | other.protocol.keys()) - ignored):
+        if first.protocol.get(name) != other.protocol.get(name):
+            raise ValueError(
+                f"{first.folder} was evaluated with {name} {first.protocol.get(name)!r} but {other.folder} with "
+                f"{other.protocol.get(name)!r}: expected one protocol"
+            )
+
+
+def _check_lists(run: _Run, column: str, k: int) -> None:
+    if column not in run.ranks.columns:
+        raise ValueError(f"{run.folder} holds no ranks with seen items masked, only with seen items kept")
+    n_best = run.protocol.get("n_best")
+    if n_best is not None and n_best < k:
+        raise ValueError(f"{run.folder} returned lists of {n_best} items, too short for a metric at {k}")
+
+
+def _join(runs: Sequence[_Run], column: str) -> tuple[list[np.ndarray], int]:
+    """Return every run's ranks of the users that all share, in one order, and how many users were left out."""
+    joined = runs[0].ranks.select("user_id", pl.col(column).alias("0"))
+    everyone = joined.select("user_id")
+    for number, run in enumerate(runs[1:], 1):
+        if run.ranks["user_id"].dtype != joined["user_id"].dtype:
+            raise ValueError(
+                f"{runs[0].folder} names users by {joined['user_id'].dtype} but {run.folder} by "
+                f"{run.ranks['user_id'].dtype}: expected the same users"
+            )
+        joined = joined.join(run.ranks.select("user_id", pl.col(column).alias(str(number))), on="user_id")
+        everyone = pl.concat([everyone, run.ranks.select("user_id")]).unique()
+    if joined.is_empty():
+        raise ValueError(f"the runs {', '.join(run.folder for run in runs)} have no test user in common")
+    joined = joined.sort("user_id")
+    return [joined[str(number)].to_numpy() for number in range(len(runs))], len(everyone) - len(joined)
+
+
+def _reported(rank: np.ndarray, run: _Run, k: int) -> dict[str, float]:
+    """Return the metrics at the usual list lengths and at k, as far as the run's lists go."""
+    n_best = run.protocol.get("n_best") or np.inf
+    return mean_metrics(rank, [length for length in sorted({*KS, k}) if length <= n_best])
+
+
+def _labels(runs: Sequence[_Run]) -> list[str]:
+    names = [str(run.metrics["model"]) for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({Path(run.folder).name})" for name, run in zip(names, runs, strict=True)]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Lay a comparison out as a `rich` table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    level = f"{comparison.confidence:.0%}"
+    table = Table(
+        title=cell(f"{comparison.dataset}: {comparison.users:,} users, seen items {comparison.seen_items}"),
+        caption=cell(_caption(comparison)),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown = [f"{name}@{k}" for k in (5, 10, 20) for name in ("recall", "ndcg")]
+    table.add_column("run")
+    for name in shown:
+        table.add_column(name.replace("@", "\n@"), justify="right")
+    for heading in (
+        f"{comparison.metric}\n{level} interval",
+        f"difference\n{level} interval",
+        "t test\np",
+        "Wilcoxon\np",
+    ):
+        table.add_column(heading, justify="right")
+    for run in comparison.runs:
+        cells = [f"{run.metrics[name]:.4f}" if name in run.metrics else "-" for name in shown]
+        cells.append(f"{run.interval.low:.4f}..{run.interval.high:.4f}")
+        if run.test is None:
+            cells += ["reference", "", ""]
+        else:
+            change = run.test.difference
+            cells.append(f"{change.mean:+.4f} ({change.low:+.4f}..{change.high:+.4f})")
+            cells += [_p_value(run.t_p), _p_value(run.wilcoxon_p)]
+        table.add_row(cell(run.label), *cells)
+    return table
+
+
+def _caption(comparison: Comparison) -> str:
+    tests = len(comparison.runs) - 1
+    parts = [f"difference of {comparison.metric} to the first run"] if tests else []
+    if tests > 1:
+        parts.append(f"p-values after Holm's correction for {tests} runs")
+    if comparison.left_out:
+        parts.append(f"{comparison.left_out:,} users that not every run has were left out")
+    return "; ".join(parts)
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Lay `metrics.json` contents out as a `rich` table, one row a run and seen-item policy.
+
+    Parameters
+    ----------
+    rows : mapping
+        Label to the content of `metrics.json`.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    named = {f"{record['dataset']['name']}: {record['test']['users']:,} test users" for record in rows.values()}
+    table = Table(title=cell("; ".join(sorted(named))), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run")
+    table.add_column("seen\nitems")
+    shown = [f"{name}@{k}" for k in KS for name in METRICS]
+    for name in shown:
+        table.add_column(name.replace("@", "\n@"), justify="right")
+    for label, record in rows.items():
+        policy = str(record["protocol"]["seen_items"])
+        other = "masked" if policy == "kept" else "kept"
+        blocks = [(label, policy, record["test"])]
+        if f"test_{other}" in record:
+            blocks.append(("", other, record[f"test_{other}"]))
+        for first, seen, values in blocks:
+            table.add_row(
+                cell(first), cell(seen), *[f"{values[name]:.4f}" if name in values else "-" for name in shown]
+            )
+    return table
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print a comparison as a table.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        From `compare_runs`.
+    console : rich Console, optional
+        Where to print; the terminal without it.
+    """
+    _print(comparison_table(comparison), console)
+
+
+def print_metrics(rows: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print `metrics.json` contents as a table, one row a run and seen-item policy.
+
+    Parameters
+    ----------
+    rows : mapping
+        Label to the content of `metrics.json`.
+    console : rich Console, optional
+        Where to print; the terminal without it.
+    """
+    _print(metrics_table(rows), console)
+
+
+def _print(table: Table, console: Console | None) -> None:
+    """Print without cutting numbers short: a table wider than the console runs over its edge."""
+    from rich.measure import Measurement
+
+    out = console or console_of()
+    width = out.width
+    out.width = max(width, Measurement.get(out, out.options.update(width=10_000), table).maximum)
+    try:
+        out.print(table, crop=False)
+    finally:
+        out.width = width
+
+
+def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Write a PNG: the compared metric of every run with its interval, and the differences to the first run.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        From `compare_runs`.
+    path : path
+        File to write; missing folders are made.
+
+    Raises
+    ------
+    ImportError
+        Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("a figure needs matplotlib: install it with pip install 'semtok[plots]'") from error
+    runs = comparison.runs
+    figure = Figure(figsize=(10, 1.2 + 0.45 * len(runs)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(runs))
+    _draw_intervals(left, [run.interval for run in runs], places)
+    left.set_yticks(places, [run.label.replace("$", r"\$") for run in runs])
+    left.invert_yaxis()
+    left.set_xlabel(f"{comparison.metric} ({comparison.confidence:.0%} interval)")
+    tested = [(place, run) for place, run in enumerate(runs) if run.test is not None]
+    _draw_intervals(
+        right, [run.test.difference for _, run in tested if run.test], np.asarray([place for place, _ in tested])
+    )
+    right.axvline(0.0, color="0.6", linewidth=1)
+    for place, run in tested:
+        if run.test:
+            note = f"p {_p_value(run.t_p)}"
+            right.annotate(
+                note, (run.test.difference.mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=8
+            )
+    right.set_xlabel("difference to " + runs[0].label.replace("$", r"\$"))
+    figure.suptitle(
+        comparison.dataset.replace("$", r"\$") + f": {comparison.users:,} users, seen items {comparison.seen_items}"
+    )
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150)
+    check_file(path)
+    write_file(path, out.getvalue())
+
+
+def _draw_intervals(axes: Any, intervals: Sequence[Interval], places: np.ndarray) -> None:
+    if not intervals:
+        return
+    means = np.asarray([interval.mean for interval in intervals])
+    reach = np.asarray([[interval.mean - interval.low, interval.high - interval.mean] for interval in intervals]).T
+    axes.errorbar(means, places, xerr=np.maximum(reach, 0), fmt="o", color="C0", capsize=3)
+    axes.grid(axis="x", alpha=0.3)

@@ -1,0 +1,1 @@
+"""Codes of a whole catalogue: fitted, made unique, appended to, in shards."""

@@ -1,0 +1,5 @@
+"""``python -m semtok.cli``."""
+
+from semtok.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Codes of vectors and vectors of codes, for each family of codes."""

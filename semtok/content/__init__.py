@@ -1,0 +1,1 @@
+"""Item content to vectors: encoders, folders of vectors, shards, vectors of behaviour."""

@@ -1,0 +1,1 @@
+"""Codes for other projects: their file formats, tokens of language models."""

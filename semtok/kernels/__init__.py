@@ -1,0 +1,1 @@
+"""The numerical ground of the tokenizers: k-means, balanced assignment, residual quantization, CLUB."""

@@ -1,0 +1,1 @@
+"""Tokenizers, one readable file a method."""

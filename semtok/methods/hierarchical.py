@@ -1,0 +1,671 @@
+"""Hierarchical k-means: a tree of centroids, the path to an item being its codes, no two items having the same.
+
+Grows the tree from the root, large nodes streamed from wherever the vectors lie, small ones many at a time. How rows
+are split is in the segments file, how the finished tree is walked in the portable one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbase.arguments import CodebookSize, Count, Device, Large, Levels, Seed, check_arguments
+from semtok.codecs.portable import Branches, centred, row_keys, squared_distances
+from semtok.codes import ItemCodes
+from semtok.content.rows import (
+    Rows,
+    check_finite,
+    check_peaks,
+    checked_views,
+    note_peaks,
+    warn_of_domination,
+)
+from semtok.kernels.balanced import Filling, fit_rows, split_segments
+from semtok.kernels.lloyd import PRECISIONS
+from semtok.kernels.origins import around, grid_of, middle, on_grid
+from semtok.tokenizer import ItemTokenizer
+
+__all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
+
+RECIPES = {
+    "paper": {"codebook_size": 256, "iterations": 100},  # PRORec
+}
+FORMS = ("capacity", "variable")
+_HELD = 1 << 25  # vector entries of the nodes that are split in memory together: 128 MiB
+_HELD_OF_FILES = 1 << 27  # the same where rows are read from shards: all of them are passed over for each such group
+_CHUNK = 8192  # rows looked at together
+_STREAM_ROUNDS = 4  # times that prices are raised over rows that are read again each time
+_CELLS = 16.0  # of a spread, by which rows are put in order
+_EDGE = 0.381966
+_MEAN_SHARE = 1 / 64  # of the spread of a column: the powers of two below it are what its mean is rounded to
+_COST_VALUES = 1 << 24  # vector entries looked at together when codes are priced
+
+
+class HierarchicalKMeans(ItemTokenizer):
+    """Codes that are unique by construction: k-means of k-means, items of a last cluster being counted.
+
+    All items are split into K clusters, each of them into K again, and so on; the clusters that an item falls into are
+    its codes, and the last code counts the items of its last cluster from 0, the one nearest to the centroid first (of
+    equal vectors the first row).
+
+    With ``form="capacity"`` a cluster takes no more items than the codes after it can tell apart, so all items have
+    L = ceil(log_K N) codes. With ``form="variable"`` clusters are as they come; those of at most K items are counted,
+    larger ones split again, and the codes of an item whose cluster holds it alone, or that has been counted, are filled
+    up with the reserved code K.
+
+    Parameters
+    ----------
+    codebook_size : int, default 256
+        Clusters that one is split into, K; at least 2.
+    form : {"capacity", "variable"}, default "capacity"
+        Whether depth is fixed by limiting clusters, or as the data want it.
+    levels : int or None, default None
+        Codes of an item, L, in the form "capacity"; None takes as few as will do. More leave room for more items later.
+    balanced : bool, default False
+        Split every cluster into parts whose sizes differ by one at most (exact balance); form "capacity" alone.
+    iterations : int, default 25
+        Lloyd iterations of each k-means at most; it ends sooner when one lowers the error by less than 0.01 %.
+    normalize : bool, default False
+        Give every vector (of every view) length 1 first.
+    max_points_per_centroid : int or None, default 256
+        Fit the centroids of a cluster on at most this many items each, drawn by their content; None fits on all.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
+    seed : int, default 0
+        Same seed, same codes on the CPU.
+    device : str or None, default None
+        Where to compute, such as "cuda"; by default where the vectors are.
+
+    Attributes
+    ----------
+    codes_ : int32 array [N, L]
+        Codes of the items of the fit, row by row.
+    capacity_ : list of int
+        How many items the codes after each level can tell apart, the reserved code apart.
+    sizes_ : list of int
+        Codes of each column: K, and K + 1 from the second on in the form "variable".
+    trees_ : dict of str to Branches
+        The tree of each view.
+    blocks_ : dict of str to slice
+        Code columns of each view.
+
+    Notes
+    -----
+    PRORec, Progressive collaborative and semantic knowledge fusion for generative recommendation (2025), whose unicodes
+    these are. It splits with plain k-means until single items are left and does not say what becomes of a cluster of
+    more than K items at the last level: here its limit prevents that, or the reserved code fills up. EAGER (Wang et
+    al., KDD 2024) and RecForest (Feng et al., NeurIPS 2022) balance exactly, fill the tree up with copies of items, and
+    let an item have several leaves; here every item has one.
+
+    Limits are kept by prices on crowded clusters, raised until nobody would gain by a move, and what is left is settled
+    item by item (see the segments file); Lloyd's iterations go on under the limits.
+
+    Rows are recognized by their content: ``encode`` gives a vector of the fit exactly the codes that it was given
+    there. Of equal vectors it gives those of the first; ``item_codes`` gives the first row with that content the first
+    item's, the second row the second's and so on, so that the codes of the catalogue are unique. Any other vector goes
+    to the nearest cluster on every level (a price added where the limit was binding) and there gets the code of the
+    item whose distance to the centroid is most like its own; to give it a code of its own, resolve it against the
+    codes that are taken: the last level's codes all cost the same, so that any that is free in the cluster will do.
+
+    ``decode`` gives the centroid of the last cluster, the mean of its items. Fitting does not depend on the order of
+    the rows, but for which of two equal items is counted first: permuted rows get permuted codes (exactly as long as
+    all is held in memory, up to rounding of near ties beyond).
+
+    Examples
+    --------
+    >>> vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> codes = HierarchicalKMeans(codebook_size=32).fit(vectors).encode(vectors)
+    >>> codes.shape, len(np.unique(codes, axis=0))
+    ((500, 2), 500)
+    """
+
+    method = "hierarchical"
+    program = "tree"
+
+    def __init__(
+        self,
+        *,
+        codebook_size: CodebookSize = 256,
+        form: str = "capacity",
+        levels: Levels | None = None,
+        balanced: bool = False,
+        iterations: Count = 25,
+        normalize: bool = False,
+        max_points_per_centroid: Large | None = 256,
+        precision: str = "auto",
+        seed: Seed = 0,
+        device: Device | None = None,
+    ) -> None:
+        self.codebook_size = codebook_size
+        self.form = form
+        self.levels = levels
+        self.balanced = balanced
+        self.iterations = iterations
+        self.normalize = normalize
+        self.max_points_per_centroid = max_points_per_centroid
+        self.precision = precision
+        self.seed = seed
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> HierarchicalKMeans:
+        """Grow the tree.
+
+        Parameters
+        ----------
+        X : array or tensor of float [N, D]
+            Item vectors; those that lie in files are streamed, so that a catalogue need not fit into memory.
+        y : ignored
+        views : dict of str to slice, optional
+            Columns of each view; each has its own tree. One view of all columns by default.
+
+        Raises
+        ------
+        ValueError
+            If a hyper-parameter or the vectors are unusable (not two-dimensional, NaN or infinite), or ``levels`` codes
+            cannot tell N items apart.
+        """
+        self._check_arguments()
+        rows = Rows(self, X, reset=True)
+        self.views_ = checked_views(views, rows.width)
+        depth = self._depth(len(rows))
+        keys, moments = self._read(rows)
+        self.trees_, self.sizes_, self.blocks_ = {}, [], {}
+        for number, (name, part) in enumerate(self.views_.items()):
+            spread = moments[name].spread(len(rows))
+            warn_of_domination(spread, name, part.start)
+            # A round number near the mean: rows less it are exact, and the same wherever all rows are moved to.
+            exact = moments[name].mean(len(rows))
+            mean = on_grid(exact, grid_of(spread, _MEAN_SHARE)).float()
+            view = _View(rows, part, mean.to(rows.device), self.normalize)
+            order = np.lexsort((keys[name], view.keys(exact, float(spread.square().mean().sqrt()))))
+            growth = _Growth(self, view, order, depth, self.seed + number)
+            arrays = growth.grow() | {"mean": mean.numpy(), "keys": keys[name]}
+            levels = arrays["codes"].shape[1]
+            more = self.form == "variable"
+            sizes = [self.codebook_size + (more and level > 0) for level in range(levels)]
+            self.trees_[name] = Branches(arrays, sizes)
+            self.blocks_[name] = slice(len(self.sizes_), len(self.sizes_) + levels)
+            self.sizes_ += sizes
+        self._set_fitted()
+        return self
+
+    def _read(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, _Moments]]:
+        """Look at all rows once: what they are recognized by, and sums over each view; ValueError if unusable."""
+        keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
+        moments = {name: _Moments(part.stop - part.start) for name, part in self.views_.items()}
+        peaks = dict.fromkeys(self.views_, 0.0)
+        for lo, chunk in rows.chunks():
+            check_finite(chunk, lo, self.views_)
+            note_peaks(peaks, chunk, self.views_)
+            for name, part in self.views_.items():
+                keys[name][lo : lo + len(chunk)] = row_keys(chunk[:, part].cpu().numpy())
+                moments[name].add(centred(chunk[:, part], 0, self.normalize))
+        check_peaks(peaks)
+        return keys, moments
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Codes of vectors.
+
+        Parameters
+        ----------
+        X : array or tensor of float [N, D]
+            Streamed where they lie in files; tensors are encoded on their device.
+
+        Returns
+        -------
+        int32 array [N, L]
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted, or the vectors have another width or NaN or infinite entries.
+        """
+        return self._encode(X, apart=False)
+
+    def item_codes(self, X: Any, item_ids: Any) -> ItemCodes:
+        """Codes of a catalogue, row i being the item ``item_ids[i]``; equal vectors of the fit are told apart."""
+        return ItemCodes(self._encode(X, apart=True), tuple(self.sizes_), item_ids, dict(self.blocks_))
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Centroid of the last cluster on the path of each tuple.
+
+        Parameters
+        ----------
+        codes : array of int [N, L]
+
+        Returns
+        -------
+        float32 array [N, D]
+            Zero in columns of no view; of length 1 vectors if ``normalize``.
+
+        Raises
+        ------
+        ValueError
+            If this is not fitted, or codes have another number of levels or are out of range.
+        """
+        self._check_fitted()
+        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
+        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
+        for name, part in self.views_.items():
+            tree = self.trees_[name]
+            vectors[:, part] = tree.mean + tree.offsets[tree.nodes_of(table[:, self.blocks_[name]])]
+        return vectors
+
+    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
+        """See :meth:`ItemTokenizer.costs`: squared distance to the cluster that each code of ``level`` leads to.
+
+        Codes after ``level`` are not read, since they mean other clusters under another one. The codes that count items
+        all cost the distance to the cluster, taken or free; a code without a cluster costs infinity. Where nothing can
+        follow only the reserved code is finite.
+        """
+        self._check_fitted()
+        table = np.asarray(codes)
+        level = range(len(self.sizes_))[level]
+        name = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
+        columns, tree = self.blocks_[name], self.trees_[name]
+        points = np.asarray(X, dtype=np.float32)[:, self.views_[name]]
+        found = np.full((len(table), self.sizes_[level]), np.inf, dtype=np.float32)
+        step = max(1, _COST_VALUES // (self.codebook_size * points.shape[1]))
+        for lo in range(0, len(table), step):
+            part = centred(points[lo : lo + step], tree.mean, self.normalize)
+            before = table[lo : lo + step, columns.start : level]
+            found[lo : lo + step] = _costs(tree, part, before, self.sizes_[level])
+        return found
+
+    def _encode(self, X: Any, apart: bool) -> np.ndarray:
+        self._check_fitted()
+        rows = Rows(self, X, reset=False)
+        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
+        keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
+        offsets: dict[str, Any] = {}
+        for lo, chunk in rows.chunks():
+            check_finite(chunk, lo, self.views_)
+            for name, part in self.views_.items():
+                tree, points = self.trees_[name], chunk[:, part]
+                found = keys[name][lo : lo + len(chunk)]
+                found[:] = row_keys(points.cpu().numpy())
+                strange = np.flatnonzero(tree.recognize(found) < 0)
+                if len(strange) and name not in offsets:
+                    offsets[name] = tree.offsets if chunk.device.type == "cpu" else _tensor(tree.offsets, chunk)
+                if len(strange):
+                    here = points.numpy() if chunk.device.type == "cpu" else points
+                    mean = tree.mean if chunk.device.type == "cpu" else _tensor(tree.mean, chunk)
+                    codes[lo + strange, self.blocks_[name]] = tree.route(
+                        centred(here[strange], mean, self.normalize), offsets[name]
+                    )
+        for name, columns in self.blocks_.items():
+            row = self.trees_[name].recognize(keys[name], apart)
+            codes[row >= 0, columns] = self.trees_[name].codes[row[row >= 0]]
+        return codes
+
+    def _depth(self, count: int) -> int | None:
+        """Levels of the tree, None where they are as they come."""
+        if self.form == "variable":
+            return None
+        least = 1
+        while self.codebook_size**least < count:
+            least += 1
+        if self.levels is not None and self.levels < least:
+            raise ValueError(
+                f"levels={self.levels} with codebook_size={self.codebook_size} tell at most "
+                f"{self.codebook_size**self.levels} items apart, but X has {count}: expected levels of at least {least}"
+            )
+        return self.levels or least
+
+    def _check_arguments(self) -> None:
+        check_arguments(type(self), vars(self))
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size={self.codebook_size} splits nothing; expected at least 2")
+        for name, allowed in (("form", FORMS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        for name in ("levels", "balanced"):
+            if self.form == "variable" and getattr(self, name):
+                raise ValueError(
+                    f'{name}={getattr(self, name)} needs form="capacity": in form="variable" depth is free'
+                )
+
+    def _set_fitted(self) -> None:
+        self.codes_ = np.concatenate([self.trees_[name].codes for name in self.views_], axis=1)
+        levels = [columns.stop - columns.start for columns in self.blocks_.values()]
+        self.capacity_ = [self.codebook_size ** (count - level - 1) for count in levels for level in range(count)]
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        arrays: dict[str, np.ndarray] = {}
+        for name, tree in self.trees_.items():
+            arrays |= {f"{field}.{name}": getattr(tree, field) for field in _FIELDS}
+            for field in ("code", "children", "items"):
+                arrays[f"{field}.{name}"] = arrays[f"{field}.{name}"].astype(np.int32)
+        return {}, arrays
+
+    def _restore(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        trees = {}
+        for name, columns in self.blocks_.items():
+            missing = [field for field in _FIELDS if f"{field}.{name}" not in arrays]
+            if missing:
+                raise ValueError(f"{missing[0]}.{name} is missing; a tree has {', '.join(_FIELDS)}")
+            found = {field: arrays[f"{field}.{name}"] for field in _FIELDS}
+            nodes = len(found["code"])
+            for field in ("offsets", "price", "children", "items"):
+                if len(found[field]) != nodes:
+                    raise ValueError(f"{field}.{name} has {len(found[field])} rows; the tree has {nodes} nodes")
+            trees[name] = Branches(found, self.sizes_[columns])
+        self.trees_ = trees
+        self._set_fitted()
+
+
+_FIELDS = ("mean", "offsets", "code", "price", "children", "items", "reach", "keys", "codes")
+
+
+def _costs(tree: Branches, points: np.ndarray, before: np.ndarray, size: int) -> np.ndarray:
+    """Squared distances of centred rows to what follows the codes ``before`` [n, l]: float32 [n, size]."""
+    found = np.full((len(points), size), np.inf, dtype=np.float32)
+    node = tree.nodes_of(before)
+    own = np.square(points - tree.offsets[node]).sum(1)
+    split = tree.children[node] > 0
+    last = ~split & (tree.depth[node] == before.shape[1])
+    found[last, : tree.size] = own[last, None]
+    if size > tree.size:
+        ended = ~split & (tree.depth[node] < before.shape[1])
+        alone = last & (tree.items[node] == 1) & (tree.depth[node] > 0)
+        found[ended | alone, tree.size] = own[ended | alone]
+    on = split & (tree.depth[node] == before.shape[1])
+    for parent in np.unique(node[on]):
+        rows = np.flatnonzero(on & (node == parent))
+        children = slice(tree.first[parent], tree.first[parent] + tree.children[parent])
+        book = tree.offsets[children]
+        found[rows[:, None], tree.code[children]] = squared_distances(points[rows], book)
+    return found
+
+
+def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(array).to(like.device)
+
+
+class _Moments:
+    """Sums over the rows of a view in float64, seen from the first row, so that far columns lose nothing."""
+
+    def __init__(self, width: int) -> None:
+        self.first: Tensor | None = None
+        self.total, self.squares = torch.zeros(2, width, dtype=torch.float64)
+
+    def add(self, points: Tensor) -> None:
+        """Count rows [n, D] in."""
+        exact = points.cpu().double()
+        if self.first is None:
+            self.first = exact[0].clone()
+        exact -= self.first
+        self.total += exact.sum(0)
+        self.squares += exact.square_().sum(0)
+
+    def mean(self, count: int) -> Tensor:
+        """Mean of each column: float64 [D]."""
+        assert self.first is not None
+        return self.first + self.total / count
+
+    def spread(self, count: int) -> Tensor:
+        """Standard deviation of each column: float64 [D]."""
+        return (self.squares / count - (self.total / count).square()).clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class _View:
+    """Centred vectors of one view, read where they lie."""
+
+    rows: Rows
+    part: slice
+    mean: Tensor
+    normalize: bool
+
+    @property
+    def width(self) -> int:
+        return self.part.stop - self.part.start
+
+    def keys(self, mean: Tensor, spread: float) -> np.ndarray:
+        """A key of each row by which rows are put in order: int64 [N].
+
+        Of the cells that its entries fall into, in sixteenths of ``spread`` from the exact ``mean``: moving or scaling
+        all rows changes none, but for what rounding takes over an edge. Edges lie where no round number does.
+        """
+        keys = np.empty(len(self.rows), dtype=np.int64)
+        cells = _CELLS / spread if spread > 0 else 1.0
+        edges = (_EDGE + (self.mean.cpu().double() - mean) * cells).float().to(self.mean.device)
+        for lo, chunk in self.rows.chunks():
+            points = centred(chunk[:, self.part], self.mean, self.normalize)
+            keys[lo : lo + len(chunk)] = row_keys((points * cells).add_(edges).floor_().cpu().numpy())
+        return keys
+
+    def take(self, which: np.ndarray) -> Tensor:
+        """Vectors of rows, in that order: [n, D]. Read in the order in which they lie."""
+        X = self.rows.X
+        order = np.argsort(which, kind="stable")
+        sorted_rows = which[order].astype(np.int64)
+        if len(which) and sorted_rows[-1] - sorted_rows[0] + 1 == len(which):
+            found = X[int(sorted_rows[0]) : int(sorted_rows[-1]) + 1]
+        else:
+            found = X[torch.from_numpy(sorted_rows).to(X.device) if isinstance(X, Tensor) else sorted_rows]
+        points = centred(self.rows._floats(found[:, self.part]), self.mean, self.normalize)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return points[torch.from_numpy(back).to(points.device)]
+
+
+class _Growth:
+    """A tree that grows from the root; nodes are noted level by level as they are met, left to right."""
+
+    def __init__(self, owner: HierarchicalKMeans, view: _View, order: np.ndarray, depth: int | None, seed: int) -> None:
+        self.owner, self.view, self.depth, self.seed = owner, view, depth, seed
+        self.count = owner.codebook_size
+        held = _HELD_OF_FILES if getattr(view.rows.X, "streams", False) else _HELD
+        self.held = max(1, held // view.width)
+        self.order = order.astype(np.int32 if len(order) < 2**31 else np.int64)
+        self.columns: list[np.ndarray] = []
+        self.levels: list[dict[str, list[np.ndarray]]] = []
+
+    def grow(self) -> dict[str, np.ndarray]:
+        """Arrays of the tree, and codes int32 [N, L]."""
+        if len(self.order) <= self.held:
+            self._grow_many(self.order, np.array([len(self.order)]), np.zeros(1), np.zeros(1), 0)
+        else:
+            self._grow_large(self.order, 0, 0.0, 0)
+        found: dict[str, np.ndarray] = {}
+        for field in ("offsets", "code", "price", "children", "items", "reach"):
+            parts = [part for level in self.levels for part in level[field]]
+            found[field] = np.concatenate(parts)
+        levels = self.depth or len(self.columns)
+        codes = np.full((len(self.order), levels), self.count, dtype=np.int32)
+        for level, column in enumerate(self.columns):
+            codes[:, level] = np.where(column < 0, self.count, column)
+        return found | {"codes": codes}
+
+    def _grow_many(
+        self, rows: np.ndarray, sizes: np.ndarray, codes: np.ndarray, prices: np.ndarray, level: int
+    ) -> None:
+        """Grow what is below neighbouring nodes of a level, all of their rows being held in memory.
+
+        ``rows`` [n] of the nodes one after the other, each node's in the order of its content; ``sizes``, ``codes`` and
+        ``prices`` [S] of the nodes.
+        """
+        points = self.view.take(rows)
+        while True:
+            owner = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(points.device)
+            offsets = _means(points, owner, len(sizes))
+            last = self._last(sizes, level)
+            children, reach = np.zeros(len(sizes), dtype=np.int64), np.empty(0, dtype=np.float32)
+            told = np.repeat(last, sizes)
+            if last.any():
+                reach = self._tell_apart(points, rows, owner, offsets, told, sizes, level)
+            items = np.where(last, sizes, 0)
+            node = {"offsets": offsets.cpu().numpy(), "code": codes, "price": prices, "items": items, "reach": reach}
+            if last.all():
+                return self._note(level, node | {"children": children})
+            if last.any():
+                points, rows, sizes = points[torch.from_numpy(~told).to(points.device)], rows[~told], sizes[~last]
+            found, paid = self._split(points, sizes, level)
+            self._column(level)[rows] = found
+            place = np.repeat(np.arange(len(sizes)), sizes) * self.count + found
+            order = np.argsort(place, kind="stable")
+            place, first, sizes = np.unique(place[order], return_index=True, return_counts=True)
+            children[~last] = np.bincount(place // self.count)
+            self._note(level, node | {"children": children})
+            rows, points = rows[order], points[torch.from_numpy(order).to(points.device)]
+            codes, prices = place % self.count, paid[order[first]]
+            level += 1
+
+    def _split(self, points: Tensor, sizes: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Child of each row and the price of that child: [n] both."""
+        limit = self._limit(level)
+        found, paid = split_segments(
+            points,
+            torch.from_numpy(sizes),
+            self.count,
+            None if limit is None else torch.full((len(sizes),), limit),
+            most=self._most(),
+            seed=self.seed + level,
+            **self._settings(),
+        )
+        codes = found.cpu().numpy()
+        if self.depth is None:
+            starts = sizes.cumsum() - sizes
+            rank = np.arange(len(codes)) - np.repeat(starts, sizes)
+            whole = np.maximum.reduceat(codes, starts) == np.minimum.reduceat(codes, starts)  # equal rows: cut anyhow
+            codes = np.where(np.repeat(whole, sizes), rank * self.count // np.repeat(sizes, sizes), codes)
+        return codes, paid.cpu().numpy()
+
+    def _tell_apart(
+        self,
+        points: Tensor,
+        rows: np.ndarray,
+        owner: Tensor,
+        offsets: Tensor,
+        told: np.ndarray,
+        sizes: np.ndarray,
+        level: int,
+    ) -> np.ndarray:
+        """Count the items of the nodes that are not split; their distances, node by node and ascending."""
+        which = torch.from_numpy(np.flatnonzero(told)).to(points.device)
+        squared = torch.empty(len(which), device=points.device)
+        equal = torch.zeros(len(which), dtype=torch.bool, device=points.device)
+        for lo in range(0, len(which), _CHUNK):
+            part = which[lo : lo + _CHUNK]
+            squared[lo : lo + len(part)] = (points[part] - offsets[owner[part]]).square_().sum(1)
+            before = (part - 1).clamp(min=0)
+            equal[lo : lo + len(part)] = (points[part] == points[before]).all(1) & (owner[part] == owner[before])
+        distances, nodes = squared.cpu().numpy(), owner[which].cpu().numpy()
+        follows = equal.cpu().numpy()
+        follows[0] = False
+        place = np.arange(len(which))
+        distances = distances[np.maximum.accumulate(np.where(follows, 0, place))]  # exactly one for equal rows
+        order = np.lexsort((distances, nodes))
+        nodes = nodes[order]
+        counted = place - np.searchsorted(nodes, nodes)
+        shown = (sizes[nodes] > 1) | (level == 0) | (self.depth is not None)
+        if shown.any():
+            self._column(level)[rows[told][order[shown]]] = counted[shown]
+        return distances[order]
+
+    def _grow_large(self, rows: np.ndarray, code: int, price: float, level: int) -> None:
+        """Grow what is below one node whose rows are too many to be held; ``rows`` in the order of their content."""
+        sizes = np.array([len(rows)])
+        if len(rows) <= self.held or self._last(sizes, level)[0]:
+            return self._grow_many(rows, sizes, np.array([code]), np.array([price]), level)
+        found, paid = self._split_streamed(rows, level)
+        self._column(level)[rows] = found
+        node = {"code": np.array([code]), "price": np.array([price]), "items": np.zeros(1, dtype=np.int64)}
+        node |= {"offsets": self._streamed_mean(rows), "reach": np.empty(0, dtype=np.float32)}
+        loads = np.bincount(found, minlength=self.count)
+        self._note(level, node | {"children": np.array([(loads > 0).sum()])})
+        rows = rows[np.argsort(found, kind="stable")]
+        codes = np.flatnonzero(loads)
+        sizes = loads[codes]
+        ends = sizes.cumsum()
+        child = 0
+        while child < len(codes):
+            lo = int(ends[child] - sizes[child])
+            stop = max(child + 1, int(np.searchsorted(ends, lo + self.held, "right")))
+            part, group = rows[lo : ends[stop - 1]], slice(child, stop)
+            if stop == child + 1:
+                self._grow_large(part, int(codes[child]), float(paid[codes[child]]), level + 1)
+            else:
+                self._grow_many(part, sizes[group], codes[group], paid[codes[group]], level + 1)
+            child = stop
+        return None
+
+    def _split_streamed(self, rows: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Child of each row [n] and the price of each child [K]; centroids are fitted on the first rows."""
+        most, limit, total = self._most(), self._limit(level), len(rows)
+        sample = self.view.take(rows[:most])
+        share = None if limit is None else max(-(-limit * len(sample) // total), -(-len(sample) // self.count))
+        centers, price = fit_rows(sample, self.count, share, seed=self.seed + level, **self._settings())
+        del sample
+        origin = middle(centers)
+        centers = around(centers, origin)
+        norms = centers.square().sum(1)
+        order = np.argsort(rows, kind="stable")
+        lying = rows[order]
+
+        def costs(which: Tensor) -> Tensor:
+            return torch.addmm(norms, around(self.view.take(lying[which.cpu().numpy()]), origin), centers.T, alpha=-2)
+
+        filling = Filling(costs, total, price)
+        if limit is not None or self.owner.balanced:
+            limits = None if self.owner.balanced or limit is None else torch.tensor([limit])
+            filling.fill(torch.tensor([total]), limits, _STREAM_ROUNDS)
+        codes = np.empty(total, dtype=np.int32)
+        codes[order] = filling.codes.cpu().numpy()
+        if self.depth is None and codes.min() == codes.max():
+            codes = (np.arange(total) * self.count // total).astype(np.int32)
+        return codes, filling.price[0].cpu().numpy()
+
+    def _streamed_mean(self, rows: np.ndarray) -> np.ndarray:
+        """Mean of centred rows: float32 [1, D]."""
+        total = torch.zeros(self.view.width, dtype=torch.float64, device=self.view.mean.device)
+        lying = np.sort(rows)
+        for lo in range(0, len(lying), _CHUNK):
+            total += self.view.take(lying[lo : lo + _CHUNK]).sum(0, dtype=torch.float64)
+        return (total / len(rows)).float().cpu().numpy()[None]
+
+    def _last(self, sizes: np.ndarray, level: int) -> np.ndarray:
+        """Nodes whose items are counted instead of being split: bool [S]."""
+        return sizes <= self.count if self.depth is None else np.full(len(sizes), level == self.depth - 1)
+
+    def _limit(self, level: int) -> int | None:
+        """Items that a child of a node of this level may have."""
+        return None if self.depth is None else min(self.count ** (self.depth - level - 1), len(self.order))
+
+    def _most(self) -> int | None:
+        most = self.owner.max_points_per_centroid
+        return None if most is None else most * self.count
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "evenly": self.owner.balanced,
+            "iterations": self.owner.iterations,
+            "precision": self.owner.precision,
+        }
+
+    def _column(self, level: int) -> np.ndarray:
+        """Codes of a level, -1 where there is none yet: int32 [N]."""
+        while len(self.columns) <= level:
+            self.columns.append(np.full(len(self.order), -1, dtype=np.int32))
+        return self.columns[level]
+
+    def _note(self, level: int, node: Mapping[str, np.ndarray]) -> None:
+        kinds = {"offsets": np.float32, "price": np.float32, "reach": np.float32}
+        while len(self.levels) <= level:
+            self.levels.append({field: [] for field in node})
+        for field, values in node.items():
+            self.levels[level][field].append(values.astype(kinds.get(field, np.int32)))
+
+
+def _means(points: Tensor, owner: Tensor, count: int) -> Tensor:
+    """Means of the rows of each node: float32 [S, D]."""
+    sums = torch.zeros(count, points.shape[1], dtype=torch.float64, device=points.device)
+    for lo in range(0, len(points), _CHUNK):
+        sums.index_add_(0, owner[lo : lo + _CHUNK], points[lo : lo + _CHUNK].double())
+    return (sums / torch.bincount(owner, minlength=count)[:, None]).float()

@@ -1,0 +1,127 @@
+"""Random codes: the control that says what codes are worth when they know nothing of the items.
+
+Knows nothing of the vectors but their content as bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbase.arguments import CodebookSize, Device, Levels, Seed, check_arguments
+from semtok.codecs.portable import drawn_codes, row_keys
+from semtok.content.rows import Rows, check_finite, checked_views
+from semtok.tokenizer import StreamedTokenizer
+
+__all__ = ["RandomCodes"]
+
+
+class RandomCodes(StreamedTokenizer):
+    """Codes drawn at random, each as likely as any other.
+
+    An item's codes follow from the bits of its vector and the seed, so that the same vector always has the same codes,
+    also one that was not seen while fitting; a vector that differs in the last digit has others.
+
+    Parameters
+    ----------
+    levels : int, default 4
+        Codes a view.
+    codebook_size : int, default 256
+        Codes of each level, K.
+    seed : int, default 0
+        Another seed, other codes.
+    device : str or None, default None
+        Accepted for the sake of uniformity; codes are computed on the CPU.
+
+    Attributes
+    ----------
+    mean_ : float32 array [D]
+        Mean of the vectors, which is what any codes are decoded to.
+
+    Notes
+    -----
+    The control of the ablations of CCFRec (Liu et al., KDD 2025) and PRORec (2025), in which chance replaces the
+    quantizer. Items may share codes; resolve them as those of any other tokenizer.
+
+    Examples
+    --------
+    >>> vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> RandomCodes(levels=2, codebook_size=8).fit(vectors).encode(vectors).shape
+    (500, 2)
+    """
+
+    method = "random"
+    program = "random"
+
+    def __init__(
+        self, *, levels: Levels = 4, codebook_size: CodebookSize = 256, seed: Seed = 0, device: Device | None = None
+    ) -> None:
+        self.levels = levels
+        self.codebook_size = codebook_size
+        self.seed = seed
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> RandomCodes:
+        """Compute the mean of the vectors; nothing else is learned.
+
+        Parameters
+        ----------
+        X : array or tensor of float [N, D]
+        y : ignored
+        views : dict of str to slice, optional
+            Columns of each view, each with codes of its own; one view of all columns by default.
+
+        Raises
+        ------
+        ValueError
+            If a hyper-parameter or the vectors are unusable: not two-dimensional, NaN or infinite.
+        """
+        check_arguments(type(self), vars(self))
+        rows = Rows(self, X, reset=True)
+        self.views_ = checked_views(views, rows.width)
+        total = np.zeros(rows.width)
+        for lo, chunk in rows.chunks():
+            check_finite(chunk, lo, self.views_)
+            total += chunk.sum(0, dtype=torch.float64).cpu().numpy()
+        self.mean_ = (total / len(rows)).astype(np.float32)
+        self.sizes_ = [int(self.codebook_size)] * (self.levels * len(self.views_))
+        self.blocks_ = {
+            name: slice(number * self.levels, (number + 1) * self.levels) for number, name in enumerate(self.views_)
+        }
+        return self
+
+    def _encoder(self, device: torch.device) -> Callable[[Tensor], np.ndarray]:
+        def encoded(chunk: Tensor) -> np.ndarray:
+            points = chunk.cpu().numpy()
+            drawn = [
+                drawn_codes(row_keys(points[:, part]), self.sizes_[self.blocks_[name]], self.seed)
+                for name, part in self.views_.items()
+            ]
+            return np.concatenate(drawn, 1)
+
+        return encoded
+
+    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
+        for part in self.views_.values():  # the mean of all vectors, whatever the codes
+            vectors[:, part] = self.mean_[part]
+
+    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
+        """See :meth:`ItemTokenizer.costs`: every code costs the distance to the mean."""
+        self._check_fitted()
+        level = range(len(self.sizes_))[level]
+        name = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
+        part = self.views_[name]
+        squared = np.square(np.asarray(X, dtype=np.float32)[:, part] - self.mean_[part]).sum(1)
+        return np.repeat(squared[:, None], self.sizes_[level], axis=1)
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {}, {"mean": self.mean_}
+
+    def _restore(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        if "mean" not in arrays or arrays["mean"].shape != (self.n_features_in_,):
+            raise ValueError(f"mean is missing or misshapen; the manifest expects {self.n_features_in_} columns")
+        self.mean_ = arrays["mean"]

@@ -1,0 +1,903 @@
+"""RQ-VAE: an autoencoder whose latent vector is quantized level by level.
+
+`Autoencoder` is what is trained, `RQVAE` the tokenizer. Training is that of recbase; what is fitted is kept as plain
+arrays, and codes are computed from them in float64, so that neither the batch nor the machine decides between two
+codewords. Knows nothing of items or behaviour.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbase.arguments import (
+    CodebookSize,
+    CountOrOff,
+    Decay,
+    Large,
+    LargeOrOff,
+    LearningRate,
+    Levels,
+    NonNegative,
+    Samples,
+    Seconds,
+    Seed,
+    Weight,
+    Width,
+    check_arguments,
+)
+from recbase.train.loop import LossOutput, TrainConfig, TrainResult, fit, make_accelerator
+from semtok.codecs.portable import squared_distances
+from semtok.codes import ItemCodes
+from semtok.content.rows import Rows, check_finite, check_rows, checked_views
+from semtok.kernels.lloyd import cluster
+from semtok.kernels.residual_vq import GRADIENTS, UPDATES, ResidualCodebooks
+from semtok.tokenizer import StreamedTokenizer
+
+__all__ = ["RECIPES", "RQVAE", "Autoencoder", "Fitted", "RowBatch", "RowBatches"]
+
+RECIPES = {
+    "default": {},
+    "paper": {  # 20,000 passes over Beauty's 12,101 items
+        "levels": 3,
+        "codebook_size": 256,
+        "latent_dim": 32,
+        "hidden": (512, 256, 128),
+        "commitment": 0.25,
+        "gradient": "straight-through",
+        "update": "gradient",
+        "start": "k-means",
+        "plain_steps": 0,
+        "sinkhorn": 0.0,
+        "revive_every": 0,
+        "refit": 0,
+        "scaling": "none",
+        "steps": 240_000,
+        "batch_size": 1024,
+        "lr": 1e-3,
+        "schedule": "constant",
+        "patience": 0,
+        "precision": "no",
+    },
+}
+STARTS = ("k-means", "random")
+SCALINGS = ("all", "each", "none")
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("no", "auto", "bf16", "fp16")
+_VALIDATION_ROWS = 1 << 16
+_STATISTICS_ROWS = 1 << 16
+_CHUNK_ROWS = 4096
+_EPS = 1e-12
+
+SelfRQVAE = TypeVar("SelfRQVAE", bound="RQVAE")
+
+
+# ----------------------------------------------------------------------------------------- the network
+
+
+class Autoencoder(nn.Module):
+    """Encoder, residual codebooks and decoder: what training moves.
+
+    Parameters
+    ----------
+    dim : int
+        Width of the vectors, D.
+    hidden : tuple of int
+        Widths of the encoder's hidden layers; the decoder has them in reverse.
+    latent_dim : int
+        Width of the latent, d.
+    codebooks : ResidualCodebooks or None
+        None passes the latent on as it is: a plain autoencoder.
+    shift, scale : Tensor [D]
+        Vectors enter as ``(x - shift) / scale``.
+    seed : int, default 0
+        Of the first weights.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: tuple[int, ...],
+        latent_dim: int,
+        codebooks: ResidualCodebooks | None,
+        shift: Tensor,
+        scale: Tensor,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        widths = [dim, *hidden, latent_dim]
+        self.encoder = _layers(widths)
+        self.decoder = _layers(widths[::-1])
+        self.codebooks = codebooks
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+        self._start(seed)
+
+    def _start(self, seed: int) -> None:
+        """Normal weights that keep the variance of what passes a ReLU; the last layers pass it on as it is."""
+        generator = torch.Generator().manual_seed(seed)
+        for part in (self.encoder, self.decoder):
+            linear = [layer for layer in part if isinstance(layer, nn.Linear)]
+            for layer in linear:
+                gain = 1.0 if layer is linear[-1] else math.sqrt(2.0)
+                nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features), generator=generator)
+                nn.init.zeros_(layer.bias)
+
+    def latents(self, rows: Tensor) -> Tensor:
+        """Latents of vectors: [B, D] to float32 [B, d]."""
+        found: Tensor = self.encoder((rows - self.shift) / self.scale)
+        return found.float()
+
+    def forward(self, batch: RowBatch) -> LossOutput:
+        """This process's share of the step's loss."""
+        scaled = (batch.rows - self.shift) / self.scale
+        quantized = latents = self.encoder(scaled).float()
+        parts: dict[str, Tensor] = {}
+        if self.codebooks is not None:
+            with torch.autocast(latents.device.type, enabled=False):
+                quantized, codes, parts["quantization"] = self.codebooks(latents, batch.row_count)
+                parts |= self.further_losses(quantized, codes, batch)
+        restored = self.decoder(quantized).float()
+        parts["reconstruction"] = (restored - scaled).square().sum() / (batch.row_count * scaled.shape[1])
+        return LossOutput(
+            torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+        )
+
+    def further_losses(self, quantized: Tensor, codes: Tensor, batch: RowBatch) -> dict[str, Tensor]:
+        """Further terms of the loss, by name, already weighted; none here."""
+        return {}
+
+
+def _layers(widths: list[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    parts: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        parts += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+# ----------------------------------------------------------------------------------------- the batches
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Rows of one training step that this process holds.
+
+    Attributes
+    ----------
+    rows : float32 [B, D]
+    numbers : int64 [B]
+        Which rows of the data they are.
+    step_numbers : int64 [row_count]
+        Those of all processes, by their position in the step.
+    positions : int64 [B]
+        Where ``numbers`` stand in ``step_numbers``.
+    step : int
+        Number of the step, from 0.
+    """
+
+    rows: Tensor
+    numbers: Tensor
+    step_numbers: Tensor
+    positions: Tensor
+    step: int
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the whole step, over all processes."""
+        return len(self.step_numbers)
+
+    def to(self, device: torch.device | str) -> RowBatch:
+        """The same batch on another device."""
+        names = ("rows", "numbers", "step_numbers", "positions")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+class RowBatches:
+    """Steps over the rows of an array: shuffled passes laid end to end and cut into batches of equal size.
+
+    The rows of a step follow from the seed and the number of the step alone. An epoch is a number of steps, not a pass.
+
+    Parameters
+    ----------
+    rows : Tensor [N, D] or array [N, D]
+        The data; a memory-mapped array is read batch by batch.
+    batch_size : int
+        Rows of a step over all processes; N where that is less.
+    steps : int
+        Steps in all.
+    epoch_steps : int
+        Steps of an epoch; the last one may be shorter.
+    seed : int, default 0
+    rank, world : int, default 0, 1
+        This process and the number of processes.
+    """
+
+    def __init__(
+        self, rows: Any, batch_size: int, steps: int, epoch_steps: int, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.rows, self.batch_size, self.steps = rows, min(batch_size, len(rows)), steps
+        self.epoch_steps, self.seed, self.rank, self.world = min(epoch_steps, steps), seed, rank, world
+        self.epoch = self.step = 0  # of the next step
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.epoch_steps
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that hold all steps."""
+        return -(-self.steps // self.epoch_steps)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the given epoch from its first step (a no-op for the epoch already under way)."""
+        if epoch != self.epoch:
+            self.epoch, self.step = epoch, epoch * self.epoch_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the reader is."""
+        return {"epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was."""
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+    def numbers(self, step: int) -> np.ndarray:
+        """Rows of a step over all processes: int64 [batch_size]."""
+        count, first = len(self.rows), step * self.batch_size
+        passes = range(first // count, (first + self.batch_size - 1) // count + 1)
+        self._orders = {
+            number: self._orders[number]
+            if number in self._orders
+            else np.random.default_rng([self.seed, number]).permutation(count)
+            for number in passes
+        }
+        laid = (
+            np.concatenate([self._orders[number] for number in passes]) if len(passes) > 1 else self._orders[passes[0]]
+        )
+        start = first - passes[0] * count
+        return laid[start : start + self.batch_size]
+
+    def __iter__(self) -> Iterator[list[RowBatch]]:
+        last = min(self.steps, (self.epoch + 1) * self.epoch_steps)
+        while self.step < last:
+            step, self.step = self.step, self.step + 1
+            yield [self._batch(step)]
+        self.epoch += 1
+
+    def _batch(self, step: int) -> RowBatch:
+        whole = torch.from_numpy(self.numbers(step))
+        positions = torch.arange(self.rank, len(whole), self.world)
+        mine = whole[positions]
+        if isinstance(self.rows, Tensor):
+            rows = self.rows.index_select(0, mine.to(self.rows.device)).float()
+        else:
+            rows = torch.from_numpy(np.ascontiguousarray(self.rows[mine.numpy()], dtype=np.float32))
+        return RowBatch(rows, mine, whole, positions, step)
+
+
+# ----------------------------------------------------------------------------------------- the tokenizer
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is fitted on one view, as arrays.
+
+    Attributes
+    ----------
+    shift, scale : float32 [D]
+    encoder, decoder : list of (float32 [out, in], float32 [out])
+        Weight and bias of each layer.
+    codebooks : float32 [L, K, d]
+    usable : bool [L, K]
+        False for a codeword that equals an earlier one of its level: it is never assigned.
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+    encoder: list[tuple[np.ndarray, np.ndarray]]
+    decoder: list[tuple[np.ndarray, np.ndarray]]
+    codebooks: np.ndarray
+    usable: np.ndarray
+
+
+class RQVAE(StreamedTokenizer):
+    """Residual-quantized autoencoder (RQ-VAE), the tokenizer of TIGER.
+
+    An encoder brings the vector of an item to a short latent, which is quantized level by level: each level takes the
+    nearest codeword to what the levels before it left. A decoder restores the vector from the sum of the codewords.
+    Loss: mean squared reconstruction error, plus for each level the squared distance of codeword and residual, which
+    moves the codeword (weight 1) and the latent (weight ``commitment``).
+
+    Parameters
+    ----------
+    levels : int, default 3
+        Codes an item (or a view).
+    codebook_size : int, default 256
+        Codes of each level, K.
+    latent_dim : int, default 8
+        Width of the latent. Narrow latents are told apart by few codes: fewer items share theirs.
+    hidden : tuple of int, default (512, 256, 128)
+        Widths of the encoder's hidden layers; the decoder has them in reverse.
+    commitment : float, default 0.25
+        Weight of the commitment term.
+    gradient : {"straight-through", "rotation"}, default "straight-through"
+        How the gradient passes the quantizer: as it is, or turned and scaled by the rotation trick.
+    update : {"gradient", "ema"}, default "gradient"
+        Codewords move by gradient, or are moving averages of the residuals they were assigned.
+    decay : float, default 0.99
+        Of the moving averages.
+    start : {"k-means", "random"}, default "k-means"
+        First codewords: k-means of the residuals of up to 256 rows a codeword, level by level, or normal numbers.
+    plain_steps : int, default 0
+        Steps as a plain autoencoder before the codewords are placed and quantization begins; they come on top.
+    sinkhorn : float, default 0.0
+        Entropy weight of an even assignment at the last level while training, such as 0.003; 0 turns it off.
+    revive_every : int, default 50
+        Steps after which codewords without a row are put on residuals of the batch; 0 turns it off.
+    refit : int, default 10
+        k-means iterations that bring the codewords to the centroids of all residuals (of at most 65,536 rows) at every
+        validation; 0 leaves them to the training.
+    scaling : {"all", "each", "none"}, default "all"
+        Vectors are centred and divided by one number, so that their mean variance is 1; or every dimension by its own;
+        or left as they are.
+    steps : int, default 3000
+        Training steps at most.
+    batch_size : int, default 1024
+        Rows of a step.
+    lr : float, default 0.001
+        Highest learning rate (Adam).
+    schedule : {"constant", "linear", "cosine"}, default "constant"
+        Learning rate over the steps: kept, or brought to 0.
+    validate_every : int, default 100
+        Steps between validations on all rows (at most 65,536): reconstruction error and share of colliding rows.
+    patience : int, default 5
+        Validations without a lower sum of the two after which training stops; 0 turns it off. The best is kept.
+    max_seconds : float or None, default None
+        Seconds after which training stops and keeps the best.
+    precision : {"no", "auto", "bf16", "fp16"}, default "auto"
+        Mixed precision of encoder and decoder while training; auto is bf16 where the hardware is fast at it.
+    seed : int, default 0
+        Same seed, same codes on the CPU.
+    quiet : bool, default False
+        No progress bar.
+
+    Attributes
+    ----------
+    codebooks_ : list of float32 array [K, latent_dim]
+        One a code column.
+    sizes_ : list of int
+        Codes of each column.
+    unused_ : list of int
+        Codes of each column that no row of the fit has.
+    blocks_ : dict of str to slice
+        Code columns of each view.
+    history_ : list of dict
+        One entry a validation: step, seconds, loss, its parts, ``error`` (share of the variance that is lost),
+        ``collisions`` (share of rows that share all their codes), ``score`` (their sum).
+    seconds_ : float
+        Time the training took.
+
+    Notes
+    -----
+    Rajput et al., Recommender systems with generative retrieval (TIGER), NeurIPS 2023, arXiv 2305.05065; Lee et al.,
+    Autoregressive image generation using residual quantization, CVPR 2022, arXiv 2203.01941. The recipe ``paper`` has
+    TIGER's sizes and passes over the data with Adam, where the paper has Adagrad. Departures of the default: the latent
+    has 8 numbers instead of 32, vectors are scaled, unused codewords are revived, all are brought to the centroids of
+    their residuals now and then, and training is short and stops early. The codewords of the levels before are
+    constants for a level.
+
+    Trains where accelerate puts it (the first GPU, or as launched); encodes where the vectors are.
+
+    Examples
+    --------
+    >>> vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> RQVAE(levels=2, codebook_size=16, hidden=(32,), latent_dim=8, steps=50).fit(vectors).encode(vectors).shape
+    (500, 2)
+    """
+
+    method = "rqvae"
+    program = "residual-network"
+    device: ClassVar[str | None] = None  # vectors are encoded where they are
+    _choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "gradient": GRADIENTS,
+        "update": UPDATES,
+        "start": STARTS,
+        "scaling": SCALINGS,
+        "schedule": SCHEDULES,
+        "precision": PRECISIONS,
+    }
+
+    def __init__(
+        self,
+        *,
+        levels: Levels = 3,
+        codebook_size: CodebookSize = 256,
+        latent_dim: Width = 8,
+        hidden: tuple[Width, ...] = (512, 256, 128),
+        commitment: Weight = 0.25,
+        gradient: str = "straight-through",
+        update: str = "gradient",
+        decay: Decay = 0.99,
+        start: str = "k-means",
+        plain_steps: LargeOrOff = 0,
+        sinkhorn: NonNegative = 0.0,
+        revive_every: LargeOrOff = 50,
+        refit: CountOrOff = 10,
+        scaling: str = "all",
+        steps: Large = 3000,
+        batch_size: Samples = 1024,
+        lr: LearningRate = 1e-3,
+        schedule: str = "constant",
+        validate_every: Large = 100,
+        patience: CountOrOff = 5,
+        max_seconds: Seconds | None = None,
+        precision: str = "auto",
+        seed: Seed = 0,
+        quiet: bool = False,
+    ) -> None:
+        self.levels = levels
+        self.codebook_size = codebook_size
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.commitment = commitment
+        self.gradient = gradient
+        self.update = update
+        self.decay = decay
+        self.start = start
+        self.plain_steps = plain_steps
+        self.sinkhorn = sinkhorn
+        self.revive_every = revive_every
+        self.refit = refit
+        self.scaling = scaling
+        self.steps = steps
+        self.batch_size = batch_size
+        self.lr = lr
+        self.schedule = schedule
+        self.validate_every = validate_every
+        self.patience = patience
+        self.max_seconds = max_seconds
+        self.precision = precision
+        self.seed = seed
+        self.quiet = quiet
+
+    # ------------------------------------------------------------------------------------- fitting
+
+    def fit(self: SelfRQVAE, X: Any, y: Any = None, views: Mapping[str, slice] | None = None) -> SelfRQVAE:
+        """Train encoder, codebooks and decoder.
+
+        Parameters
+        ----------
+        X : array or tensor of float [N, D]
+            Item vectors; memory-mapped arrays are read batch by batch. At least ``codebook_size`` rows.
+        y : ignored
+        views : dict of str to slice, optional
+            Columns of each view, which get a network and codes of their own; one view of all columns by default.
+
+        Raises
+        ------
+        ValueError
+            If a hyper-parameter or the vectors are unusable: not two-dimensional, NaN or infinite, or fewer rows than
+            ``codebook_size``; or if training diverges.
+        KeyboardInterrupt
+            If training is interrupted by Ctrl-C or SIGTERM.
+        """
+        return self._fit(X, views, {})
+
+    def _fit(self: SelfRQVAE, X: Any, views: Mapping[str, slice] | None, inputs: Mapping[str, Any]) -> SelfRQVAE:
+        self._check_arguments()
+        rows = Rows(self, X, reset=True)
+        if len(rows) < self.codebook_size:
+            raise ValueError(
+                f"X has n_samples={len(rows)} rows, fewer than codebook_size={self.codebook_size}: "
+                f"give at least {self.codebook_size} rows or a smaller codebook_size"
+            )
+        columns = checked_views(views, rows.width)
+        check_rows(rows, columns)
+        inputs = self._checked_inputs(len(rows), inputs)
+        started = time.perf_counter()
+        lines: list[dict[str, Any]] = []
+        found: list[Fitted] = []
+        with _kept_random_state():
+            for number, (name, part) in enumerate(columns.items()):
+                share = None  # of the seconds left
+                if self.max_seconds is not None:
+                    share = (self.max_seconds - (time.perf_counter() - started)) / (len(columns) - number)
+                fitted, history = self._fit_view(_column_rows(rows, part), self.seed + number, share, inputs)
+                found.append(fitted)
+                lines += history if views is None else [{"view": name} | line for line in history]
+        self.views_, self.fitted_, self.history_ = columns, found, lines
+        self.seconds_ = time.perf_counter() - started
+        self._describe()
+        codes = self._codes(rows.sample(256, self.codebook_size, self.seed))
+        counts = [torch.bincount(column, minlength=size) for column, size in zip(codes.T, self.sizes_, strict=True)]
+        self.unused_ = [int((count == 0).sum()) for count in counts]
+        return self
+
+    def _checked_inputs(self, count: int, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``fit`` was given besides vectors of ``count`` rows, checked."""
+        return dict(inputs)
+
+    def _check_arguments(self) -> None:
+        check_arguments(type(self), vars(self))
+        for name, allowed in self._choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+
+    def _network(self, width: int, shift: Tensor, scale: Tensor, seed: int, inputs: Mapping[str, Any]) -> Autoencoder:
+        """What is trained on one view; a subclass may add losses."""
+        return Autoencoder(width, tuple(self.hidden), self.latent_dim, None, shift, scale, seed)
+
+    def _fit_view(
+        self, rows: Any, seed: int, seconds: float | None, inputs: Mapping[str, Any]
+    ) -> tuple[Fitted, list[dict[str, Any]]]:
+        shift, scale = _shift_and_scale(rows, self.scaling)
+        network = self._network(rows.shape[1], shift, scale, seed, inputs)
+        validation = _validation_rows(rows, seed)
+        history: list[dict[str, Any]] = []
+        started = time.perf_counter()
+        if self.plain_steps:
+            self._train(network, rows, validation, self.plain_steps, seed + 1_000_003, seconds, history)
+        network.codebooks = self._first_codebooks(network, validation, seed)
+        left = None if seconds is None else seconds - (time.perf_counter() - started)
+        self._train(network, rows, validation, self.steps, seed, left, history)
+        return _as_arrays(network), history
+
+    def _train(
+        self,
+        network: Autoencoder,
+        rows: Any,
+        validation: Tensor,
+        steps: int,
+        seed: int,
+        seconds: float | None,
+        history: list[dict[str, Any]],
+    ) -> TrainResult:
+        config = TrainConfig(
+            epochs=-(-steps // min(self.validate_every, steps)),
+            batch_size=self.batch_size,
+            lr=self.lr,
+            optimizer="adam",
+            schedule=self.schedule,  # type: ignore[arg-type]
+            precision=self.precision,  # type: ignore[arg-type]
+            monitor="score",
+            minimize=True,
+            patience=self.patience,
+            max_seconds=None if seconds is None else max(seconds, 1e-3),
+            seed=seed % 2**32,
+            quiet=self.quiet,
+        )
+        accelerator = make_accelerator(config)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        if isinstance(rows, Tensor):
+            rows = rows.to(accelerator.device)
+        batches = RowBatches(rows, self.batch_size, steps, self.validate_every, seed, rank, world)
+        validation = validation.to(accelerator.device)
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            if self.refit and network.codebooks is not None:
+                _refit(network, validation, self.refit, seed)
+            return _validate(network, validation)
+
+        result = fit(network, batches, validate, config, accelerator=accelerator)
+        result.check_complete()
+        network.cpu()
+        before = history[-1]["step"] if history else 0
+        history += [{**line, "step": line["step"] + before} | line.pop("metrics") for line in result.history]
+        return result
+
+    def _first_codebooks(self, network: Autoencoder, rows: Tensor, seed: int) -> ResidualCodebooks:
+        made = ResidualCodebooks(
+            self.levels,
+            self.codebook_size,
+            self.latent_dim,
+            commitment=self.commitment,
+            gradient=self.gradient,
+            update=self.update,
+            decay=self.decay,
+            sinkhorn=self.sinkhorn,
+            revive_every=self.revive_every,
+            seed=seed,
+        )
+        if self.start == "random":
+            return made
+        with torch.no_grad():
+            chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+            left = torch.cat([network.latents(part) for part in rows[chosen[: 256 * self.codebook_size]].split(8192)])
+        for level in range(self.levels):
+            codewords, codes = self._first_codewords(left, seed * 1009 + level)
+            made.place(level, codewords)
+            left = left - codewords[codes]
+        return made
+
+    def _first_codewords(self, points: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Codewords [K, d] of one level for the residuals of a large batch, and the code of each residual."""
+        found = cluster(points, self.codebook_size, seed=seed)
+        return found.centers, found.codes
+
+    def _describe(self) -> None:
+        """Fitted attributes that follow from the arrays."""
+        self.codebooks_ = [book for fitted in self.fitted_ for book in fitted.codebooks]
+        self.sizes_ = [len(book) for book in self.codebooks_]
+        ends = np.cumsum([len(fitted.codebooks) for fitted in self.fitted_]).tolist()
+        self.blocks_ = {view: slice(lo, hi) for view, lo, hi in zip(self.views_, [0, *ends], ends, strict=False)}
+
+    # ------------------------------------------------------------------------------------- encoding
+
+    def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        return self._codes
+
+    def latents(self, X: Any) -> np.ndarray:
+        """What is quantized: [N, D] to float64 [N, latent_dim] (of all views side by side)."""
+        self._check_fitted()
+        rows = Rows(self, X, reset=False)
+        parts = []
+        for lo, chunk in rows.chunks():
+            check_finite(chunk, lo, self.views_)
+            views = zip(self.fitted_, self.views_.values(), strict=True)
+            parts.append(torch.cat([_latents(fitted, chunk[:, part]) for fitted, part in views], 1).cpu().numpy())
+        found: np.ndarray = np.concatenate(parts)
+        return found
+
+    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
+        whole = torch.from_numpy(table).long()
+        for fitted, part, columns in zip(self.fitted_, self.views_.values(), self.blocks_.values(), strict=True):
+            for lo in range(0, len(whole), _CHUNK_ROWS):
+                own = whole[lo : lo + _CHUNK_ROWS, columns]
+                vectors[lo : lo + len(own), part] = _restored(fitted, own).numpy()
+
+    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
+        """See :meth:`ItemTokenizer.costs`; distances between latents and sums of codewords."""
+        self._check_fitted()
+        table = np.asarray(codes)
+        level = range(len(self.sizes_))[level]
+        names = list(self.blocks_)
+        number = next(n for n, name in enumerate(names) if self.blocks_[name].start <= level < self.blocks_[name].stop)
+        columns, fitted = self.blocks_[names[number]], self.fitted_[number]
+        points = torch.from_numpy(np.array(X, dtype=np.float32)[:, self.views_[names[number]]])
+        left = _latents(fitted, points).numpy()
+        for other in range(columns.start, columns.stop):
+            if other != level:
+                left -= self.codebooks_[other][table[:, other]]
+        book = self.codebooks_[level].astype(np.float64)
+        found = squared_distances(left, book)
+        found[:, ~fitted.usable[level - columns.start]] = np.inf
+        return found.astype(np.float32)
+
+    def _codes(self, chunk: Tensor) -> Tensor:
+        found = []
+        for fitted, part in zip(self.fitted_, self.views_.values(), strict=True):
+            left = _latents(fitted, chunk[:, part])
+            for book, usable in zip(fitted.codebooks, fitted.usable, strict=True):
+                words = torch.from_numpy(book).to(left)
+                scores = words.square().sum(1) - 2 * left @ words.T
+                scores[:, torch.from_numpy(~usable).to(left.device)] = math.inf
+                found.append(scores.argmin(1))
+                left = left - words[found[-1]]
+        return torch.stack(found, 1)
+
+    # ------------------------------------------------------------------------------------- the folder
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        arrays: dict[str, np.ndarray] = {}
+        for level, book in enumerate(self.codebooks_):
+            arrays[f"codebook.{level}"] = book
+        for name, fitted in zip(self.views_, self.fitted_, strict=True):
+            arrays |= {f"shift.{name}": fitted.shift, f"scale.{name}": fitted.scale}
+            arrays[f"usable.{name}"] = fitted.usable
+            for part in ("encoder", "decoder"):
+                for place, (weight, bias) in enumerate(getattr(fitted, part)):
+                    arrays |= {f"{part}.{name}.{place}.weight": weight, f"{part}.{name}.{place}.bias": bias}
+        entries = {
+            "layers": len(self.hidden) + 1,
+            "unused": self.unused_,
+            "seconds": self.seconds_,
+            "history": self.history_,
+        }
+        return entries, arrays
+
+    def _restore(self, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.hidden = tuple(self.hidden)
+        self.unused_ = [int(unused) for unused in manifest["unused"]]
+        self.seconds_, self.history_ = float(manifest["seconds"]), list(manifest["history"])
+        self.fitted_ = []
+        for name, part in self.views_.items():
+            columns, width = self.blocks_[name], part.stop - part.start
+            widths = [width, *self.hidden, self.latent_dim]
+            books = [
+                _array(arrays, f"codebook.{level}", (self.sizes_[level], self.latent_dim))
+                for level in range(columns.start, columns.stop)
+            ]
+            self.fitted_.append(
+                Fitted(
+                    _array(arrays, f"shift.{name}", (width,)),
+                    _array(arrays, f"scale.{name}", (width,)),
+                    _layer_arrays(arrays, f"encoder.{name}", widths),
+                    _layer_arrays(arrays, f"decoder.{name}", widths[::-1]),
+                    np.stack(books),
+                    _array(arrays, f"usable.{name}", (len(books), len(books[0]))),
+                )
+            )
+        self._describe()
+
+
+@contextmanager
+def _kept_random_state() -> Iterator[None]:
+    """Leaves the global generators of Python, NumPy and torch as they were: training seeds them."""
+    python, numpy, here = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(here)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of an array whose rows are read where they are indexed."""
+
+    whole: Any
+    part: slice
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.whole), self.part.stop - self.part.start
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        found: np.ndarray = np.asarray(self.whole[rows], dtype=np.float32)[:, self.part]
+        return found
+
+
+def _column_rows(rows: Rows, part: slice) -> Any:
+    """The columns of one view: a float32 tensor, or of a memory-mapped or sharded array what reads them."""
+    if isinstance(rows.X, np.memmap) or getattr(rows.X, "streams", False):
+        return _Columns(rows.X, part)
+    return torch.cat([chunk[:, part] for _, chunk in rows.chunks()])
+
+
+def _validation_rows(rows: Any, seed: int) -> Tensor:
+    """All rows, or so many drawn by ``seed``, where the network starts: float32 [M, D] on the CPU."""
+    if len(rows) > _VALIDATION_ROWS:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), _VALIDATION_ROWS, replace=False))
+        rows = rows[torch.from_numpy(chosen)] if isinstance(rows, Tensor) else rows[chosen]
+    whole = rows[: len(rows)]
+    return whole.cpu().float() if isinstance(whole, Tensor) else torch.from_numpy(np.array(whole, dtype=np.float32))
+
+
+def _shift_and_scale(rows: Any, scaling: str) -> tuple[Tensor, Tensor]:
+    """What is taken from a vector and what it is divided by: two of [D]."""
+    width = rows.shape[1]
+    if scaling == "none":
+        return torch.zeros(width), torch.ones(width)
+    total, squares = np.zeros(width), np.zeros(width)
+    first = rows[:1]  # seen from here, far columns keep their digits and constant ones have no variance at all
+    first = (first.cpu().numpy() if isinstance(first, Tensor) else np.asarray(first))[0].astype(np.float64)
+    for lo in range(0, len(rows), _STATISTICS_ROWS):
+        part = rows[lo : lo + _STATISTICS_ROWS]
+        part = part.cpu().numpy() if isinstance(part, Tensor) else part
+        part = part - first
+        total += part.sum(0)
+        squares += np.einsum("nd,nd->d", part, part)
+    mean = first + total / len(rows)
+    variance = np.maximum(squares / len(rows) - np.square(total / len(rows)), 0)
+    if scaling == "all":
+        variance = np.full(width, variance.mean())
+    scale = np.sqrt(variance)
+    scale[(scale <= 1e-7 * np.abs(mean)) | (scale <= 1e-6 * scale.max(initial=0))] = 1.0  # nothing but rounding
+    return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
+
+
+@torch.no_grad()
+def _refit(network: Autoencoder, rows: Tensor, iterations: int, seed: int) -> None:
+    """Move the codewords to the centroids of the residuals of all rows, level by level, from where they are."""
+    books = network.codebooks
+    assert books is not None
+    left = torch.cat([network.latents(part) for part in rows.split(8192)])
+    for level, book in enumerate(books.codebooks.detach().clone()):
+        found = cluster(left, len(book), iterations=iterations, seed=seed, start=book)
+        books.place(level, found.centers)
+        left = left - found.centers[found.codes]
+
+
+@torch.no_grad()
+def _validate(network: nn.Module, rows: Tensor) -> dict[str, float]:
+    """Share of the variance that is lost, share of the rows that share their codes, and the sum of the two."""
+    assert isinstance(network, Autoencoder)
+    books, lost, codes = network.codebooks, 0.0, []
+    mean = ((rows.double().mean(0) - network.shift) / network.scale).float()
+    spread = 0.0
+    for part in rows.split(8192):
+        scaled = (part - network.shift) / network.scale
+        quantized = network.latents(part)
+        if books is not None:
+            codes.append(books.codes(quantized))
+            quantized = books.decode(codes[-1])
+        lost += float((network.decoder(quantized).float() - scaled).square().sum(dtype=torch.float64))
+        spread += float((scaled - mean).square().sum(dtype=torch.float64))
+    error = lost / max(spread, _EPS)
+    if books is None:
+        return {"error": error, "score": error}
+    table, size = torch.cat(codes).cpu().numpy(), books.codebooks.shape[1]
+    shared = ItemCodes(table, (size,) * table.shape[1], np.arange(len(table))).collisions().rate
+    return {"error": error, "collisions": shared, "score": error + shared}
+
+
+def _as_arrays(network: Autoencoder) -> Fitted:
+    def layers(part: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
+        linear = [layer for layer in part if isinstance(layer, nn.Linear)]
+        return [(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in linear]
+
+    assert network.codebooks is not None
+    books = network.codebooks.codebooks.detach().numpy().copy()
+    usable = np.zeros(books.shape[:2], dtype=bool)
+    for level, book in enumerate(books):
+        usable[level, np.unique(book, axis=0, return_index=True)[1]] = True
+    return Fitted(
+        network.shift.numpy().copy(),
+        network.scale.numpy().copy(),
+        layers(network.encoder),
+        layers(network.decoder),
+        books,
+        usable,
+    )
+
+
+def _run(layers: list[tuple[np.ndarray, np.ndarray]], values: Tensor) -> Tensor:
+    """Linear layers with ReLU between them, in float64."""
+    for place, (weight, bias) in enumerate(layers):
+        values = torch.addmm(torch.from_numpy(bias).to(values), values, torch.from_numpy(weight).to(values).T)
+        if place + 1 < len(layers):
+            values.relu_()
+    return values
+
+
+def _latents(fitted: Fitted, rows: Tensor) -> Tensor:
+    """float64 [N, d]."""
+    parts = []
+    for part in rows.split(_CHUNK_ROWS):
+        values = part.double()
+        shift, scale = torch.from_numpy(fitted.shift).to(values), torch.from_numpy(fitted.scale).to(values)
+        parts.append(_run(fitted.encoder, (values - shift) / scale))
+    return torch.cat(parts)
+
+
+def _restored(fitted: Fitted, codes: Tensor) -> Tensor:
+    """float32 [N, D]."""
+    books = torch.from_numpy(fitted.codebooks).double()
+    total = torch.stack([book[column] for book, column in zip(books, codes.T, strict=True)]).sum(0)
+    restored = _run(fitted.decoder, total)
+    return (restored * torch.from_numpy(fitted.scale) + torch.from_numpy(fitted.shift)).float()
+
+
+def _array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    found = arrays.get(name)
+    if found is None or found.shape != shape:
+        what = "missing" if found is None else f"of shape {found.shape}"
+        raise ValueError(f"{name} is {what}; the manifest expects {shape}")
+    return found
+
+
+def _layer_arrays(
+    arrays: Mapping[str, np.ndarray], name: str, widths: list[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [
+        (_array(arrays, f"{name}.{place}.weight", (out, width)), _array(arrays, f"{name}.{place}.bias", (out,)))
+        for place, (width, out) in enumerate(pairwise(widths))
+    ]

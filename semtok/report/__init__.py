@@ -1,0 +1,1 @@
+"""What is said of codes: measures, tables, one page."""

@@ -1,0 +1,432 @@
+"""The command ``seqrec``: train, evaluate, recommend, compare, export, list. Parses, calls one function, prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recbase.arguments import Count, IndexName, MetricName, MonitorName, Range, rule_of
+from recbase.cli.console import failures, print_json, print_table, say, short, warn
+from recbase.cli.options import (
+    Command,
+    Group,
+    Option,
+    add_options,
+    argument,
+    chosen,
+    need_paths,
+    options_from,
+    recipe_of,
+    recipes_from,
+    shared,
+    summary_of,
+)
+from recbase.cli.options import given as typed_names
+from seqrec import MODELS, REGISTRY
+from seqrec.content import SHAPES
+
+__all__ = ["ASKED", "RUN_DATA", "form_option", "main", "print_answers", "print_metrics", "training_options"]
+
+RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
+ASKED = [
+    Option("history", "strs", None, "Raw item ids, the oldest first, as a,b,c.", required=True, repeats=True),
+    Option("k", "int", 10, "Items to recommend.", flag="top", short="-k", rule=Range(1, 100_000)),
+    Option("keep_seen", "bool", False, "Items of the history may be recommended again.", flag="keep-seen"),
+]
+
+_TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
+_TRAINING = "recbase.train.loop:TrainConfig"
+_CONTENT = "seqrec.stages:Content"
+_FORMS = {
+    "all": "all = one a user with a target at every position",
+    "prefix": "prefix = one a target, with all that came before",
+    "cloze": "cloze = one a user, with masked items to predict",
+}
+_VECTORS = ("views", "encoder", "pca", "whiten")
+_CONTENT_OPTIONS = {
+    "text": (*_VECTORS, "global_text"),
+    "views": (*_VECTORS, "global_text"),
+    "images": (*_VECTORS, "image_encoder", "image_root"),
+    "codes": (*_VECTORS, "code_method", "code_levels", "codebook_size", "code_type", "vectors"),
+    "attributes": ("attribute_columns", "attribute_items"),
+    "sentences": ("views",),
+}
+
+
+def form_option(forms: Sequence[str], said: Mapping[str, str]) -> Option:
+    """The option ``--form`` of a model: what one training sample is."""
+    return Option("form", "choice", forms[0], f"Samples: {'; '.join(said[form] for form in forms)}.", tuple(said))
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Train, evaluate and use sequential recommenders."""
+
+
+class _Models(Group):
+    """One sub-command a model, made when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the models that can be trained."""
+        return _TRAINABLE
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of one model, its options read from the model's signature."""
+        if name not in _TRAINABLE:
+            raise click.UsageError(f"unknown model {name!r}; known: {', '.join(_TRAINABLE)}")
+        return _counted_command(name) if REGISTRY[name].kind == "counted" else _training_command(name)
+
+
+@main.group(cls=_Models)
+def train() -> None:
+    """Train a model and report its test metrics: seqrec train MODEL."""
+
+
+def _counted_command(name: str) -> click.Command:
+    options = options_from(MODELS[name], skip=SHAPES)
+
+    @click.command(name, cls=Command, help=summary_of(MODELS[name]))
+    @add_options(shared("data", "out", "as_json", "quiet"))
+    @add_options(options, section="Model")
+    @failures
+    def command(data: str, out: Path | None, as_json: bool, quiet: bool, **_: Any) -> None:
+        from recbase.data.catalog import load_dataset
+        from seqrec.stages import train_counted
+
+        target = out or Path("runs/seqrec") / name
+        metrics = train_counted(name, load_dataset(data), target, chosen(options), {"given": data})
+        print_metrics(metrics, target, as_json, quiet)
+
+    return command
+
+
+def training_options(defaults: Mapping[str, Any]) -> list[Option]:
+    """Options of a training that is validated by ranking, with the defaults of a model's recipe."""
+    options = [replace(option, default=defaults.get(option.name, option.default)) for option in options_from(_TRAINING)]
+    rule = rule_of(MonitorName)
+    return [replace(option, rule=rule) if option.name == "monitor" else option for option in options]
+
+
+def _training_command(name: str) -> click.Command:
+    entry = REGISTRY[name]
+    model = options_from(MODELS[name], skip=SHAPES)
+    usual = recipe_of(MODELS[name], "default")
+    training = training_options(usual)
+    wanted = {option for source in entry.inputs for option in _CONTENT_OPTIONS.get(source, ())}
+    content = [option for option in options_from(_CONTENT) if option.name in wanted]
+    content = [replace(option, default=usual.get(option.name, option.default)) for option in content]
+    folders = (
+        ["embeddings", "embeddings_ids", "in_order"] if {"text", "views", "images", "codes"} & set(entry.inputs) else []
+    )
+    folders += ["codes"] if "codes" in entry.inputs else []
+    recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
+
+    @click.command(name, cls=Command, help=f"{summary_of(MODELS[name])} Recipes: {recipes}.")
+    @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
+    @add_options([form_option(entry.forms, _FORMS)])
+    @add_options(shared(*folders), section="Content")
+    @add_options(content, section="Content")
+    @(_stage_options if name == "ccfrec" else lambda function: function)
+    @add_options(model, section="Model")
+    @add_options(training, section="Training")
+    @failures
+    def command(
+        data: str, out: Path | None, recipe: str, resume: bool, as_json: bool, quiet: bool, **given: Any
+    ) -> None:
+        from recbase.data.catalog import load_dataset
+        from recbase.train.loop import TrainConfig
+        from semtok.content.ready_vectors import VectorSource
+        from seqrec.stages import Content, train_item_ids, train_network
+
+        need_paths("embeddings", "embeddings_ids", "codes", "vectors", "base")
+        _refuse_unread(given)
+        target = out or Path("runs/seqrec") / (name if given.get("base") is None else f"{name}-item-id")
+        overrides = recipe_of(MODELS[name], recipe)
+        config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})
+        context = click.get_current_context()
+        source = context.get_parameter_source("form")
+        form = (
+            given["form"] if source is not None and source.name != "DEFAULT" else overrides.get("form", given["form"])
+        )
+        typed = {option.name: given[option.name] for option in content if option.name in typed_names()}
+        vectors = VectorSource.of(
+            given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False), typed
+        )
+        dataset, record = load_dataset(data), {"given": data}
+        if given.get("stage") == "item-id":
+            if given["base"] is None:
+                raise click.UsageError("--stage item-id needs --base RUN, the trained run that it starts from")
+            candidates = given["id_in_candidates"]
+            metrics = train_item_ids(given["base"], dataset, target, config, candidates, record, resume, recipe)
+        else:
+            metrics = train_network(
+                name,
+                dataset,
+                target,
+                chosen(model, overrides),
+                config,
+                form,
+                recipe,
+                record,
+                Content(**chosen(content, overrides)) if content else None,
+                vectors,
+                given.get("codes"),
+                resume=resume,
+            )
+        print_metrics(metrics, target, as_json, quiet)
+
+    return command
+
+
+def _refuse_unread(given: Mapping[str, Any]) -> None:
+    """Refuse paths that nothing would read."""
+    if given.get("vectors") is not None and given.get("code_type") not in {"sasrec", "mixed"}:
+        raise click.UsageError("--vectors is read with --code-type sasrec or mixed alone")
+    if given.get("base") is not None and given.get("stage") != "item-id":
+        raise click.UsageError("--base is read with --stage item-id alone")
+
+
+def _stage_options(function: Any) -> Any:
+    return add_options(
+        [
+            Option("stage", "choice", "main", "Train the model, or fine-tune item ids on a trained run.",
+                   ("main", "item-id")),
+            Option("base", "path", None, "Run that the item-id stage starts from."),
+            Option("id_in_candidates", "bool", True, "In the item-id stage, add the id embedding to candidates too."),
+        ]
+    )(function)  # fmt: skip
+
+
+def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
+    """Print what a training reached (on the main process), and end the processes of a launch."""
+    from recbase.evaluate import compare as comparison
+    from recbase.train.processes import is_main_process, leave_launch
+
+    if is_main_process() and as_json:
+        print_json(metrics | {"out": str(out)})
+    elif is_main_process() and not quiet:
+        comparison.print_metrics({metrics["model"]: metrics})
+        say(f"Run folder: {out}")
+    leave_launch()
+
+
+@main.command()
+@argument("run")
+@add_options(shared("as_json"))
+@add_options([RUN_DATA])
+@failures
+def evaluate(run: Path, data: str | None, as_json: bool) -> None:
+    """Rank all items for every test user again, and print the metrics under both seen-item policies."""
+    from recbase.data.catalog import load_dataset
+    from recbase.evaluate.compare import print_metrics
+    from recbase.evaluate.ranking import metrics_of_run, rank_targets, summarize
+    from recbase.store.runs import load_run
+
+    opened = load_run(run, MODELS)
+    dataset = load_dataset(data or opened.data.get("given", opened.data["name"]))
+    if dataset.hash != opened.data["hash"]:
+        raise ValueError(f"{run} was trained on {opened.data['name']}, not on the data set {dataset.name}")
+    split, scorer = dataset.split(), opened.model.scorer()
+    valid = summarize(rank_targets(scorer, split.valid))
+    ranks = rank_targets(scorer, split.test)
+    name, recipe = opened.manifest["model"], opened.recipe
+    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, None, scorer)
+    if as_json:
+        print_json(metrics)
+    else:
+        print_metrics({name: metrics})
+
+
+@main.command()
+@argument("run")
+@add_options(
+    [
+        *ASKED,
+        Option("engine", "choice", "model", "What scores: the model, or the index or ONNX scorer of an exported run.",
+               ("model", "faiss", "onnx")),
+    ]
+)  # fmt: skip
+@add_options(shared("as_json"))
+@failures
+def recommend(run: Path, history: tuple[str, ...], k: int, keep_seen: bool, engine: str, as_json: bool) -> None:
+    """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
+    from recbase.store.runs import load_run
+    from seqrec.serving import recommend_ids
+
+    rows, unknown = recommend_ids(load_run(run, MODELS), history, k, keep_seen, engine)
+    print_answers(rows, unknown, as_json)
+
+
+def print_answers(rows: list[dict[str, Any]], unknown: list[str], as_json: bool) -> None:
+    """Print recommended items, and a warning for every id that is unknown."""
+    for name in unknown:
+        warn(f"item {short(name)} is unknown and was skipped")
+    if as_json:
+        print_json({"items": rows, "unknown": unknown})
+        return
+    table = [
+        (str(place), str(row["item_id"]), str(row.get("title") or ""), f"{row['score']:.4f}")
+        for place, row in enumerate(rows, 1)
+    ]
+    print_table(("rank", "item", "title", "score"), table, clip="title")
+
+
+@main.command()
+@argument("runs", many=True)
+@add_options(
+    [
+        Option("metric", "str", "ndcg@10", "Metric that the tests compare.", rule=rule_of(MetricName)),
+        Option("figure", "path", None, "PNG to write (needs the extra [plots])."),
+    ]
+)
+@add_options(shared("as_json", "seed"))
+@failures
+def compare(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: bool, seed: int) -> None:
+    """Compare runs on the same test users: metrics, bootstrap intervals, paired t and Wilcoxon tests."""
+    from recbase.evaluate.compare import compare_runs, draw_comparison, print_comparison
+
+    comparison = compare_runs(runs, metric=metric, seed=seed)
+    if figure is not None:
+        draw_comparison(comparison, figure)
+    if as_json:
+        print_json(comparison.as_dict())
+    else:
+        print_comparison(comparison)
+
+
+@main.command()
+@argument("run")
+@add_options(
+    [
+        Option("out", "path", None, "Folder to write.", required=True),
+        Option("faiss", "bool", None, "Write items.faiss, an index of the item vectors (extra [faiss]).",
+               shown="where faiss is installed"),
+        Option("factory", "str", "Flat", "Kind of index, as faiss names it.", flag="index", rule=rule_of(IndexName)),
+        Option("onnx", "bool", None, "Write scorer.onnx, which scores histories without torch (extra [onnx]).",
+               shown="where ONNX Runtime is installed"),
+    ]
+)  # fmt: skip
+@failures
+def export(run: Path, out: Path, faiss: bool | None, factory: str, onnx: bool | None) -> None:
+    """Write the deployed form of a run: tables, item vectors, a faiss index, an ONNX scorer."""
+    from recbase.store.runs import load_run
+    from seqrec.serving import export_run
+
+    written, notes = export_run(load_run(run, MODELS), out, faiss, onnx, factory)
+    say(f"{out}: {', '.join(written)}")
+    for note in notes:
+        warn(str(note))
+
+
+@main.command()
+@argument("run")
+@add_options(
+    [
+        Option("reference", "path", None, "SASRec run.", required=True),
+        Option("embeddings", "path", None, "Item embeddings.", required=True),
+        Option("anchors", "int", 3, "Items whose neighbours are counted.", rule=rule_of(Count)),
+        Option("neighbours", "int", 2000, "Neighbours an anchor.", rule=Range(2, 1_000_000)),
+        Option("figure", "path", None, "PNG of the t-SNE view (needs the extra [plots])."),
+    ]
+)
+@add_options(shared("as_json", "seed"))
+@failures
+def neighbours(
+    run: Path, reference: Path, embeddings: Path, anchors: int, neighbours: int, figure: Path | None, as_json: bool,
+    seed: int,
+) -> None:  # fmt: skip
+    """Share of an item's fused neighbours that are collaborative or textual neighbours (CCFRec, figure 4)."""
+    from recbase.store.runs import load_run
+    from semtok.content.embeddings import load_embeddings
+    from seqrec.analysis.neighbours import draw_neighbours, neighbour_shares
+
+    report = neighbour_shares(
+        load_run(run, MODELS), load_run(reference, MODELS), load_embeddings(embeddings), anchors, neighbours, seed
+    )
+    if figure is not None:
+        draw_neighbours(report, figure, seed)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        for row in report.rows:
+            say(
+                f"{row['title'] or row['item_id']}: {row['collaborative']:.1%} of the fused neighbours are "
+                f"collaborative ones, {row['text']:.1%} textual ones"
+            )
+
+
+@main.command()
+@argument("runs", many=True)
+@add_options(
+    [
+        Option("sample", "int", 4000, "Rows compared in pairs.", rule=Range(2, 50_000)),
+        Option("items", "int", 1000, "Items drawn in the figure.", rule=Range(2, 1_000_000)),
+        Option("figure", "path", None, "PNG of both clouds, a panel a run ([plots])."),
+    ]
+)
+@add_options(shared("as_json", "seed"))
+@failures
+def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None, as_json: bool, seed: int) -> None:
+    """Alignment and uniformity of TSSR's two streams, over items and users (TSSR, figures 1, 3 and 4)."""
+    from recbase.data.catalog import load_dataset
+    from recbase.store.runs import load_run
+    from seqrec.analysis.alignment import alignment_uniformity, draw_streams
+
+    opened = {str(path): load_run(path, MODELS) for path in runs}
+    for path, run in opened.items():
+        if run.manifest["model"] != "tssr":
+            raise ValueError(f"{path} holds a {run.manifest['model']}; only tssr has two streams")
+    reports = {}
+    for path, run in opened.items():
+        dataset = load_dataset(run.data.get("given", run.data["name"]))
+        if dataset.hash != run.data["hash"]:
+            raise ValueError(f"{path} was trained on another version of the data set {dataset.name}")
+        reports[path] = alignment_uniformity(run.model, dataset.split().train, sample, seed=seed)
+    if figure is not None:
+        draw_streams({path.name: opened[str(path)].model for path in runs}, figure, items, seed)
+    if as_json:
+        print_json(reports)
+        return
+    names = ("alignment", "uniformity_id", "uniformity_content", "uniformity")
+    rows = [
+        (Path(path).name, part, *(f"{values[name]:.4f}" for name in names))
+        for path, report in reports.items()
+        for part, values in report.items()
+    ]
+    print_table(("run", "over", *(name.replace("_", " ") for name in names)), rows)
+
+
+@main.command("list")
+@add_options(shared("as_json"))
+@failures
+def list_models(as_json: bool) -> None:
+    """List the models: name, what it is, paper, inputs, loss, sample form, recipes."""
+    rows = [
+        {
+            "name": name,
+            "summary": summary_of(entry.target),
+            "paper": entry.paper,
+            "inputs": ", ".join(entry.inputs),
+            "loss": entry.loss,
+            "form": " or ".join(entry.forms) or "counts",
+            "recipes": sorted({"default", *recipes_from(entry.target)}),
+        }
+        for name, entry in REGISTRY.items()
+        if entry.kind != "deployed"
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    width = 2 + max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        say(f"{row['name']:<{width}}{row['summary']}")
+        facts = [f"{fact}: {row[fact]}" for fact in ("paper", "inputs", "loss", "form")]
+        say(f"{'':<{width}}{'; '.join(facts)}; recipes: {', '.join(row['recipes'])}")
+
+
+if __name__ == "__main__":
+    main()

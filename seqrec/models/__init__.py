@@ -1,0 +1,1 @@
+"""Ranking models, one readable file a model."""

@@ -1,0 +1,685 @@
+"""CCFRec: item codes query the item's text, and a causal Transformer reads the fused items.
+
+The item encoder (semantic fusion) is trained together with the backbone; for deployment its outputs are tabulated, and
+a recommendation costs what SASRec's does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recbase.arguments import (
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Range,
+    Share,
+    Temperature,
+    Weight,
+    Width,
+    check_arguments,
+)
+from recbase.data.sequences import SequenceBatch
+from recbase.nn.draws import draw_integers, draw_uniform
+from recbase.nn.losses import gather_with_gradient, info_nce, linear_cross_entropy, sampled_cross_entropy
+from recbase.nn.transformer import Attention, Encoder, Packing
+from recbase.train.loop import LossOutput
+from recbase.train.memory import check_weights
+from seqrec.sequential import Pretrained
+
+__all__ = ["RECIPES", "CCFRec", "TabulatedCCFRec"]
+
+_PAPER = {
+    "form": "prefix",
+    "batch_size": 400,
+    "weight_decay": 1e-4,
+    "optimizer": "adamw",
+    "schedule": "constant",
+    "warmup_steps": 500,
+    "epochs": 500,
+    "patience": 10,
+    "precision": "no",
+    "mask_share": 1.0,
+    "in_batch_negatives": False,
+    "max_len": 20,
+}
+
+RECIPES = {
+    "default": {"epochs": 200, "batch_size": 256, "lr": 2e-3, "warmup_steps": 100, "patience": 10, "precision": "auto"},
+    # Section 4.1.4 of the paper, and the settings released for each of its data sets.
+    "paper": _PAPER
+    | {
+        "lr": 5e-4,
+        "negatives": 25_000,
+        "mcm_weight": 0.2,
+        "msa_weight": 0.4,
+        "dropout": 0.4,
+        "fusion_dropout": 0.1,
+        "fusion_attention_dropout": 0.1,
+    },
+    "paper-instrument": _PAPER
+    | {
+        "lr": 1e-3,
+        "negatives": 24_000,
+        "mcm_weight": 0.6,
+        "msa_weight": 0.4,
+        "dropout": 0.3,
+        "fusion_dropout": 0.3,
+        "fusion_attention_dropout": 0.3,
+    },
+    "paper-game": _PAPER
+    | {
+        "lr": 1e-3,
+        "negatives": 25_000,
+        "mcm_weight": 0.3,
+        "msa_weight": 0.5,
+        "dropout": 0.2,
+        "fusion_dropout": 0.1,
+        "fusion_attention_dropout": 0.1,
+    },
+    "paper-baby": _PAPER
+    | {
+        "lr": 5e-4,
+        "negatives": 25_000,
+        "mcm_weight": 0.3,
+        "msa_weight": 0.5,
+        "dropout": 0.2,
+        "fusion_dropout": 0.2,
+        "fusion_attention_dropout": 0.2,
+    },
+}
+
+_FULL_SOFTMAX_LIMIT = {"cpu": 5_000, "cuda": 30_000}
+_SAMPLED_NEGATIVES = {"cpu": 1_024, "cuda": 8_192}
+_CHUNK = 512  # items fused at a time
+_KEEP_ACTIVATIONS = 6_000  # items fused without recomputing activations in the backward pass
+
+
+class FusionLayer(nn.Module):
+    """Codes attend to each other, then to the text views, then a feed-forward layer; each with residual and LN."""
+
+    def __init__(self, dim: int, heads: int, ffn: int, dropout: float, attention_dropout: float, text_dim: int) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.self_attention = Attention(dim, heads, attention_dropout)
+        self.cross_attention = Attention(dim, heads, attention_dropout, context_dim=text_dim)
+        self.up, self.down = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-12) for _ in range(3))
+
+    def forward(self, codes: Tensor, text: Tensor) -> Tensor:
+        """codes [M, L, D], text [M, m, E] -> [M, L, D]."""
+        x = self.norms[0](codes + self._drop(self.self_attention(codes, codes)))
+        x = self.norms[1](x + self._drop(self.cross_attention(x, text)))
+        fused: Tensor = self.norms[2](x + self._drop(self.down(F.gelu(self.up(x)))))
+        return fused
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Backbone(nn.Module):
+    """Positions counted from the oldest item, LN, dropout, causal post-LN blocks."""
+
+    def __init__(self, dim: int, layers: int, heads: int, ffn: int, dropout: float, max_len: int) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.positions = nn.Embedding(max_len, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.encoder = Encoder(layers, dim, heads, ffn, dropout, dropout)
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """Packed item representations [S, D] -> states [S, D]."""
+        x = F.dropout(self.norm(x + self.positions(packing.steps)), self.dropout, self.training)
+        states: Tensor = self.encoder(x, packing)
+        return states
+
+
+class CCFRec(Pretrained, nn.Module):
+    """Code-guided fusion of text and collaborative signals (Liu et al., KDD 2025, arXiv 2503.12183).
+
+    Where paper and released code differ this follows the code: whitened PCA of the text vectors, residuals and layer
+    norms in the fusion module, the mean of the code embeddings added to candidates only, AdamW. Ours: the all-positions
+    form (a target at every position, the masked pass on a share of the users), a softmax over all items where the
+    catalogue is small, fusion once per distinct item of a step in the pass without masks, and a gradient for the shared
+    [MASK] vector through its lookup. Recipes: ``paper`` (Scientific), ``paper-instrument``, ``paper-game``,
+    ``paper-baby``.
+
+    Parameters
+    ----------
+    items : int
+        Items in the catalogue, N.
+    sizes : list of int
+        Codes of each code position, L entries (views x codes a view).
+    views : int
+        Text vectors an item, m.
+    text_dim : int, default 128
+        Width of the text vectors.
+    dim : int, default 128
+        Width D of code embeddings, fusion and backbone.
+    layers : int, default 2
+        Blocks of the backbone.
+    heads : int, default 2
+        Attention heads of backbone and fusion; must divide ``dim``.
+    ffn : int, default 512
+        Width of the feed-forward layers.
+    fusion_layers : int, default 2
+        Layers of the semantic-fusion module.
+    dropout : float, default 0.3
+        Of the backbone (attention weights too).
+    fusion_dropout : float, default 0.1
+        On the output of every sub-layer of the fusion module.
+    fusion_attention_dropout : float, default 0.0
+        On the attention weights of the fusion module.
+    max_len : int, default 20
+        Longest history, in items; older ones are cut.
+    temperature : float, default 0.07
+        Divides all cosines.
+    mcm_weight : float, default 0.2
+        alpha, weight of masked code modelling; 0 turns it off (ablation "w/o MCM").
+    msa_weight : float, default 0.4
+        beta, weight of masked sequence alignment; 0 turns it off (ablation "w/o MSA").
+    mask_ratio : float, default 0.5
+        Probability rho that a code is selected for masking; of those 80 % become [MASK], 10 % a random code.
+    mask_share : float, default 0.25
+        Share of a step's rows whose histories go through the masked pass.
+    negatives : int, default -1
+        Uniform negatives a step; 0 = all items, -1 = all up to 5,000 (GPU 30,000), above that 1,024 (GPU 8,192).
+    in_batch_negatives : bool, default True
+        Whether the targets of the step are negatives of each other (the released code: no).
+    residual_in_sequence : bool, default False
+        Add the mean code embedding to sequence inputs too (paper: yes; released code: candidates only).
+    mcm_vocabulary : {"all", "own"}, default "all"
+        Codes that a masked code is told apart from: those of all positions, or of its own.
+    mask_vectors : {"shared", "position"}, default "shared"
+        One [MASK] vector, or one a code position.
+    text : {"views", "codes"}, default "views"
+        What the codes attend to; ``codes`` is the ablation "w/o text".
+    fusion : bool, default True
+        False is the ablation "w/o cross attention": an item is the mean of its code embeddings and text vectors.
+    mask_equal_targets : bool, default False
+        In the sequence alignment, rows of the same target are no negatives of each other.
+    """
+
+    def __init__(
+        self,
+        items: Large,
+        sizes: list[int],
+        views: int,
+        text_dim: LargeOrOff = 128,
+        dim: Width = 128,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 512,
+        fusion_layers: Depth = 2,
+        dropout: Dropout = 0.3,
+        fusion_dropout: Dropout = 0.1,
+        fusion_attention_dropout: Dropout = 0.0,
+        max_len: Length = 20,
+        temperature: Temperature = 0.07,
+        mcm_weight: Weight = 0.2,
+        msa_weight: Weight = 0.4,
+        mask_ratio: Share = 0.5,
+        mask_share: Share = 0.25,
+        negatives: Annotated[int, Range(-1, 1_000_000)] = -1,
+        in_batch_negatives: bool = True,
+        residual_in_sequence: bool = False,
+        mcm_vocabulary: Literal["all", "own"] = "all",
+        mask_vectors: Literal["shared", "position"] = "shared",
+        text: Literal["views", "codes"] = "views",
+        fusion: bool = True,
+        mask_equal_targets: bool = False,
+    ) -> None:
+        super().__init__()
+        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._config["sizes"] = [int(size) for size in sizes]
+        _check(self._config)
+        self.items, self.dim, self.max_len, self.code_count = items, dim, max_len, int(sum(sizes))
+        self.scale, self.temperature = 1 / temperature, temperature
+        self.mcm_weight, self.msa_weight = (mcm_weight if fusion else 0.0), msa_weight
+        self.mask_ratio, self.mask_share = mask_ratio, mask_share
+        self.negatives, self.in_batch_negatives = negatives, in_batch_negatives
+        self.residual_in_sequence, self.mask_equal_targets = residual_in_sequence, mask_equal_targets
+        self.mcm_vocabulary, self.mask_vectors, self.text_source = mcm_vocabulary, mask_vectors, text
+        levels = len(sizes)
+        # Row 0 is the shared [MASK]; rows 1.. are the codes, position by position; then [MASK] rows a position, if any.
+        extra = levels if mask_vectors == "position" else 0
+        self.code_embedding = nn.Embedding(1 + self.code_count + extra, dim)
+        self.text_projection = nn.Linear(text_dim, dim) if not fusion and text_dim != dim else nn.Identity()
+        context = text_dim if text == "views" else dim
+        self.fusion = nn.ModuleList(
+            FusionLayer(dim, heads, ffn, fusion_dropout, fusion_attention_dropout, context)
+            for _ in range(fusion_layers if fusion else 0)
+        )
+        self.backbone = Backbone(dim, layers, heads, ffn, dropout, max_len)
+        offsets = torch.tensor([0, *np.cumsum(sizes)[:-1].tolist()]) + 1
+        self.codes: Tensor
+        self.text: Tensor
+        self.offsets: Tensor
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("codes", torch.zeros(items + 1, levels, dtype=torch.int64))
+        self.register_buffer("text", torch.zeros(items + 1, views, text_dim))
+        _initialise(self)
+
+    def with_content(self, codes: np.ndarray | Tensor, views: np.ndarray | Tensor) -> CCFRec:
+        """Set the items' codes and text vectors (frozen inputs, saved with the model) and return the model.
+
+        Parameters
+        ----------
+        codes : int [N, L]
+            Codes of item 1..N, each below the size of its position.
+        views : float32 [N, m, E]
+            Text vectors of item 1..N.
+
+        Raises
+        ------
+        ValueError
+            If a shape, or a code's range, does not fit the model.
+        """
+        code, vectors = torch.as_tensor(codes).long(), torch.as_tensor(views).float()
+        for name, found, expected in (
+            ("codes", tuple(code.shape), (self.items, self.codes.shape[1])),
+            ("text", tuple(vectors.shape), (self.items, *self.text.shape[1:])),
+        ):
+            if found != expected:
+                raise ValueError(f"{name} has shape {found} but the model expects {expected}")
+        sizes = torch.tensor(self._config["sizes"])
+        if bool((code < 0).any() or (code >= sizes).any()):
+            raise ValueError(f"codes must lie below the level sizes {self._config['sizes']}, found {int(code.max())}")
+        if not bool(torch.isfinite(vectors).all()):
+            raise ValueError("text holds NaN or infinite values")
+        self.codes[1:], self.text[1:] = code + self.offsets.cpu(), vectors
+        return self
+
+    def index_ranges(self) -> dict[str, Any]:
+        """Least and largest value of the buffers that index tables."""
+        return {"codes": (0, (self.offsets + torch.tensor(self._config["sizes"]) - 1).numpy())}
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments; codes and text are in the state dict."""
+        return dict(self._config)
+
+    # Items -----------------------------------------------------------------------------------------------------------
+
+    def fuse(self, codes: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Fused codes and the mean of the raw code embeddings.
+
+        Parameters
+        ----------
+        codes : int64 [M, L]
+            Flat code ids, 0 = [MASK].
+        text : float32 [M, m, E]
+
+        Returns
+        -------
+        hidden : [M, L, D]
+        code_mean : [M, D]
+        """
+        embedded = self.code_embedding(codes)
+        hidden, context = embedded, text if self.text_source == "views" else embedded
+        for layer in self.fusion:
+            hidden = layer(hidden, context)
+        if not self.fusion:
+            hidden = torch.cat([embedded, self.text_projection(text)], 1)
+        return hidden, embedded.mean(1)
+
+    def item_representations(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """What the sequence reads and what the candidates are: items [M] -> two of [M, D], computed in chunks."""
+        recompute = torch.is_grad_enabled() and len(items) > _KEEP_ACTIVATIONS
+        parts = []
+        for chunk in items.split(_CHUNK):
+            if recompute:
+                parts.append(checkpoint(self._represent, chunk, use_reentrant=False))
+            else:
+                parts.append(self._represent(chunk))
+        inputs, candidates = zip(*parts, strict=True)
+        return torch.cat(inputs), torch.cat(candidates)
+
+    def _represent(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, code_mean = self.fuse(self.codes[items], self.text[items])
+        return self._inputs(hidden, code_mean), hidden.mean(1) + code_mean
+
+    def _inputs(self, hidden: Tensor, code_mean: Tensor) -> Tensor:
+        pooled = hidden.mean(1)
+        return pooled + code_mean if self.residual_in_sequence else pooled
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: SequenceBatch) -> LossOutput:
+        """This batch's share of L_CE + alpha L_MCM + beta L_MSA of the step."""
+        packing = Packing.of(batch.lengths, batch.items.shape[1])
+        tokens = packing.pack(batch.items)
+        candidates, distinct = self._candidates(batch, tokens)
+        inputs, representations = self.item_representations(distinct)
+        states = self.backbone(inputs[torch.searchsorted(distinct, tokens)], packing)
+        loss = self._next_item(states, packing.pack(batch.targets), representations, candidates, distinct, batch)
+        parts = {"ce": loss.detach()}
+        if self.mcm_weight or self.msa_weight:
+            mcm, msa = self._masked_pass(batch, states[packing.last])
+            loss = loss + self.mcm_weight * mcm + self.msa_weight * msa
+            parts |= {"mcm": mcm.detach(), "msa": msa.detach()}
+        return LossOutput(loss, parts)
+
+    def _candidates(self, batch: SequenceBatch, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Negative items (None = all) and the distinct items to be fused, ascending."""
+        device, kind = tokens.device, "cuda" if tokens.is_cuda else "cpu"
+        count = self.negatives
+        if count < 0:
+            count = 0 if self.items <= _FULL_SOFTMAX_LIMIT[kind] else _SAMPLED_NEGATIVES[kind]
+        if count == 0:
+            return None, torch.arange(1, self.items + 1, device=device)
+        allowed = torch.ones(self.items + 1, dtype=torch.bool, device=device)
+        allowed[0] = False
+        allowed[batch.step_targets] = False
+        keys = draw_uniform(batch.seed, torch.arange(self.items + 1, device=device)).masked_fill(~allowed, 2.0)
+        count = min(count, int(allowed.sum()))
+        negatives = keys.topk(count, largest=False).indices
+        return negatives, torch.cat([tokens, negatives, batch.step_targets]).unique()
+
+    def _next_item(
+        self,
+        states: Tensor,
+        targets: Tensor,
+        representations: Tensor,
+        negatives: Tensor | None,
+        distinct: Tensor,
+        batch: SequenceBatch,
+    ) -> Tensor:
+        if len(batch.items) != batch.row_count or len(targets) != batch.target_count:  # not a target at every position
+            chosen = targets.nonzero()[:, 0]
+            states, targets = states[chosen], targets[chosen]
+        users = F.normalize(states.float(), dim=1)
+        table = F.normalize(representations.float(), dim=1)
+        if negatives is None:
+            total = linear_cross_entropy(users, table, targets - 1, self.scale)
+        elif self.in_batch_negatives:
+            rows = torch.cat([negatives, batch.step_targets]).sort().values
+            own = table[torch.searchsorted(distinct, rows)]
+            total = linear_cross_entropy(users, own, torch.searchsorted(rows, targets), self.scale)
+        else:
+            rights, wrongs = (torch.searchsorted(distinct, items) for items in (targets, negatives))
+            total = sampled_cross_entropy(users, table, rights, wrongs, self.scale)
+        return total / batch.target_count
+
+    def _masked_pass(self, batch: SequenceBatch, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Shares of L_MCM and L_MSA. ``clean`` [B, D]: last states of the pass without masks."""
+        device = batch.items.device
+        everyone = torch.arange(batch.row_count, device=device)
+        chosen_count = max(1, round(self.mask_share * batch.row_count))
+        chosen = draw_uniform(batch.seed + 1, everyone).argsort()[:chosen_count].sort().values
+        rows = torch.isin(batch.positions, chosen).nonzero()[:, 0]
+        step_selected = self._selected(batch.seed, chosen, int(batch.step_lengths.max()))
+        in_history = torch.arange(step_selected.shape[1], device=device) < batch.step_lengths[chosen][:, None]
+        code_total = int((step_selected & in_history[:, :, None]).sum())
+        if len(rows) == 0:
+            empty = clean.sum() * 0 + self.code_embedding.weight.sum() * 0
+            # The other processes wait for this one's rows, in the backward pass too.
+            return empty, empty + self._align(clean[:0], clean[:0], batch.lengths[:0])
+        packing = Packing.of(batch.lengths[rows], batch.items.shape[1])
+        tokens = packing.pack(batch.items[rows])
+        selected = packing.pack(self._selected(batch.seed, batch.positions[rows], packing.width))
+        codes = self.codes[tokens]
+        masked = self._mask(codes, selected, batch.seed, packing.pack(self._keys(batch.positions[rows], packing.width)))
+        inputs, mcm = self._fuse_masked(masked, codes, selected, self.text[tokens])
+        hidden_last = self.backbone(inputs, packing)[packing.last]
+        msa = self._align(hidden_last, clean[rows], self._last_targets(batch)[rows])
+        return mcm / max(1, code_total), msa / chosen_count
+
+    def _keys(self, positions: Tensor, width: int) -> Tensor:
+        """The random-draw coordinates (row, step, code) folded into one number: int64 [B, T, L]."""
+        steps = torch.arange(width, device=positions.device)[:, None]
+        code = torch.arange(self.codes.shape[1], device=positions.device)
+        return (positions[:, None, None] * self.max_len + steps) * len(code) + code
+
+    def _selected(self, seed: int, positions: Tensor, width: int) -> Tensor:
+        """Codes selected for masking, bool [B, T, L]."""
+        return draw_uniform(seed + 2, self._keys(positions, width)) < self.mask_ratio
+
+    def _mask(self, codes: Tensor, selected: Tensor, seed: int, keys: Tensor) -> Tensor:
+        """BERT's 80/10/10 on the selected codes: flat ids [S, L] -> flat ids [S, L]."""
+        fate = draw_uniform(seed + 3, keys)
+        random = draw_integers(seed + 4, self.code_count, keys) + 1
+        hidden = torch.zeros_like(codes)
+        if self.mask_vectors == "position":
+            hidden = hidden + 1 + self.code_count + torch.arange(codes.shape[1], device=codes.device)
+        replaced = torch.where(fate < 0.8, hidden, torch.where(fate < 0.9, random, codes))
+        return torch.where(selected, replaced, codes)
+
+    def _fuse_masked(self, masked: Tensor, codes: Tensor, selected: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, states, truths, positions = [], [], [], []
+        for at in range(0, len(masked), _CHUNK):
+            part = slice(at, at + _CHUNK)
+            hidden, code_mean = self.fuse(masked[part], text[part])
+            inputs.append(self._inputs(hidden, code_mean))
+            if self.mcm_weight:
+                where = selected[part].nonzero(as_tuple=True)
+                states.append(hidden[where])
+                truths.append(codes[part][where])
+                positions.append(where[1])
+        if not self.mcm_weight:
+            return torch.cat(inputs), torch.zeros((), device=masked.device)
+        mcm = self._masked_codes(torch.cat(states), torch.cat(truths), torch.cat(positions))
+        return torch.cat(inputs), mcm
+
+    def _masked_codes(self, states: Tensor, truths: Tensor, positions: Tensor) -> Tensor:
+        """Sum over masked codes of -log p(code), by cosine with the code table."""
+        states = F.normalize(states.float(), dim=1)
+        table = F.normalize(self.code_embedding.weight[1 : 1 + self.code_count].float(), dim=1)
+        if self.mcm_vocabulary == "all":
+            return linear_cross_entropy(states, table, truths - 1, self.scale)
+        total = states.new_zeros(())
+        for level, size in enumerate(self._config["sizes"]):
+            first = int(self.offsets[level]) - 1
+            mine = positions == level
+            own = table[first : first + size]
+            total = total + linear_cross_entropy(states[mine], own, truths[mine] - 1 - first, self.scale)
+        return total
+
+    def _align(self, masked: Tensor, clean: Tensor, targets: Tensor) -> Tensor:
+        """Sum over rows of the symmetric contrast between masked and clean states, over all processes' rows."""
+        all_masked, first = gather_with_gradient(masked)
+        all_clean, _ = gather_with_gradient(clean)
+        ids = all_ids = None
+        if self.mask_equal_targets:
+            gathered, _ = gather_with_gradient(targets[:, None].double())
+            ids, all_ids = targets, gathered[:, 0].long()
+        forth = info_nce(masked, all_clean, self.temperature, first, ids, all_ids)
+        back = info_nce(clean, all_masked, self.temperature, first, ids, all_ids)
+        return (forth + back) / 2
+
+    @staticmethod
+    def _last_targets(batch: SequenceBatch) -> Tensor:
+        return batch.targets.gather(1, batch.lengths[:, None] - 1)[:, 0]
+
+    # Recommending ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Input table and candidate table of all items, [N, D] each, in eval mode."""
+        training = self.training
+        self.eval()
+        inputs, candidates = self.item_representations(torch.arange(1, self.items + 1, device=self.codes.device))
+        self.train(training)
+        return inputs.float(), F.normalize(candidates.float(), dim=1)
+
+    def item_vectors(self) -> Tensor:
+        """Unit-length candidate vectors, [N, D]."""
+        return self.tables()[1]
+
+    def scorer(self) -> CCFRecScorer:
+        """Cosine scores from tables computed once."""
+        return CCFRecScorer(self.backbone, *self.tables(), self.max_len)
+
+    @torch.no_grad()
+    def live_scores(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Scores [B, N] through the fusion module itself, for comparison with the tabulated ones."""
+        self.eval()
+        packing = Packing.of(lengths, items.shape[1])
+        inputs, _ = self.item_representations(packing.pack(items))
+        users = F.normalize(self.backbone(inputs, packing)[packing.last], dim=1)
+        everything = torch.arange(1, self.items + 1, device=items.device)
+        return users @ F.normalize(self.item_representations(everything)[1], dim=1).T
+
+    def tabulated(self, item_ids: bool = False, id_in_candidates: bool = True) -> TabulatedCCFRec:
+        """The deployed form: the fusion module replaced by its tables.
+
+        Parameters
+        ----------
+        item_ids : bool, default False
+            Add a trainable id embedding (zeros) for the fine-tuning stage of section 4.4.5; all else is frozen.
+        id_in_candidates : bool, default True
+            Add it to the candidates as well as to the inputs.
+        """
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            everything = torch.arange(1, self.items + 1, device=self.codes.device)
+            inputs, candidates = self.item_representations(everything)
+        self.train(training)
+        kept = ("items", "dim", "layers", "heads", "ffn", "dropout", "max_len", "temperature")
+        config = {name: self._config[name] for name in kept}
+        deployed = TabulatedCCFRec(**config, item_ids=item_ids, id_in_candidates=id_in_candidates)
+        deployed.backbone.load_state_dict(self.backbone.state_dict())
+        deployed.inputs[1:], deployed.candidates[1:] = inputs.float(), candidates.float()
+        return deployed.to(self.codes.device)
+
+
+class TabulatedCCFRec(Pretrained, nn.Module):
+    """CCFRec with its fusion module replaced by tables: the deployed form, and the item-id fine-tuning stage.
+
+    Liu et al., KDD 2025, sections 3 and 4.4.5. Only the id embedding, if there is one, is trained; it starts at zero,
+    so that step 0 scores exactly as the base model does.
+
+    Parameters
+    ----------
+    items : int
+        Items in the catalogue, N.
+    dim, layers, heads, ffn : int, default 128, 2, 2, 512
+        Of the backbone.
+    dropout : float, default 0.4
+        Of the backbone, while the id embedding is trained.
+    max_len : int, default 20
+        Longest history, in items.
+    temperature : float, default 0.07
+        Divides the cosines.
+    item_ids : bool, default True
+        Whether there is an id embedding.
+    id_in_candidates : bool, default True
+        Add it to the candidates too.
+    """
+
+    def __init__(
+        self,
+        items: Large,
+        dim: Width = 128,
+        layers: Depth = 2,
+        heads: Heads = 2,
+        ffn: Width = 512,
+        dropout: Dropout = 0.4,
+        max_len: Length = 20,
+        temperature: Temperature = 0.07,
+        item_ids: bool = True,
+        id_in_candidates: bool = True,
+    ) -> None:
+        super().__init__()
+        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.items, self.max_len, self.scale = items, max_len, 1 / temperature
+        self.id_in_candidates = id_in_candidates
+        self.inputs: Tensor
+        self.candidates: Tensor
+        self.register_buffer("inputs", torch.zeros(items + 1, dim))
+        self.register_buffer("candidates", torch.zeros(items + 1, dim))
+        self.backbone = Backbone(dim, layers, heads, ffn, dropout, max_len).requires_grad_(False)
+        self.id_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if item_ids else None
+        if self.id_embedding is not None:
+            nn.init.zeros_(self.id_embedding.weight)
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return dict(self._config)
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """Input table [N + 1, D] and candidate table [N, D], the latter of unit length."""
+        inputs, candidates = self.inputs, self.candidates[1:]
+        if self.id_embedding is not None:
+            inputs = inputs + self.id_embedding.weight
+            if self.id_in_candidates:
+                candidates = candidates + self.id_embedding.weight[1:]
+        return inputs, F.normalize(candidates, dim=1)
+
+    def forward(self, batch: SequenceBatch) -> LossOutput:
+        """This batch's share of the next-item loss of the step, over all items."""
+        inputs, table = self._tables()
+        packing = Packing.of(batch.lengths, batch.items.shape[1])
+        states, targets = self.backbone(inputs[packing.pack(batch.items)], packing), packing.pack(batch.targets)
+        chosen = targets.nonzero()[:, 0]
+        users = F.normalize(states[chosen].float(), dim=1)
+        loss = linear_cross_entropy(users, table, targets[chosen] - 1, self.scale) / batch.target_count
+        return LossOutput(loss, {"ce": loss.detach()})
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Unit-length candidate vectors, [N, D]."""
+        return self._tables()[1]
+
+    def user_vectors(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Unit-length last states: items [B, T] -> [B, D]. Their dot product with :meth:`item_vectors` is the score."""
+        packing = Packing.of(lengths, items.shape[1])
+        states = self.backbone(self._tables()[0][packing.pack(items)], packing)[packing.last]
+        return F.normalize(states.float(), dim=1)
+
+    @torch.no_grad()
+    def scorer(self) -> CCFRecScorer:
+        """Cosine scores from the tables."""
+        inputs, candidates = self._tables()
+        return CCFRecScorer(self.backbone, inputs[1:], candidates, self.max_len)
+
+
+class CCFRecScorer:
+    """Cosine of the user's state with every candidate vector.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    inputs : Tensor [N, D]
+        What the sequence reads.
+    candidates : Tensor [N, D]
+        Unit-length candidate vectors.
+    max_len : int
+    """
+
+    def __init__(self, backbone: Backbone, inputs: Tensor, candidates: Tensor, max_len: int) -> None:
+        self.backbone, self.inputs, self.table = backbone.eval(), inputs, candidates.T.contiguous()
+        self.n_items, self.max_len = len(inputs), max_len
+
+    @torch.no_grad()
+    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """[B, T] -> float32 [B, N]."""
+        items, lengths = items.to(self.inputs.device), lengths.to(self.inputs.device)
+        packing = Packing.of(lengths, items.shape[1])
+        states = self.backbone(self.inputs[packing.pack(items) - 1], packing)[packing.last]
+        return F.normalize(states.float(), dim=1) @ self.table
+
+
+def _initialise(model: nn.Module) -> None:
+    """N(0, 0.02) weights and zero biases, as released."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+def _check(config: dict[str, Any]) -> None:
+    check_arguments(CCFRec, config)
+    check_weights(config)
+    if not config["sizes"] or min(config["sizes"]) < 1:
+        raise ValueError(f"sizes must hold a positive number for every code position, got {config['sizes']}")

@@ -1,0 +1,189 @@
+"""MV-RNN: a recurrent network over items seen from several sides: number, text, image."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbase.arguments import Chance, Count, Dropout, Large, LargeOrOff, Length, Weight, Width, check_arguments
+from recbase.data.sequences import SequenceBatch
+from recbase.nn.draws import draw_uniform
+from recbase.nn.transformer import Packing
+from recbase.train.loop import LossOutput
+from seqrec.modalities import ItemFeatures
+from seqrec.models.gru4rec import recurrent_states
+from seqrec.sequential import SequentialModel, initialise
+
+__all__ = ["FUSIONS", "RECIPES", "MVRNN", "MultiView", "MultiViewModel"]
+
+RECIPES = {
+    "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 2e-3},
+    "paper": {"dim": 20, "fusion": "dae", "loss": "bpr", "negatives": 1, "dropout": 0.0, "lr": 1e-2,
+              "optimizer": "sgd", "batch_size": 32},
+}  # fmt: skip
+
+FUSIONS = ("concat", "sum", "dae")
+
+
+class MultiView(nn.Module):
+    """Item vectors from a latent part, a projection of the text and, where there are pictures, one of the image.
+
+    ``concat`` puts them side by side, ``sum`` adds them; ``dae`` puts beside the latent part the code of an autoencoder
+    that reads text and image together, one of them left out at times in training, and must rebuild both.
+
+    Parameters
+    ----------
+    items : int
+    text_dim, image_dim : int
+        ``image_dim`` 0: no pictures.
+    dim : int
+        Width of every part.
+    fusion : {"concat", "sum", "dae"}
+    """
+
+    def __init__(
+        self, items: int, text_dim: int, image_dim: int, dim: int, fusion: Literal["concat", "sum", "dae"]
+    ) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.latent = nn.Embedding(items + 1, dim, padding_idx=0)
+        self.features = ItemFeatures(items, text_dim, image_dim)
+        widths = self.features.widths
+        self.project = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in widths)
+        self.bias = nn.Parameter(torch.zeros(dim)) if fusion == "dae" else None
+        self.rebuild = nn.ModuleList(nn.Linear(dim, width) for width in widths if fusion == "dae")
+        self.width = {"concat": dim * (1 + len(widths)), "sum": dim, "dae": 2 * dim}[fusion]
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item numbers [S] -> vectors [S, width]."""
+        latent = self.latent(items)
+        if self.fusion == "dae":
+            tables = [table[items] for table in self.features.tables()]
+            return torch.cat([latent, self.code(tables)], 1)
+        parts = [latent, *(p(table[items]) for p, table in zip(self.project, self.features.tables(), strict=True))]
+        return torch.cat(parts, 1) if self.fusion == "concat" else torch.stack(parts).sum(0)
+
+    def everything(self) -> Tensor:
+        """Vectors of all items, [N, width]."""
+        return self(torch.arange(1, self.features.items + 1, device=self.features.text.device))
+
+    def code(self, vectors: list[Tensor]) -> Tensor:
+        """The autoencoder's code of vectors, one [S, d] a modality: [S, dim]."""
+        summed = sum(project(vector) for project, vector in zip(self.project, vectors, strict=True))
+        return torch.sigmoid(summed + self.bias) - 0.5
+
+    def error(self, items: Tensor, corruption: float, seed: int) -> Tensor:
+        """Squared error of rebuilding the modalities that each item has, corrupted ones too; summed over items [S]."""
+        tables = [table[items] for table in self.features.tables()]
+        draws = [draw_uniform(seed + 7 + at, items) for at in range(len(tables))]
+        read = [table * (drawn >= corruption)[:, None] for table, drawn in zip(tables, draws, strict=True)]
+        code = self.code(read)
+        total = code.new_zeros((), dtype=torch.float32)
+        for rebuild, table, there in zip(self.rebuild, tables, self.features.present(), strict=True):
+            squared = (rebuild(code).float() - table).square().sum(1)
+            total = total + (squared * there[items]).sum()
+        return total
+
+
+class MultiViewModel(SequentialModel):
+    """What MV-RNN and MV-TRM share: items in several views on both sides, and the autoencoder's part of the loss.
+
+    Parameters
+    ----------
+    arguments : mapping
+        The constructor's arguments by name.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        super().__init__(arguments)
+        given = self._config
+        check_arguments(type(self), given)
+        self.loss, self.negatives, self.dropout = given["loss"], given["negatives"], given["dropout"]
+        self.corruption, self.rebuild_weight = given["corruption"], given["rebuild_weight"]
+        self.view = MultiView(self.items, given["text_dim"], given["image_dim"], given["dim"], given["fusion"])
+
+    def with_content(
+        self, text: np.ndarray, images: np.ndarray | None = None, missing_images: np.ndarray | None = None
+    ) -> MultiViewModel:
+        """Set the text vectors [N, d] and, where there are some, image vectors [N, d] and which are missing, [N]."""
+        self.view.features.fill(text, images, missing_images)
+        return self
+
+    def candidates(self) -> Tensor:
+        """Item vectors of all views, [N, width]."""
+        return self.view.everything()
+
+    def forward(self, batch: SequenceBatch) -> LossOutput:
+        """This batch's share of the next-item loss, and of rebuilding the items of the histories (fusion ``dae``)."""
+        output = super().forward(batch)
+        if self.view.fusion != "dae":
+            return output
+        items = batch.items[batch.valid]
+        share = self.view.error(items, self.corruption, batch.seed) / max(1, int(batch.step_lengths.sum()))
+        return LossOutput(output.loss + self.rebuild_weight * share, output.parts | {"rebuild": share.detach()})
+
+
+class MVRNN(MultiViewModel):
+    """Multi-view recurrent neural network (Cui et al., TKDE 2018, arXiv 1611.06668).
+
+    A recurrent network reads item vectors of several views and its state is scored against the same vectors, so an item
+    that nobody bought is found through its text and image. Written from the abstract and the description in
+    later work, without code: the united structure (one recurrent network over the fused vector), a GRU, the
+    autoencoder's code with one sigmoid layer, shifted by one half, and its corruption of whole modalities, are our
+    reading. A missing image is zeros, which the autoencoder is not asked to rebuild. The default loss is the full
+    softmax; ``bpr`` is the paper's.
+
+    Parameters
+    ----------
+    items : int
+        Items in the catalogue, N.
+    text_dim : int
+        Width of the text vectors.
+    image_dim : int, default 0
+        Width of the image vectors; 0 where there are none.
+    dim : int, default 64
+        Width of each view's part of an item vector.
+    fusion : {"concat", "sum", "dae"}, default "concat"
+        Views side by side; their sum; or the code of a denoising autoencoder beside the latent part.
+    corruption : float, default 0.2
+        How often the autoencoder is not shown a modality.
+    rebuild_weight : float, default 0.1
+        Weight of its squared error.
+    dropout : float, default 0.3
+        On the item vectors that are read.
+    max_len : int, default 50
+        Longest history, in items; older ones are cut.
+    loss : {"ce", "sampled", "bce", "bpr"}, default "ce"
+        Full softmax; softmax over shared negatives; binary cross-entropy; BPR (the paper).
+    negatives : int, default 128
+        Uniform negatives a target (bce, bpr) or a step (sampled).
+    """
+
+    onnx_length = "fixed"  # a recurrent network is unrolled
+
+    def __init__(
+        self,
+        items: Large,
+        text_dim: LargeOrOff,
+        image_dim: LargeOrOff = 0,
+        dim: Width = 64,
+        fusion: Literal["concat", "sum", "dae"] = "concat",
+        corruption: Chance = 0.2,
+        rebuild_weight: Weight = 0.1,
+        dropout: Dropout = 0.3,
+        max_len: Length = 50,
+        loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
+        negatives: Count = 128,
+    ) -> None:
+        super().__init__(locals())
+        self.recurrent = nn.GRU(self.view.width, self.view.width)
+        initialise(self)
+
+    def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
+        """States of all real tokens: items [B, T] -> [S, width]."""
+        x = F.dropout(self.view(packing.pack(items)), self.dropout, self.training)
+        return recurrent_states(self.recurrent, x, packing)
