@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["recbase", "semtok", "seqrec", "genrec"]
-FILES = [path for package in PACKAGES for path in sorted((ROOT / package).glob("*.py"))]
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
 
 
 def imported(path):
@@ -25,20 +29,20 @@ def imported(path):
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_point_leftwards(path):
-    allowed = PACKAGES[: PACKAGES.index(path.parent.name) + 1]
+    allowed = PACKAGES[: PACKAGES.index(path.relative_to(ROOT).parts[0]) + 1]
     assert imported(path) & set(PACKAGES) <= set(allowed)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_nothing_is_pickled(path):
     text = path.read_text(encoding="utf-8")
     for forbidden in ("import pickle", "torch.load(", "torch.save(", "allow_pickle=True", "joblib"):
         assert forbidden not in text
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_file_is_a_dumping_ground(path):
     assert path.stem not in {"utils", "common", "helpers", "misc", "base"}
 
@@ -60,7 +64,7 @@ def test_public_names_can_be_had(module):
         _ = package.nonsense
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_public_function_and_class_is_documented(path):
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith(("_", "list_")):

@@ -7,7 +7,6 @@ model has learned, in all of its stages, must be equal bit by bit, and its judge
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from generators import FAST, TINY
+from small_models import COUNTED, SHOWN, SMALL
 
 from genrec.cli import main as genrec
 from recbase.data.catalog import load_dataset
@@ -22,11 +23,6 @@ from recbase.store.folder import load_arrays, open_folder
 from semtok.codes import ItemCodes
 from seqrec import REGISTRY
 from seqrec.cli import main as seqrec
-
-sys.path.insert(0, str(Path(__file__).parent / "genrec"))
-sys.path.insert(0, str(Path(__file__).parent / "seqrec"))
-from generators import FAST, TINY
-from small_models import COUNTED, SHOWN, SMALL
 
 WORLDS = ("one", "other")
 

@@ -27,7 +27,7 @@ from semtok.exchange.formats import write_codes
 from semtok.registry import tokenizer_class
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TESTS / "seqrec"))
+sys.path.insert(0, str(TESTS / "support"))
 import small_models  # noqa: E402
 
 ITEMS = small_models.ITEMS
@@ -135,7 +135,7 @@ def save_seqrec(name: str, folder: Path) -> None:
 
 def save_genrec(name: str, folder: Path) -> None:
     """A run of a generator."""
-    sys.path.insert(0, str(TESTS / "genrec"))
+    sys.path.insert(0, str(TESTS / "genrec" / "models"))
     import test_models as generators
 
     model = generators.build(name).eval()

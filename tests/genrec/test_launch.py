@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from generators import FAST, TINY
+from launches import trained_by_two
 
 from genrec import MODELS, REGISTRY
 from recbase.cli.options import recipes_from
 from recbase.data.catalog import load_dataset
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
-sys.path.insert(0, str(Path(__file__).parent))
-from generators import FAST, TINY
-from launches import trained_by_two
 
 RECIPES = [(name, recipe) for name in REGISTRY for recipe in sorted({"default", *recipes_from(MODELS[name])})]
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from stopped_commands import contents, ran, stopped, stopped_after
 
 from recbase.data.catalog import load_dataset
 from recbase.store.runs import load_run
 from seqrec import MODELS
 from seqrec.cli import main
 from seqrec.models.sasrec import SASRec
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
-from stopped_commands import contents, ran, stopped, stopped_after
 
 SMALL = ["--dim", "16", "--ffn", "32", "--max-len", "8", "--patience", "0", "--quiet"]
 CCFREC = ["--fusion-layers", "1", "--codebook-size", "8", "--code-levels", "2", "--pca", "16", "--code-type", "sasrec"]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launches import trained_by_two
+from small_models import SMALL, TRAINED
 
 from recbase.cli.options import recipes_from
 from recbase.data.catalog import load_dataset
 from recbase.store.runs import load_run
 from seqrec import MODELS, REGISTRY
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
-sys.path.insert(0, str(Path(__file__).parent))
-from launches import trained_by_two
-from small_models import SMALL, TRAINED
 
 RECIPES = [(name, recipe) for name in TRAINED for recipe in sorted({"default", *recipes_from(MODELS[name])})]
 CODES = ["--codebook-size", "8", "--code-levels", "2", "--pca", "16"]

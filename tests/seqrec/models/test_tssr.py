@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import ITEMS, WALKED, batches, build, content, cycle, scores, train
 
 from recbase.data.sequences import Histories, SequenceBatch
 from recbase.nn.transformer import Packing
@@ -17,9 +16,6 @@ from recbase.store.runs import load_run, save_run
 from seqrec import MODELS
 from seqrec.analysis.alignment import alignment, alignment_uniformity, draw_streams, uniformity
 from seqrec.models.tssr import TSSR, TwoStreams, item_contrast, pooled, user_contrast
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_models import ITEMS, WALKED, batches, build, content, cycle, scores, train
 
 SIZE = {"dim": 16, "ffn": 32, "uni_layers": 1, "dropout": 0.0, "max_len": 8}
 WALKS = [[(start + step) % WALKED + 1 for step in range(6)] for start in range(WALKED)]

@@ -1,12 +1,10 @@
 """Each id model against its description: by hand, against torch's own layers, or against a slower plain form."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import ITEMS, USERS, WALKED, batches, build, cycle, scores, train
 from torch import nn
 
 from recbase.data.sequences import Histories, SequenceBatches
@@ -18,9 +16,6 @@ from seqrec.models.gru4rec import recurrent_states
 from seqrec.models.itemknn import ItemKNN
 from seqrec.models.sasrec import SASRec
 from seqrec.objectives import contrast, next_item_loss
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_models import ITEMS, USERS, WALKED, batches, build, cycle, scores, train
 
 LISTS = [[4, 9, 2, 7, 1, 3], [5, 6], [8], [11, 3, 12, 10]]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from generators import FAST, T5, TINY
 
 from genrec import MODELS, REGISTRY
 from genrec.cli import main
@@ -22,9 +22,6 @@ from genrec.search.trie import CodeTrie
 from recbase.data.catalog import load_dataset
 from recbase.store.runs import load_run
 from seqrec.models.din import DIN
-
-sys.path.insert(0, str(Path(__file__).parent))
-from generators import FAST, T5, TINY
 
 
 def run(*words: Any, code: int = 0) -> Result:

@@ -18,15 +18,13 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import Regression, TableBatches, error_of, train
 
 from recbase.store.folder import open_folder
 from recbase.train.loop import TrainConfig, fit, learning_rate, make_accelerator
 from recbase.train.state import differing_settings
 
-sys.path.insert(0, str(Path(__file__).parent))
-from small_training import Regression, TableBatches, error_of, train
-
-SCRIPT = Path(__file__).with_name("small_training.py")
+SCRIPT = Path(__file__).parents[2] / "support" / "small_training.py"
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:

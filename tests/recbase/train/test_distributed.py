@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from distributed_worker import CASES, EPOCHS, losses_of
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = Path(__file__).parents[2] / "support" / "distributed_worker.py"
 
 
 def launched(*command: str) -> subprocess.CompletedProcess[str]:

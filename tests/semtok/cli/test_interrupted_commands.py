@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from stopped_commands import contents, ran, stopped_after
 
 import semtok
 from recbase.data.catalog import load_dataset
 from semtok.cli import main
 from semtok.methods.rqvae import Autoencoder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "recbase"))
-from stopped_commands import contents, ran, stopped_after
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 SMALL = ["--codebook-size", "8", "--quiet"]

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from model_worker import CASES, EPOCHS, losses_of
 
 pytestmark = pytest.mark.slow  # half a minute of both cores; tests/recbase runs SASRec and CCFRec this way
 
-WORKER = Path(__file__).with_name("model_worker.py")
+WORKER = Path(__file__).parents[2] / "support" / "model_worker.py"
 
 
 @pytest.fixture(scope="module")

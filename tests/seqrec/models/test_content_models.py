@@ -1,20 +1,15 @@
 """Models that read content beside or in place of ids: what is theirs alone, against plain formulas."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import ITEMS, WALKED, batches, build, content, scores, train
 
 from seqrec.models.fdsa import FDSA
 from seqrec.models.sasrec_content import SASRecContent
 from seqrec.models.unisrec import UniSRec
 from seqrec.models.vqrec import VQRec
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_models import ITEMS, WALKED, batches, build, content, scores, train
 
 WALKS = [[(start + step) % WALKED + 1 for step in range(6)] for start in range(WALKED)]
 FOLLOWING = [row[-1] % WALKED + 1 for row in WALKS]

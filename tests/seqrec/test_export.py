@@ -2,13 +2,13 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
+from small_models import ITEMS, TRAINED, build, trained
 
 from recbase.data.sequences import Histories
 from recbase.evaluate.ranking import topk
@@ -17,9 +17,6 @@ from seqrec import MODELS
 from seqrec.cli import main
 from seqrec.export import FaissItems, OnnxScorer, write_faiss, write_onnx
 from seqrec.serving import export_run
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_models import ITEMS, TRAINED, build, trained
 
 LISTS = [[3, 4, 5, 6, 7], [9], [2, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]
 NOT_ONNX = {

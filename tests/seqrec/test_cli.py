@@ -4,12 +4,11 @@ import gc
 import json
 import os
 import signal
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from small_models import SHOWN, SMALL
 
 from recbase.data.catalog import load_dataset
 from recbase.store.folder import load_arrays, open_folder
@@ -17,9 +16,6 @@ from recbase.store.runs import load_run
 from seqrec import MODELS, REGISTRY
 from seqrec.cli import main
 from seqrec.models.s3rec import S3Tasks
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_models import SHOWN, SMALL
 
 FAST = {
     "popularity": [],

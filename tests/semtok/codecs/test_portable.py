@@ -19,7 +19,7 @@ from semtok.methods.residual import _beam_codes
 from semtok.registry import tokenizer_class
 from semtok.tokenizer import VectorTokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUANTIZERS = [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]
 VIEWS = {"text": slice(0, 8), "image": slice(8, 12)}
 SMALL = {

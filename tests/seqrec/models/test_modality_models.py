@@ -1,11 +1,9 @@
 """Models of text and images: pictures are optional, and what is special in each."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from small_models import ITEMS, MODELS, SMALL, batches, content, scores
 from torch import nn
 
 from recbase.data.sequences import Histories, SequenceBatches
@@ -18,9 +16,6 @@ from seqrec.models.mmsr import _softmax_sum
 from seqrec.models.nova import Fusion, NonInvasiveAttention
 from seqrec.models.tedrec import SpectralFusion, TedRec
 from seqrec.stages import resolve
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_models import ITEMS, MODELS, SMALL, batches, content, scores
 
 NAMES = ["nova", "mv-rnn", "mv-trm", "mfn4rec", "missrec", "mmsr", "tedrec"]
 LISTS = [[3, 4, 5, 6], [9, 2], [2, 8, 2, 7, 8]]

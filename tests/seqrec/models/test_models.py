@@ -9,20 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-
-from recbase.cli.options import options_from, recipes_from
-from recbase.data.sequences import Histories
-from recbase.evaluate.ranking import rank_targets, summarize, topk
-from recbase.nn.transformer import Packing
-from recbase.store.runs import load_run, resolve, save_run
-from recbase.train.loop import TrainConfig, fit
-from recbase.train.state import _optimizer
-from seqrec import MODELS, REGISTRY
-from seqrec.content import SHAPES
-from seqrec.models.sasrec import SASRec
-from seqrec.stages import build_model, check_form
-
-sys.path.insert(0, str(Path(__file__).parent))
 from small_models import (
     COUNTED,
     ITEMS,
@@ -42,6 +28,18 @@ from small_models import (
     train,
     trained,
 )
+
+from recbase.cli.options import options_from, recipes_from
+from recbase.data.sequences import Histories
+from recbase.evaluate.ranking import rank_targets, summarize, topk
+from recbase.nn.transformer import Packing
+from recbase.store.runs import load_run, resolve, save_run
+from recbase.train.loop import TrainConfig, fit
+from recbase.train.state import _optimizer
+from seqrec import MODELS, REGISTRY
+from seqrec.content import SHAPES
+from seqrec.models.sasrec import SASRec
+from seqrec.stages import build_model, check_form
 
 WALKS = [[(start + step) % WALKED + 1 for step in range(6)] for start in range(WALKED)]
 FOLLOWING = [row[-1] % WALKED + 1 for row in WALKS]

@@ -15,7 +15,7 @@ from semtok.catalogue.unique import POLICIES
 from semtok.cli import main
 from semtok.codes import load_codes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMANDS = ["prepare", "embed", "fit", "encode", "report", "export", "import", "list"]
 
 
