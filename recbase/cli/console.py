@@ -231,6 +231,7 @@ def sentence_of(error: BaseException) -> str:
 
 
 _PACKAGES = ("recbase", "semtok", "seqrec", "genrec")
+_HOME = Path(__file__).parents[2]
 
 
 def _is_about_memory(error: BaseException, text: str) -> bool:
@@ -240,11 +241,11 @@ def _is_about_memory(error: BaseException, text: str) -> bool:
 def _place(error: BaseException) -> str:
     """Where the toolkit was, for whoever reports the failure."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).parent.name in _PACKAGES and "commands" not in frame.name]
-    if not own:
-        return "--debug shows where"
-    file = Path(own[-1].filename)
-    return f"in {file.parent.name}/{file.name}, line {own[-1].lineno}; --debug shows more"
+    for frame in reversed(frames):
+        file = Path(frame.filename)
+        if file.is_relative_to(_HOME) and file.relative_to(_HOME).parts[0] in _PACKAGES:
+            return f"in {file.relative_to(_HOME).as_posix()}, line {frame.lineno}; --debug shows more"
+    return "--debug shows where"
 
 
 def short_path(path: Any) -> str:

@@ -96,7 +96,7 @@ def test_a_fault_says_where_the_toolkit_was() -> None:
     with pytest.raises(AttributeError) as raised:
         parse_metric(None)  # type: ignore[arg-type]
     assert sentence_of(raised.value).startswith("unexpected data or a fault of this program: ")
-    assert "(in recbase/metrics.py, line " in sentence_of(raised.value)
+    assert "(in recbase/evaluate/metrics.py, line " in sentence_of(raised.value)
 
 
 def test_long_sentences_are_clipped_in_the_middle() -> None:
