@@ -2,7 +2,7 @@
 
 One readable file a model. ``REGISTRY`` says of every model where its class is, what its codes are made of and what
 prepares them; commands, stages, the list and the contract tests read it, and nothing heavy is imported until a name is
-used. How a model is added: the docstring of :mod:`genrec.stages`.
+used. How a model is added: the docstring of :mod:`genrec.preparation`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ModelEntry:
         The codes it generates if it is not given any.
     preparation : str
         ``module:Class`` of a dataclass with the options of the stages before the training and the method
-        ``prepare(...)`` that runs them, see :class:`genrec.stages.Preparation`.
+        ``prepare(...)`` that runs them, see :class:`genrec.preparation.Preparation`.
     forms : tuple of str
         Sample forms, the default first.
     """
@@ -48,7 +48,7 @@ class ModelEntry:
     target: str
     paper: str
     codes: str
-    preparation: str = "genrec.stages:Preparation"
+    preparation: str = "genrec.preparation:Preparation"
     forms: tuple[str, ...] = ("prefix",)
 
 

@@ -84,7 +84,7 @@ def _training_command(name: str) -> click.Command:
         data: str, out: Path | None, recipe: str, resume: bool, as_json: bool, quiet: bool, **given: Any
     ) -> None:
         from genrec.search.generation import Search
-        from genrec.stages import recipe_settings, train_generator
+        from genrec.training import recipe_settings, train_generator
         from recbase.data.catalog import load_dataset
         from recbase.store.runs import resolve
         from recbase.train.loop import TrainConfig
@@ -135,7 +135,7 @@ def evaluate(
 ) -> None:
     """Search the items of every validation and test user again, and print the metrics under both seen-item policies."""
     from genrec.search.generation import Search
-    from genrec.stages import evaluate_generator
+    from genrec.training import evaluate_generator
     from recbase.data.catalog import load_dataset
     from recbase.evaluate.compare import print_metrics as print_table
     from recbase.store.runs import load_run

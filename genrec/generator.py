@@ -12,24 +12,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec.nets.attention import Ragged
 from genrec.nets.losses import children_loss, level_loss
 from genrec.search.decoding import Beams, Logits, Normalization, score_items, search_beams
 from genrec.search.trie import CodeTrie
 from genrec.search.vocabulary import NO_CODE
-from recbase.arguments import check_arguments
 from recbase.data.sequences import SequenceBatch
-from recbase.train.memory import check_weights
-from seqrec.sequential import Pretrained
+from recbase.model import Network
 
 __all__ = ["Generator", "Samples", "samples"]
 
 _STEP_CHILDREN = 1 << 23  # children of all prefixes of a step; some 40 bytes each
 
 
-class Generator(Pretrained, nn.Module):
+class Generator(Network):
     """A model that answers a history with the codes of the next item.
 
     A subclass passes ``locals()`` of its constructor and defines `encode_histories`, `start`, `step` and ``forward``;
@@ -60,21 +58,13 @@ class Generator(Pretrained, nn.Module):
     priority: Tensor
 
     def __init__(self, arguments: Mapping[str, Any], width: int = 1) -> None:
-        super().__init__()
-        self._config = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
-        check_arguments(type(self), self._config)
-        check_weights(self._config)
-        self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
+        super().__init__(arguments)
         self.sizes = tuple(int(size) for size in self._config["sizes"])
         self.width = width
         self.register_buffer("code_table", torch.full((self.items + 1, len(self.sizes)), NO_CODE, dtype=torch.int32))
         self.register_buffer("priority", torch.zeros(self.items, dtype=torch.int32))
         self.normalize: Normalization = self._config.get("normalize", "vocabulary")
         self._trie: CodeTrie | None = None
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments; ``type(model)(**config)`` rebuilds the model."""
-        return dict(self._config)
 
     def with_codes(self, codes: np.ndarray, priority: np.ndarray | None = None) -> Any:
         """Set the codes of the catalogue, int [N, L], and who stands for items that share one, int [N].

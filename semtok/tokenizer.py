@@ -108,6 +108,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
     """
 
     method: ClassVar[str]
+    version: ClassVar[int] = 1  # raised where the same input gets other codes: older steps are not taken for new
     program: ClassVar[str] = ""  # none: the method needs torch
     inputs: ClassVar[tuple[str, ...]] = ()  # what fit takes besides vectors: "collaborative", "sequences", "missing"
     per_view: ClassVar[bool] = False  # whether the command line gives it one view at a time, or all in one

@@ -2,7 +2,7 @@
 
 One readable file a model. ``REGISTRY`` says of every model where its class is and what it needs; commands, stages, the
 list and the contract tests read it, and nothing heavy is imported until a name is used. How a model is added: the
-docstring of :mod:`seqrec.stages`.
+docstring of :mod:`seqrec.item_content`.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ REGISTRY: dict[str, ModelEntry] = {
         _CAUSAL,
     ),
     "ccfrec-tabulated": ModelEntry(
-        "seqrec.models.ccfrec:TabulatedCCFRec",
+        "seqrec.models.ccfrec_tabulated:TabulatedCCFRec",
         "Liu et al., KDD 2025",
         ("ids",),
         "softmax by cosine",

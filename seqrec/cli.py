@@ -40,7 +40,7 @@ ASKED = [
 
 _TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
 _TRAINING = "recbase.train.loop:TrainConfig"
-_CONTENT = "seqrec.stages:Content"
+_CONTENT = "seqrec.item_content:Content"
 _FORMS = {
     "all": "all = one a user with a target at every position",
     "prefix": "prefix = one a target, with all that came before",
@@ -95,7 +95,7 @@ def _counted_command(name: str) -> click.Command:
     @failures
     def command(data: str, out: Path | None, as_json: bool, quiet: bool, **_: Any) -> None:
         from recbase.data.catalog import load_dataset
-        from seqrec.stages import train_counted
+        from seqrec.training import train_counted
 
         target = out or Path("runs/seqrec") / name
         metrics = train_counted(name, load_dataset(data), target, chosen(options), {"given": data})
@@ -140,7 +140,8 @@ def _training_command(name: str) -> click.Command:
         from recbase.data.catalog import load_dataset
         from recbase.train.loop import TrainConfig
         from semtok.content.ready_vectors import VectorSource
-        from seqrec.stages import Content, train_item_ids, train_network
+        from seqrec.item_content import Content
+        from seqrec.training import train_item_ids, train_network
 
         need_paths("embeddings", "embeddings_ids", "codes", "vectors", "base")
         _refuse_unread(given)

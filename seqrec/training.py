@@ -1,6 +1,7 @@
 """The training of a model: its stages before, one or two stages of its own, evaluation on test, the run folder.
 
-Commands parse, call a function here, and print. What a model needs and was not given is made by `seqrec.stages`.
+Commands parse, call a function here, and print. What a model reads and was not given is made by
+`seqrec.item_content`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbase.cli.options import recipe_of
 from recbase.data.sequences import SampleForm, SequenceBatches
+from recbase.pipeline import cache_for, step
 from recbase.recipes import described, filled, spelled
 from recbase.store.folder import FileContent
-from recbase.store.runs import resolve
+from recbase.store.runs import MANIFEST, resolve
 from recbase.train.attempts import Attempt, attempt_at
 from seqrec import MODELS, REGISTRY
-from seqrec.content import SHAPES
-from seqrec.stages import Content, Pretraining, build_model, check_form, item_content
+from seqrec.content import SHAPES, ItemContent
+from seqrec.item_content import Content, item_content
+from seqrec.sequential import Pretraining
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from recbase.train.loop import TrainConfig, TrainResult
     from semtok.content.ready_vectors import VectorSource
 
-__all__ = ["train_counted", "train_item_ids", "train_network"]
+__all__ = ["build_model", "check_form", "train_counted", "train_item_ids", "train_network"]
 
 _MADE_FROM = ("embeddings", "codes", "attributes")
 
@@ -45,7 +49,7 @@ def train_network(
     content: Content | None = None,
     embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
-    root: Path | None = None,
+    cache: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train a model, evaluate it on test once, write its run folder and return its metrics.
@@ -73,8 +77,8 @@ def train_network(
         For models that read content.
     embeddings, codes : Path, optional
         Folders to read instead of making them.
-    root : Path, optional
-        Where stages are kept; the parent of ``out`` if not given.
+    cache : Path, optional
+        Where vectors and codes are kept; that of `recbase.pipeline.cache_for` if not given.
     resume : bool, default False
         Go on from the checkpoint in ``out``.
 
@@ -103,9 +107,10 @@ def train_network(
     with attempt_at(out, f"training {name}", resume) as attempt:
         set_seed(config.seed)
         inputs = _inputs(name, arguments)
-        content = content.sized_for(dataset.n_items)
+        content, cache = content.sized_for(dataset.n_items), cache or cache_for(out)
+        behaviour = partial(_sasrec, dataset, cache, config.seed, config.quiet)
         found, made_from = item_content(
-            inputs, dataset, content, root or out.parent, embeddings, codes, config.seed, config.quiet
+            inputs, dataset, content, cache, embeddings, codes, config.seed, config.quiet, behaviour
         )
         manifest |= made_from | {"inputs": list(inputs)} | ({"content": asdict(content)} if made_from else {})
         files = {} if found.codes is None else found.codes.beside_run()
@@ -113,6 +118,59 @@ def train_network(
         model = build_model(name, dataset.n_items, dataset.n_users, found, arguments)
         chosen = {"--form": used} | {spelled(key): value for key, value in arguments.items()}
         return _train(name, model, dataset, attempt, config, used, manifest, files, resume, chosen)
+
+
+def _sasrec(dataset: Dataset, cache: Path, seed: int, quiet: bool) -> Path:
+    """Run of a SASRec of width 128, whose item vectors make codes of type sasrec and mixed; trained once."""
+    from recbase.train.attempts import gone_on_with
+    from recbase.train.loop import TrainConfig
+
+    config = TrainConfig(epochs=60, batch_size=256, patience=8, seed=seed, quiet=quiet)
+
+    def build(target: Path) -> None:
+        def train(resume: bool) -> Any:
+            return train_network("sasrec", dataset, target, {"dim": 128}, config, "all", "default", {}, resume=resume)
+
+        gone_on_with(target, train)
+
+    key = {"data": dataset.hash, "model": "sasrec", "dim": 128, "seed": seed}
+    return step(cache, "sasrec", key, MANIFEST, build)
+
+
+def build_model(name: str, items: int, users: int, content: ItemContent, arguments: dict[str, Any]) -> Any:
+    """A model with its content set, ready to be trained.
+
+    Parameters
+    ----------
+    name : str
+        Key of ``seqrec.REGISTRY``.
+    items, users : int
+        N and U.
+    content : ItemContent
+        What its line of the registry lists.
+    arguments : dict
+        Its options.
+    """
+    kind = resolve(name, MODELS)
+    accepted = inspect.signature(kind).parameters
+    shapes = {"items": items, "users": users} | content.shapes()
+    model = kind(**{key: value for key, value in shapes.items() if key in accepted}, **arguments)
+    given = content.given()
+    return model.with_content(**given) if given else model
+
+
+def check_form(name: str, form: str) -> None:
+    """Refuse a sample form that would show a model its own labels.
+
+    Raises
+    ------
+    ValueError
+        Naming the forms that do not.
+    """
+    allowed = REGISTRY[name].forms
+    if form not in allowed:
+        why = "would show it the items it has to predict" if form == "all" else "is not what it learns from"
+        raise ValueError(f"--form {form} is not for {name}: it {why}; use {' or '.join(allowed)}")
 
 
 def _inputs(name: str, arguments: dict[str, Any]) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -16,16 +15,15 @@ from torch.utils.checkpoint import checkpoint
 from genrec.generator import Generator, samples
 from genrec.nets.attention import Ragged
 from genrec.nets.t5 import DecoderState, Memory, T5Decoder, T5Encoder
+from genrec.preparation import Ingredients, Sources
+from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits
-from genrec.stages import Ingredients
-from genrec.stages import Preparation as ItemCodePreparation
 from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, LargeOrOff, Length, Width
 from recbase.data.sequences import SequenceBatch
 from recbase.train.loop import LossOutput
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
-    from semtok.content.ready_vectors import VectorSource
 
 __all__ = ["RECIPES", "BBQRec", "Preparation", "SimilarityGate", "similarity_buckets"]
 
@@ -56,7 +54,6 @@ class Preparation(ItemCodePreparation):
     """Behaviour-bound codes of text, image and the item itself, and their quantized vectors."""
 
     method: ClassVar[str] = "behavior"
-    version: ClassVar[int] = 2  # streams are of one scale
     streams: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
     """Streams that are quantized, of those the data have (figure 4 leaves one out)."""
     mim: bool = True
@@ -72,30 +69,22 @@ class Preparation(ItemCodePreparation):
         ablations = {"streams": self.streams, "mim": self.mim, "rec": self.rec}
         return found | ablations | {"shared_codebook": self.shared_codebook}
 
-    def prepare(
-        self,
-        dataset: Dataset,
-        root: Path,
-        embeddings: Path | VectorSource | None,
-        codes: Path | None,
-        seed: int,
-        quiet: bool,
-    ) -> Ingredients:
+    def prepare(self, sources: Sources) -> Ingredients:
         """Codes [N, L * streams], level by level, and the quantized vectors that items are compared by."""
         import semtok
 
-        record: dict[str, Any] = {}
+        dataset, codes, record = sources.dataset, sources.codes, {}
         if codes is None:
-            content = self.item_embeddings(dataset, root, embeddings, quiet, "image" in self.streams)
-            record |= {"embeddings": content.hash, "vectors": content.reduction}
-            codes = self.fitted(dataset, content, root, seed, quiet)
+            content = self.item_embeddings(sources, "image" in self.streams)
+            record = {"embeddings": content.hash, "vectors": content.reduction}
+            codes = self.fitted(sources, content)
         tokenizer = semtok.load(codes)
         if dataset.images is not None and "image" in self.streams and "image" not in tokenizer.streams_:
-            where = codes if embeddings is None else embeddings
+            where = codes if sources.embeddings is None else sources.embeddings
             warnings.warn(f"{dataset.name} has images but {where} has none: there is no image stream", stacklevel=2)
         if tokenizer.method != self.method:
             raise ValueError(f"{codes} holds {tokenizer.method} codes; bbqrec generates behavior codes")
-        found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
+        found = semtok.load_codes(codes).align(sources.item_ids)
         widths = {part.stop - part.start for part in tokenizer.blocks_.values()}
         if len(widths) != 1 or len(found.sizes) != len(tokenizer.sizes_):
             raise ValueError(

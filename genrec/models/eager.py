@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,19 +17,18 @@ from genrec.nets.distilling import DistillingDecoder
 from genrec.nets.losses import level_loss
 from genrec.nets.post_norm import PostNormEncoder
 from genrec.nets.t5 import Memory
+from genrec.preparation import Ingredients, Sources
 from genrec.search.decoding import Beams, search_beams
 from genrec.search.trie import CodeTrie
-from genrec.stages import Ingredients
 from recbase.arguments import Count, Depth, Dropout, Heads, Large, Length, Share, Temperature, Weight, Width
 from recbase.data.sequences import SequenceBatch
 from recbase.evaluate.recommender import NO_ITEM
+from recbase.model import initialise
 from recbase.nn.draws import draw_integers, draw_uniform
 from recbase.train.loop import LossOutput
-from seqrec.sequential import initialise
 
 if TYPE_CHECKING:
-    from recbase.data.catalog import Dataset
-    from semtok.content.ready_vectors import VectorSource
+    pass
 
 __all__ = ["EAGER", "RECIPES", "Preparation"]
 
@@ -61,33 +59,25 @@ class Preparation(PRORecPreparation):
 
     method: ClassVar[str] = "hierarchical"
 
-    def prepare(
-        self,
-        dataset: Dataset,
-        root: Path,
-        embeddings: Path | VectorSource | None,
-        codes: Path | None,
-        seed: int,
-        quiet: bool,
-    ) -> Ingredients:
+    def prepare(self, sources: Sources) -> Ingredients:
         """Codes of behaviour, then those of the text, side by side: [N, Lb + Ls]."""
         import semtok
         from semtok.codes import ItemCodes
 
-        if codes is not None:
+        if sources.codes is not None:
             raise ValueError("EAGER makes two sets of codes: leave --codes out (--stage1 takes a run's item vectors)")
         record: dict[str, Any] = {}
-        behaviour = self._behaviour(dataset, root, embeddings, seed, quiet, record)
-        text = self._text(dataset, root, embeddings, quiet, record)
+        behaviour = self._behaviour(sources, record)
+        text = self._text(sources, record)
         parts, folders = [], []
         for vectors in (behaviour, text):
-            folder = self._codes(dataset, vectors, record, root, seed, quiet)
-            parts.append(semtok.load_codes(folder).align(dataset.item_ids.to_numpy()))
+            folder = self._codes(sources, vectors, record)
+            parts.append(semtok.load_codes(folder).align(sources.item_ids))
             folders.append(str(folder))
         joined = ItemCodes(
             np.concatenate([part.codes for part in parts], 1),
             tuple(size for part in parts for size in part.sizes),
-            dataset.item_ids.to_numpy(),
+            sources.item_ids,
             {
                 "behaviour": slice(0, parts[0].levels),
                 "semantic": slice(parts[0].levels, parts[0].levels + parts[1].levels),
@@ -99,19 +89,11 @@ class Preparation(PRORecPreparation):
         shapes["behaviour_levels"] = parts[0].levels
         return Ingredients(joined, arrays, shapes, record)
 
-    def _behaviour(
-        self,
-        dataset: Dataset,
-        root: Path,
-        embeddings: Path | VectorSource | None,
-        seed: int,
-        quiet: bool,
-        record: dict[str, Any],
-    ) -> np.ndarray:
+    def _behaviour(self, sources: Sources, record: dict[str, Any]) -> np.ndarray:
         from dataclasses import replace
 
         plain = replace(self, source="collaborative")
-        return PRORecPreparation._behaviour(plain, dataset, root, embeddings, seed, quiet, record)
+        return PRORecPreparation._behaviour(plain, sources, record)
 
 
 class EAGER(Generator):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genrec.models.tiger import SMALL, TIGER
-from genrec.stages import Preparation as ItemCodePreparation
+from genrec.preparation import Preparation as ItemCodePreparation
 from recbase.arguments import Depth, Dropout, Heads, Large, Length, Temperature, Width
 
 if TYPE_CHECKING:

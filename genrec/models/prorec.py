@@ -22,9 +22,9 @@ from genrec.nets.attention import Ragged
 from genrec.nets.distilling import DistillingDecoder
 from genrec.nets.post_norm import PostNormEncoder
 from genrec.nets.t5 import DecoderState, Memory
+from genrec.preparation import Ingredients, Sources, UniquePolicy
+from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits
-from genrec.stages import Ingredients, UniquePolicy
-from genrec.stages import Preparation as ItemCodePreparation
 from recbase.arguments import (
     Count,
     Depth,
@@ -39,15 +39,14 @@ from recbase.arguments import (
     Width,
 )
 from recbase.data.sequences import SequenceBatch
+from recbase.model import initialise
+from recbase.pipeline import step
 from recbase.train.loop import LossOutput
-from seqrec.sequential import initialise
-from seqrec.stages import stage
+from semtok.catalogue.prepare import codes_folder
 
 if TYPE_CHECKING:
-    from recbase.data.catalog import Dataset
     from recbase.data.splits import Split
     from recbase.train.loop import TrainConfig
-    from semtok.content.ready_vectors import VectorSource
 
 __all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
 
@@ -114,69 +113,47 @@ class Preparation(ItemCodePreparation):
         super().__post_init__()
         recipe_of("seqrec.models.din:DIN", self.stage1_recipe)  # refuses one that there is not
 
-    def prepare(
-        self,
-        dataset: Dataset,
-        root: Path,
-        embeddings: Path | VectorSource | None,
-        codes: Path | None,
-        seed: int,
-        quiet: bool,
-    ) -> Ingredients:
-        """Item vectors and codes, each made as a stage under ``root`` if it was not given."""
+    def prepare(self, sources: Sources) -> Ingredients:
+        """Item vectors and codes, each kept in the cache if it was not given."""
         import semtok
 
-        vectors, record = self.item_vectors(dataset, root, embeddings, seed, quiet)
+        vectors, record = self.item_vectors(sources)
         if self.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        folder = codes or self._codes(dataset, vectors, record, root, seed, quiet)
-        found = semtok.load_codes(folder).align(dataset.item_ids.to_numpy())
+        folder = sources.codes or self._codes(sources, vectors, record)
+        found = semtok.load_codes(folder).align(sources.item_ids)
         record |= {"codes": found.hash, "codes_folder": str(folder)}
         return Ingredients(found, {"vectors": vectors}, {"vector_dim": vectors.shape[1]}, record)
 
-    def item_vectors(
-        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, seed: int, quiet: bool
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def item_vectors(self, sources: Sources) -> tuple[np.ndarray, dict[str, Any]]:
         """The vectors [N, D] that codes are made of, and what the manifest says of them."""
         record: dict[str, Any] = {"source": self.source}
         parts = []
         if self.source in ("semantic", "concat", "standardized-concat"):
-            parts.append(self._text(dataset, root, embeddings, quiet, record))
+            parts.append(self._text(sources, record))
         if self.source != "semantic":
-            parts.append(self._behaviour(dataset, root, embeddings, seed, quiet, record))
+            parts.append(self._behaviour(sources, record))
         if self.source == "standardized-concat":
             parts = [standardized(part) for part in parts]
         return np.concatenate(parts, 1).astype(np.float32), record
 
-    def _text(
-        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
-    ) -> np.ndarray:
+    def _text(self, sources: Sources, record: dict[str, Any]) -> np.ndarray:
         """The text vectors of the items, brought to ``stage1_dim`` by principal components."""
         from sklearn.decomposition import PCA
 
-        text = self._joined(dataset, root, embeddings, quiet, record)
+        text = self._joined(sources, record)
         width = min(self.stage1_dim, *text.shape)
         reduced: np.ndarray = PCA(width, svd_solver="covariance_eigh").fit_transform(text)
         return reduced.astype(np.float32)
 
-    def _joined(
-        self, dataset: Dataset, root: Path, embeddings: Path | VectorSource | None, quiet: bool, record: dict[str, Any]
-    ) -> np.ndarray:
-        found = self.item_embeddings(dataset, root, embeddings, quiet)
+    def _joined(self, sources: Sources, record: dict[str, Any]) -> np.ndarray:
+        found = self.item_embeddings(sources)
         record |= {"embeddings": found.hash, "vectors": found.reduction}
         views = [view for view in self.views or tuple(found.views) if view != "image"]
         matrix: np.ndarray = found.matrix(views, normalize=True)[0]
         return matrix
 
-    def _behaviour(
-        self,
-        dataset: Dataset,
-        root: Path,
-        embeddings: Path | VectorSource | None,
-        seed: int,
-        quiet: bool,
-        record: dict[str, Any],
-    ) -> np.ndarray:
+    def _behaviour(self, sources: Sources, record: dict[str, Any]) -> np.ndarray:
         """Vectors of stage I, or those of a plain DIN for the controls."""
         from semtok.catalogue.fit import load_collaborative
 
@@ -184,22 +161,19 @@ class Preparation(ItemCodePreparation):
         if folder is None:
             text = None
             if self.source == "joined" and (self.align_weight or self.integrate == "mean"):
-                text = self._joined(dataset, root, embeddings, quiet, record)
+                text = self._joined(sources, record)
             read = None if text is None else record["embeddings"]  # a plain DIN is the same for every text
-            key: dict[str, Any] = {"data": dataset.hash, "embeddings": read, "seed": seed}
-            key |= {"dim": self.stage1_dim, "epochs": self.stage1_epochs, "form": self.stage1_form}
-            key |= {"seconds": self.stage1_seconds}
-            changed = {"recipe": self.stage1_recipe, "valid_users": self.stage1_valid_users}
-            usual = {"recipe": Preparation.stage1_recipe, "valid_users": Preparation.stage1_valid_users}
-            key |= {name: value for name, value in changed.items() if value != usual[name]}  # older folders stay known
+            options = {name: value for name, value in vars(self).items() if name.startswith("stage1_")}
+            key: dict[str, Any] = {"data": sources.dataset.hash, "embeddings": read, "seed": sources.seed} | options
             if text is not None:
                 key |= {"align": self.align_weight, "integrate": self.integrate}
-            folder = stage(root, "din", key, "config.json", self._trainer(dataset, text, seed, quiet))
+            folder = step(sources.cache, "din", key, "config.json", self._trainer(sources, text))
         record["stage1"] = str(folder)
-        return load_collaborative(folder, dataset.item_ids.to_numpy())
+        return load_collaborative(folder, sources.item_ids)
 
-    def _trainer(self, dataset: Dataset, text: np.ndarray | None, seed: int, quiet: bool) -> Callable[[Path], None]:
-        """What trains stage I into a folder."""
+    def _trainer(self, sources: Sources, text: np.ndarray | None) -> Callable[[Path], None]:
+        """Function that trains stage I into a folder."""
+        dataset, seed = sources.dataset, sources.seed
 
         def build(target: Path) -> None:
             from accelerate.utils import set_seed
@@ -217,7 +191,7 @@ class Preparation(ItemCodePreparation):
             model = DIN(dataset.n_items, 0 if text is None else text.shape[1], self.stage1_dim, **options)
             if text is not None:
                 model = model.with_content(text)
-            config = self._stage1_config(seed, quiet)
+            config = self._stage1_config(seed, sources.quiet)
             split = dataset.split()
             batches = SequenceBatches(split.train, self.stage1_form, config.batch_size, model.max_len, seed)
             judge = sampled_ranking(split, dataset.n_items, seed, self.stage1_valid_users)
@@ -243,33 +217,25 @@ class Preparation(ItemCodePreparation):
         chosen |= {"epochs": self.stage1_epochs, "max_seconds": self.stage1_seconds, "seed": seed, "quiet": quiet}
         return TrainConfig(**chosen)
 
-    def _codes(
-        self, dataset: Dataset, vectors: np.ndarray, record: dict[str, Any], root: Path, seed: int, quiet: bool
-    ) -> Path:
-        """Folder of the codes of these vectors, made as a stage."""
-        from recbase.store.folder import sha256_of
-        from semtok.catalogue.fit import fit_codes
+    def _codes(self, sources: Sources, vectors: np.ndarray, record: dict[str, Any]) -> Path:
+        """Folder of the codes of these vectors, kept in the cache."""
         from semtok.content.embeddings import Embeddings
         from semtok.registry import tokenizer_class
 
-        arguments = self.tokenizer_arguments(dataset, seed, self.tokenizer)
+        arguments = self.tokenizer_arguments(sources.dataset, sources.seed, self.tokenizer)
         if self.codebook_size is None:
             arguments["codebook_size"] = 256
-        policy = self.unique if self.tokenizer == "hierarchical" or self.unique != "none" else "suffix"
-        key = {
-            "data": dataset.hash,
-            "vectors": sha256_of(vectors),
-            "method": self.tokenizer,
-            "unique": policy,
-        } | arguments
-
-        def build(target: Path) -> None:
-            found = Embeddings({"item": vectors}, {}, dataset.item_ids.to_numpy())
-            tokenizer = tokenizer_class(self.tokenizer)(**arguments)
-            settings: dict[str, Any] = {"dataset": dataset, "per_view": True, "unique": policy, "made_from": record}
-            fit_codes(tokenizer, found, seed=seed, quiet=quiet, **settings).save(target)
-
-        return stage(root, "unicodes", key, "semtok.json", build)
+        return codes_folder(
+            tokenizer_class(self.tokenizer)(**arguments),
+            Embeddings({"item": vectors}, {}, sources.item_ids),
+            sources.cache,
+            dataset=sources.dataset,
+            per_view=True,
+            unique=self.unique if self.tokenizer == "hierarchical" or self.unique != "none" else "suffix",
+            made_from=record,
+            seed=sources.seed,
+            quiet=sources.quiet,
+        )
 
 
 def standardized(vectors: np.ndarray) -> np.ndarray:

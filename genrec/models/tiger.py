@@ -10,10 +10,10 @@ from torch import Tensor
 
 from genrec.generator import Generator, samples
 from genrec.nets.t5 import T5, DecoderState, Memory
+from genrec.preparation import Preparation as ItemCodePreparation
+from genrec.preparation import UniquePolicy
 from genrec.search.decoding import Logits
 from genrec.search.vocabulary import CodeVocabulary
-from genrec.stages import Preparation as ItemCodePreparation
-from genrec.stages import UniquePolicy
 from recbase.arguments import CountOrOff, Depth, Dropout, Heads, Large, Length, Temperature, Width
 from recbase.data.sequences import SequenceBatch
 from recbase.train.loop import LossOutput

@@ -585,6 +585,7 @@ class BehaviorTokenizer(ItemTokenizer):
     """
 
     method = "behavior"
+    version = 2  # streams are of one scale
     program = "behavior"
     inputs = ("sequences", "missing")
     modalities = ("text", "image")

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from recbase.arguments import Chance, Count, Depth, Dropout, Heads, Large, Length, Share, Width
 from recbase.data.sequences import SequenceBatch
+from recbase.model import initialise
 from recbase.nn.transformer import Encoder, Packing
 from recbase.train.loop import LossOutput
 from seqrec.objectives import next_item_loss, target_states
-from seqrec.sequential import SequentialModel, TableScorer, initialise
+from seqrec.sequential import SequentialModel, TableScorer
 
 __all__ = ["RECIPES", "BERT4Rec", "with_mask"]
 

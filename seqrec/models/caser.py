@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Dropout, Large, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
-from seqrec.sequential import SequentialModel, TableScorer, initialise
+from seqrec.sequential import SequentialModel, TableScorer
 
 __all__ = ["RECIPES", "Caser", "older"]
 

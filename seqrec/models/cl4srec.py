@@ -21,11 +21,11 @@ from recbase.arguments import (
     check_arguments,
 )
 from recbase.data.sequences import SequenceBatch
+from recbase.model import initialise
 from recbase.nn.draws import draw_integers, draw_uniform
 from recbase.train.loop import LossOutput
 from seqrec.models.sasrec import SASRec
 from seqrec.objectives import contrast
-from seqrec.sequential import initialise
 
 __all__ = ["RECIPES", "CL4SRec", "crop", "mask", "reorder"]
 

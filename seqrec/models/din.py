@@ -20,14 +20,12 @@ from recbase.arguments import (
     Temperature,
     Weight,
     Width,
-    check_arguments,
 )
 from recbase.data.sequences import SequenceBatch
+from recbase.model import Network
 from recbase.nn.draws import draw_integers
 from recbase.nn.losses import info_nce
 from recbase.train.loop import LossOutput
-from recbase.train.memory import check_weights
-from seqrec.sequential import Pretrained
 
 __all__ = ["DIN", "WINDOWS", "AdaptionLayer", "DINScorer", "Dice"]
 
@@ -96,7 +94,7 @@ class AdaptionLayer(nn.Module):
         return F.layer_norm(u, u.shape[-1:]) * (1 + scale) + shift
 
 
-class DIN(Pretrained, nn.Module):
+class DIN(Network):
     """Deep interest network (Zhou et al., KDD 2018, arXiv 1706.06978) as PRORec's stage I (arXiv 2502.06269).
 
     Scores a pair of history and candidate: events are weighted by an MLP of event and candidate (no softmax), summed
@@ -157,10 +155,7 @@ class DIN(Pretrained, nn.Module):
         max_len: Length = 19,
         init_std: Deviation = 0.0001,
     ) -> None:
-        super().__init__()
-        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        check_arguments(type(self), self._config)
-        check_weights(self._config)
+        super().__init__(locals())
         if max_len < len(WINDOWS):
             raise ValueError(f"--max-len must be at least {len(WINDOWS)}, one event a window, got {max_len}")
         self.items, self.dim, self.max_len, self.negatives = items, dim, max_len, negatives
@@ -205,10 +200,6 @@ class DIN(Pretrained, nn.Module):
         """Set the text vectors, float32 [N, text_dim]."""
         self.text[1:] = torch.from_numpy(np.asarray(text, dtype=np.float32))
         return self
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments; ``DIN(**config)`` rebuilds the model."""
-        return dict(self._config)
 
     # ----------------------------------------------------------------------------------------------- forward
 

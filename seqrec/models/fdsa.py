@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Encoder, Packing
 from seqrec.layers import check_table
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["FDSA", "RECIPES", "PooledFeatures"]
 

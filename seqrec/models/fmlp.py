@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Depth, Dropout, Large, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["RECIPES", "FMLPRec", "FilterLayer"]
 

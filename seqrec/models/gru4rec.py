@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from recbase.arguments import Count, Depth, Dropout, Large, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["RECIPES", "GRU4Rec", "recurrent_states"]
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Depth, Dropout, Large, LargeOrOff, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
 from seqrec.layers import ItemFeatures
 from seqrec.models.gru4rec import recurrent_states
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["RECIPES", "GRU4RecFeatures"]
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Large, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
 from seqrec.models.caser import older, user_rows
-from seqrec.sequential import SequentialModel, TableScorer, initialise
+from seqrec.sequential import SequentialModel, TableScorer
 
 __all__ = ["HGN", "RECIPES"]
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from recbase.arguments import Count, Large, Length, NonNegative, check_arguments
 from recbase.data.sequences import Histories
+from recbase.model import Pretrained
 from recbase.store.restoring import Expected
-from seqrec.sequential import Pretrained, sparse_arrays, sparse_table
+from seqrec.sequential import sparse_arrays, sparse_table
 
 __all__ = ["ItemKNN"]
 

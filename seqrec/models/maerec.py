@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Samples, Share, Weight, Width
 from recbase.data.sequences import Histories, SequenceBatch
+from recbase.model import initialise
 from recbase.nn.draws import draw_integers, draw_uniform
 from recbase.nn.transformer import Encoder, Packing
 from recbase.train.loop import LossOutput
 from recbase.train.processes import process_count
 from seqrec.objectives import next_item_loss, target_states
-from seqrec.sequential import SequentialModel, TableScorer, initialise
+from seqrec.sequential import SequentialModel, TableScorer
 
 __all__ = ["RECIPES", "MAERec"]
 

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Dropout, Large, LargeOrOff, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
 from seqrec.modalities import ItemFeatures
 from seqrec.models.caser import older
 from seqrec.models.gru4rec import recurrent_states
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["MFN4Rec", "RECIPES", "running_memory"]
 

@@ -22,15 +22,13 @@ from recbase.arguments import (
     Temperature,
     Weight,
     Width,
-    check_arguments,
 )
 from recbase.data.sequences import SequenceBatch
+from recbase.model import Network, initialise
 from recbase.nn.transformer import Attention, Encoder, Packing
 from recbase.train.loop import LossOutput
-from recbase.train.memory import check_weights
 from seqrec.modalities import ItemFeatures
 from seqrec.objectives import target_states
-from seqrec.sequential import Pretrained, initialise
 
 __all__ = ["RECIPES", "InterestDecoder", "MISSRec", "MISSRecScorer", "density_peaks"]
 
@@ -118,7 +116,7 @@ class InterestDecoder(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-class MISSRec(Pretrained, nn.Module):
+class MISSRec(Network):
     """Multi-modal interest-aware sequence representation (Wang et al., ACM MM 2023, arXiv 2308.11175).
 
     The downstream form, trained from scratch: the pretraining over several domains is left out. Text and image vectors
@@ -185,10 +183,7 @@ class MISSRec(Pretrained, nn.Module):
         attention_dropout: Dropout = 0.0,
         max_len: Length = 50,
     ) -> None:
-        super().__init__()
-        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        check_arguments(type(self), self._config)
-        check_weights(self._config)
+        super().__init__(locals())
         self.items, self.max_len, self.dropout = items, max_len, dropout
         self.interest_ratio, self.neighbours = interest_ratio, neighbours
         self.mix_sharpness, self.orthogonality, self.temperature = mix_sharpness, orthogonality, temperature
@@ -209,10 +204,6 @@ class MISSRec(Pretrained, nn.Module):
     def index_ranges(self) -> dict[str, Any]:
         """Least and largest value of the buffers that index tables."""
         return {"interest": (0, self.items)}
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments; ``MISSRec(**config)`` rebuilds the model."""
-        return dict(self._config)
 
     def with_content(
         self, text: np.ndarray, images: np.ndarray | None = None, missing_images: np.ndarray | None = None

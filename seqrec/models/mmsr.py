@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Depth, Dropout, Large, LargeOrOff, Length, Width
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
 from semtok.kernels.lloyd import cluster
 from seqrec.modalities import ItemFeatures
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["MMSR", "RECIPES", "Graph", "GraphLayer"]
 

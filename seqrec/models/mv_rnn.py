@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from recbase.arguments import Chance, Count, Dropout, Large, LargeOrOff, Length, Weight, Width, check_arguments
 from recbase.data.sequences import SequenceBatch
+from recbase.model import initialise
 from recbase.nn.draws import draw_uniform
 from recbase.nn.transformer import Packing
 from recbase.train.loop import LossOutput
 from seqrec.modalities import ItemFeatures
 from seqrec.models.gru4rec import recurrent_states
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["FUSIONS", "RECIPES", "MVRNN", "MultiView", "MultiViewModel"]
 

@@ -20,9 +20,9 @@ from recbase.arguments import (
     Width,
     check_arguments,
 )
+from recbase.model import initialise
 from recbase.nn.transformer import Encoder, Packing
 from seqrec.models.mv_rnn import MultiViewModel
-from seqrec.sequential import initialise
 
 __all__ = ["MVTRM", "RECIPES"]
 

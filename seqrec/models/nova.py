@@ -22,10 +22,10 @@ from recbase.arguments import (
     Width,
     check_arguments,
 )
+from recbase.model import initialise
 from recbase.nn.transformer import Attention, Packing
 from seqrec.modalities import ItemFeatures
 from seqrec.models.bert4rec import BERT4Rec
-from seqrec.sequential import initialise
 
 __all__ = ["NOVABERT", "RECIPES", "Fusion", "NonInvasiveBlock"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from recbase.arguments import Large, check_arguments
 from recbase.data.sequences import Histories
+from recbase.model import Pretrained
 from recbase.store.restoring import Expected
-from seqrec.sequential import Pretrained
 
 __all__ = ["Popularity"]
 

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, Length, ShareOrOff, Temperature, Width
+from recbase.model import initialise
 from recbase.nn.losses import gbce_exponent
 from recbase.nn.transformer import Encoder, Packing
-from seqrec.sequential import SequentialModel, TableScorer, initialise
+from seqrec.sequential import SequentialModel, TableScorer
 
 __all__ = ["RECIPES", "SASRec", "TableScorer"]
 

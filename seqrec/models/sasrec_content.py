@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width, check_arguments
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
 from seqrec.layers import ItemFeatures
 from seqrec.models.sasrec import SASRec
-from seqrec.sequential import initialise
 
 __all__ = ["RECIPES", "HybridEmbedding", "SASRecContent", "SASRecHybrid"]
 

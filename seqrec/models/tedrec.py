@@ -22,9 +22,10 @@ from recbase.arguments import (
     Temperature,
     Width,
 )
+from recbase.model import initialise
 from recbase.nn.transformer import Encoder, Packing
 from seqrec.modalities import ItemFeatures
-from seqrec.sequential import SequentialModel, initialise
+from seqrec.sequential import SequentialModel
 
 __all__ = ["RECIPES", "PositionalExperts", "SpectralFusion", "TedRec"]
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from recbase.arguments import Depth, Dropout, Heads, Large, LargeOrOff, Length, Temperature, Width, check_arguments
 from recbase.data.sequences import SequenceBatch
+from recbase.model import initialise
 from recbase.nn.draws import draw_uniform
 from recbase.nn.transformer import Packing
 from recbase.train.loop import LossOutput
 from seqrec.layers import check_table
 from seqrec.models.sasrec import SASRec
-from seqrec.sequential import initialise
 
 __all__ = ["RECIPES", "MixtureAdaptor", "TextEmbedding", "UniSRec"]
 

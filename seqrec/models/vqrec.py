@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbase.arguments import Depth, Dropout, Heads, Large, Length, Temperature, Width, check_arguments
+from recbase.model import initialise
 from recbase.nn.transformer import Packing
 from seqrec.layers import ItemFeatures
 from seqrec.models.sasrec import SASRec
-from seqrec.sequential import initialise
 
 __all__ = ["RECIPES", "MeanCodes", "VQRec"]
 

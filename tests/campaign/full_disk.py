@@ -39,7 +39,7 @@ def starved(job: world.Job, wanted: dict[str, str], most: int) -> tuple[int, lis
     limits = limits if len(limits) <= most else [limits[len(limits) * at // most] for at in range(most)]
     for limit in limits:
         cleared(path)
-        shutil.rmtree("stages", ignore_errors=True)
+        shutil.rmtree("cache", ignore_errors=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, path)
         child = processes.run(job.words("b", job.out), largest_file=limit)
         found, said = processes.look(job.read, job.out), child.output

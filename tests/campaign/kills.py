@@ -46,7 +46,7 @@ def one(job: world.Job, wanted: dict[str, Any], seconds: float, draw: random.Ran
     """Faults of one round: a killed over b, a look, and the command again."""
     number, faults = draw.choice(SIGNALS), []
     path = Path(job.out)
-    shutil.rmtree("stages", ignore_errors=True)
+    shutil.rmtree("cache", ignore_errors=True)
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)

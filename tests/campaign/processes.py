@@ -35,7 +35,7 @@ import recbase.evaluate.ranking
 import recbase.train.loop  # noqa: F401
 import semtok.cli
 import seqrec.cli
-import seqrec.stages
+import seqrec.training
 
 MAINS = {"semtok": semtok.cli.main, "seqrec": seqrec.cli.main, "genrec": genrec.cli.main}
 

@@ -66,7 +66,7 @@ def test_every_model_runs_all_its_stages_and_its_run_is_movable(name: str, root:
 
 
 def test_stages_are_made_once(root: Path, tiger: Path) -> None:
-    folders = {path: path.stat().st_mtime_ns for path in (root / "stages").glob("*/semtok.json")}
+    folders = {path: path.stat().st_mtime_ns for path in (root / "cache").glob("*/semtok.json")}
     assert folders
     run("train", "tiger", "--data", "synthetic", "--out", root / "again", *TINY, *FAST["tiger"])
     assert {path: path.stat().st_mtime_ns for path in folders} == folders
@@ -129,7 +129,7 @@ def test_an_interrupted_first_stage_ends_the_command_and_is_gone_on_with(
     run(*words, "--out", tmp_path / "one" / "run", code=143)
     assert steps == 3
     assert not (tmp_path / "one" / "run" / "config.json").exists()
-    assert not list((tmp_path / "one" / "stages").glob("din-*/config.json"))
+    assert not list((tmp_path / "one" / "cache").glob("din-*/config.json"))
     monkeypatch.undo()
     for root in ("one", "straight"):
         run(*words, "--out", tmp_path / root / "run")

@@ -93,7 +93,7 @@ def make(names: list[str]) -> None:
     for name in names:
         shutil.rmtree(FOLDERS / name, ignore_errors=True)
         run(name, FOLDERS / name)
-        shutil.rmtree(FOLDERS / "stages", ignore_errors=True)
+        shutil.rmtree(FOLDERS / "cache", ignore_errors=True)
         if name not in KEPT_CHECKPOINTS:
             shutil.rmtree(FOLDERS / name / "checkpoint", ignore_errors=True)
         if name in ENCODERS:

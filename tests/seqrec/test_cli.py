@@ -177,7 +177,7 @@ def test_variants_of_ccfrec_train(runs, tmp_path, options):
 
 
 def test_neighbour_shares(runs, tmp_path):
-    stages = next((runs / "stages").glob("*tfidf*"))
+    stages = next((runs / "cache").glob("*tfidf*"))
     figure = tmp_path / "neighbours.png"
     result = run("neighbours", runs / "ccfrec", "--reference", runs / "sasrec", "--embeddings", stages, "--json",
                  "--neighbours", "30", "--figure", figure)  # fmt: skip
@@ -189,7 +189,7 @@ def test_neighbour_shares(runs, tmp_path):
 
 def test_streams_of_two_runs(runs, tmp_path):
     folders = [tmp_path / "with", tmp_path / "without"]
-    stages = next((runs / "stages").glob("*tfidf*"))
+    stages = next((runs / "cache").glob("*tfidf*"))
     small = ["--epochs", "1", "--dim", "8", "--ffn", "16", "--max-len", "10", "--embeddings", stages]
     for folder, extra in zip(folders, ([], ["--recipe", "no-contrast", "--train-share", "0.5"]), strict=True):
         run("train", "tssr", "--data", "synthetic", "--out", folder, "--quiet", *small, *extra)

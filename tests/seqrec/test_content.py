@@ -6,7 +6,8 @@ import pytest
 
 from recbase.data.catalog import load_dataset
 from seqrec.content import ItemContent, item_attributes, item_texts
-from seqrec.stages import Content, build_model, item_content
+from seqrec.item_content import Content, item_content
+from seqrec.training import build_model
 
 
 @pytest.fixture(scope="module")

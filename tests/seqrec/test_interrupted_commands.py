@@ -81,7 +81,7 @@ def test_an_interrupted_stage_is_never_a_complete_one(
 
     monkeypatch.setattr(SASRec, "forward", interrupted)
     said = run(*words, code=130)
-    (stage,) = (tmp_path / "stages").glob("sasrec-*")
+    (stage,) = (tmp_path / "cache").glob("sasrec-*")
     assert f"kept in {stage / 'checkpoint'}; go on with:" in said
     assert not (stage / "config.json").exists()
     assert not (tmp_path / "run" / "config.json").exists()
@@ -123,7 +123,7 @@ def test_signals_at_any_moment_lose_nothing(model: list[str], number: int, data:
     ran(*words, "--epochs", 1)
     before = contents(out)
     for moment in range(1, 9):
-        for stage in (tmp_path / "stages").glob("sasrec-*"):
+        for stage in (tmp_path / "cache").glob("sasrec-*"):
             (stage / "config.json").unlink(missing_ok=True)  # to be made again
         resume = ["--resume"] if (out / "training").exists() else []
         done = stopped_after(number, 1.5 * moment, *words, "--epochs", 40_000, *resume)

@@ -38,7 +38,7 @@ def test_the_default_precision_trains_one_model_on_two_processes(world: Path) ->
     assert metrics["test"]["users"] == 120
     manifest = load_run(out, MODELS).manifest
     assert manifest["training"]["precision"] == "auto"
-    assert list((world / "stages").glob("codes-*"))  # made by one of them, alone
+    assert list((world / "cache").glob("codes-*"))  # made by one of them, alone
 
 
 @pytest.mark.slow
@@ -54,5 +54,5 @@ def test_every_recipe_trains_on_two_processes(name: str, recipe: str, world: Pat
 def test_codes_of_a_sasrec_are_made_by_one_process_alone(kind: str, world: Path) -> None:
     words = ["train", "ccfrec", "--code-type", kind, "--data", world / "data", *small("ccfrec")]
     trained_by_two("seqrec", world / f"ccfrec-{kind}", *words)
-    (stage,) = (world / "stages").glob("sasrec-*")
+    (stage,) = (world / "cache").glob("sasrec-*")
     assert load_run(stage, MODELS).manifest["model"] == "sasrec"

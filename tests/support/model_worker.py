@@ -20,7 +20,7 @@ from recbase.evaluate.ranking import rank_targets
 from recbase.train.loop import TrainConfig, fit, make_accelerator
 from recbase.train.processes import leave_launch
 from seqrec import REGISTRY
-from seqrec.stages import build_model
+from seqrec.training import build_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_models import SMALL, TRAINED, content, keeps

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from recbase.data.sequences import Histories, SequenceBatches
 from recbase.data.splits import Targets
+from recbase.store.runs import resolve
 from semtok.codes import ItemCodes
 from seqrec import MODELS, REGISTRY
 from seqrec.content import Attributes, ItemContent
-from seqrec.stages import build_model, resolve
+from seqrec.training import build_model
 
 ITEMS = 25  # the last one never occurs
 WALKED = 24

@@ -477,7 +477,8 @@ def test_a_search_of_a_degenerate_tree_is_cut_into_parts_that_give_the_same(monk
 def test_codes_that_are_all_equal_are_refused_before_training() -> None:
     from types import SimpleNamespace
 
-    from genrec.stages import Ingredients, build_model
+    from genrec.preparation import Ingredients
+    from genrec.training import build_model
     from semtok.codes import ItemCodes
 
     codes = ItemCodes(np.zeros((ITEMS, 2), int), (4, 6), np.arange(ITEMS))
@@ -488,7 +489,7 @@ def test_codes_that_are_all_equal_are_refused_before_training() -> None:
 
 def test_a_recipe_named_from_python_is_applied(tmp_path: Path) -> None:
     from genrec.models.tiger import Preparation
-    from genrec.stages import train_generator
+    from genrec.training import train_generator
     from recbase.data.catalog import load_dataset
 
     data = load_dataset("synthetic", users=60, items=40)

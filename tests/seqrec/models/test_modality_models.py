@@ -8,6 +8,7 @@ from torch import nn
 
 from recbase.data.sequences import Histories, SequenceBatches
 from recbase.nn.transformer import Packing
+from recbase.store.runs import resolve
 from seqrec import REGISTRY
 from seqrec.modalities import ItemFeatures
 from seqrec.models.mfn4rec import running_memory
@@ -15,7 +16,6 @@ from seqrec.models.missrec import density_peaks
 from seqrec.models.mmsr import _softmax_sum
 from seqrec.models.nova import Fusion, NonInvasiveAttention
 from seqrec.models.tedrec import SpectralFusion, TedRec
-from seqrec.stages import resolve
 
 NAMES = ["nova", "mv-rnn", "mv-trm", "mfn4rec", "missrec", "mmsr", "tedrec"]
 LISTS = [[3, 4, 5, 6], [9, 2], [2, 8, 2, 7, 8]]

@@ -39,7 +39,7 @@ from recbase.train.state import _optimizer
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 from seqrec.models.sasrec import SASRec
-from seqrec.stages import build_model, check_form
+from seqrec.training import build_model, check_form
 
 WALKS = [[(start + step) % WALKED + 1 for step in range(6)] for start in range(WALKED)]
 FOLLOWING = [row[-1] % WALKED + 1 for row in WALKS]
@@ -181,7 +181,7 @@ def test_a_run_that_is_read_and_saved_again_is_equal_file_by_file(name, tmp_path
 
 def test_an_exported_run_that_is_read_and_saved_again_is_equal_file_by_file(tmp_path):
     pytest.importorskip("faiss", reason="needs the extra faiss")
-    from seqrec.models.ccfrec import TabulatedCCFRec
+    from seqrec.models.ccfrec_tabulated import TabulatedCCFRec
     from seqrec.serving import export_run
 
     write_whole_run("ccfrec", tmp_path / "run")
@@ -349,7 +349,7 @@ def test_recipes_are_options_build_and_have_an_optimizer(name):
         {option.name for option in options_from("recbase.train.loop:TrainConfig")},
         {option.name for option in options_from(MODELS[name], SHAPES)},
     )
-    others = {option.name for option in options_from("seqrec.stages:Content")} | {"form"}
+    others = {option.name for option in options_from("seqrec.item_content:Content")} | {"form"}
     for recipe, values in recipes_from(MODELS[name]).items():
         assert set(values) <= training | accepted | others, recipe
         assert not any("seconds" in key for key in values), f"{recipe}: what time allows differs by machine"

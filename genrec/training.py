@@ -1,195 +1,38 @@
-"""The stages before a generator's training, the training itself, and its evaluation.
+"""The training of a generator: its preparation, the training itself, the search for all test users, the run folder.
 
-Each stage is a folder whose name carries the hash of what it was made from, so a second command reuses it. Commands
-parse, call a function here, and print.
-
-How a model is added
---------------------
-1. One file with one class, a :class:`genrec.generator.Generator`, built as ``Class(items, sizes, **options)``; of the
-   shapes in ``SHAPES`` it names those it needs in its signature, all other arguments become options of the command.
-2. What it reads besides codes is an entry of :attr:`Ingredients.arrays`, set by ``with_arrays(**arrays)`` (copied into
-   buffers, row 0 for padding), so that a run folder reloads by itself.
-3. Stages of its own are a dataclass that extends :class:`Preparation` (its fields become options of the command, its
-   method ``prepare`` makes the :class:`Ingredients`), named in the model's line of ``genrec.REGISTRY``.
-4. ``forward(batch) -> LossOutput`` gives its share of the step's mean loss over all targets: sums divided by
-   ``batch.target_count``.
+Commands parse, call a function here, and print. What a model is trained on is made by `genrec.preparation`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from genrec import MODELS, REGISTRY, SHAPES
+from genrec.preparation import Ingredients, Sources
 from genrec.search.generation import Search, rank_generated, validator
-from recbase.arguments import CodebookSize, EncoderName, Large, Levels, Width, check_arguments
 from recbase.cli.options import recipe_of
 from recbase.data.sequences import SampleForm, SequenceBatches
 from recbase.evaluate.ranking import check_monitor
-from recbase.recipes import Given, described, filled, spelled
+from recbase.pipeline import cache_for
+from recbase.recipes import described, filled, spelled
 from recbase.store.folder import FileContent
 from recbase.store.runs import resolve
 from recbase.train.attempts import Attempt, attempt_at
-from seqrec.stages import stage
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
     from recbase.train.loop import TrainConfig
     from semtok.codes import ItemCodes
-    from semtok.content.embeddings import Embeddings
     from semtok.content.ready_vectors import VectorSource
 
-__all__ = ["SHAPES", "Ingredients", "Preparation", "build_model", "recipe_settings", "train_generator"]
+__all__ = ["build_model", "evaluate_generator", "recipe_settings", "train_generator"]
 
 # a user has several targets: batches of as many users as prefixes would leave too few steps an epoch
 _FORM_DEFAULTS: dict[str, dict[str, Any]] = {"all": {"batch_size": 64}}
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """What the stages before the training leave for it.
-
-    Attributes
-    ----------
-    codes : ItemCodes
-        In the order of the item numbers.
-    arrays : dict of str to array
-        What else the model reads, by the argument names of its ``with_arrays``.
-    shapes : dict
-        Constructor arguments that follow from them.
-    record : dict
-        What the manifest of the run says of the stages: folders and hashes.
-    """
-
-    codes: ItemCodes
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    shapes: dict[str, Any] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
-
-
-UniquePolicy = Literal["none", "suffix", "sinkhorn", "nearest-free", "matching", "balanced"]
-
-
-@dataclass(frozen=True)
-class Preparation(Given):
-    """From item content to item codes: the options of the stages before a generator's training."""
-
-    method: ClassVar[str] = "rqvae"
-    version: ClassVar[int] = 1  # raised where a method makes other codes, so that older stages are not taken for new
-    unique: UniquePolicy = "matching"
-    """How codes are made unique: none, suffix, sinkhorn, nearest-free, matching, balanced."""
-    encoder: EncoderName = "tfidf"
-    """Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model."""
-    views: tuple[str, ...] | None = None
-    """Text columns, as a,b; those of the data set if not given."""
-    pca: Width | None = 128
-    """Width that the vectors of every text column are reduced to before codes are made; none keeps the encoder's."""
-    whiten: bool = True
-    """Give every component of the reduced vectors unit variance (only CCFRec's paper does; recipe paper does not)."""
-    levels: Levels | None = None
-    """Codes an item, before any level that makes them unique; the tokenizer's own number if not given."""
-    codebook_size: CodebookSize | None = None
-    """Codes of each level; if not given 256, or fewer where the catalogue has less than four items a code."""
-    tokenizer_steps: Large | None = None
-    """Training steps of a learned tokenizer; its own number if not given."""
-    tokenizer_recipe: str = "default"
-    """Recipe of the tokenizer: default or paper."""
-
-    def __post_init__(self) -> None:
-        from recbase.cli.signatures import recipe_of
-        from semtok.registry import methods
-
-        check_arguments(type(self), vars(self))
-        recipe_of(methods()[getattr(self, "tokenizer", self.method)], self.tokenizer_recipe)
-
-    def prepare(
-        self,
-        dataset: Dataset,
-        root: Path,
-        embeddings: Path | VectorSource | None,
-        codes: Path | None,
-        seed: int,
-        quiet: bool,
-    ) -> Ingredients:
-        """Read the codes in the folder ``codes``, or fit the tokenizer as a stage under ``root``.
-
-        Raises
-        ------
-        ValueError
-            If a folder belongs to other items.
-        """
-        found, record = self.item_codes(dataset, root, embeddings, codes, seed, quiet)
-        return Ingredients(found, record=record)
-
-    def item_codes(
-        self,
-        dataset: Dataset,
-        root: Path,
-        embeddings: Path | VectorSource | None,
-        codes: Path | None,
-        seed: int,
-        quiet: bool,
-    ) -> tuple[ItemCodes, dict[str, Any]]:
-        """Codes of the items in the order of their numbers, and what the manifest says of them."""
-        import semtok
-
-        if codes is None:
-            vectors = self.item_embeddings(dataset, root, embeddings, quiet)
-            record = {"embeddings": vectors.hash, "vectors": vectors.reduction}
-            codes = self.fitted(dataset, vectors, root, seed, quiet)
-        else:
-            record = {}
-        found = semtok.load_codes(codes).align(dataset.item_ids.to_numpy())
-        return found, record | {"codes": found.hash, "codes_folder": str(codes)}
-
-    def item_embeddings(
-        self,
-        dataset: Dataset,
-        root: Path,
-        folder: Path | VectorSource | None,
-        quiet: bool,
-        images: bool = False,
-    ) -> Embeddings:
-        """Vectors of the items, with those of their images if wanted, read from ``folder`` or made as a stage."""
-        from seqrec.stages import Content, item_embeddings
-
-        content = Content(views=self.views, encoder=self.encoder, pca=self.pca, whiten=self.whiten)
-        return item_embeddings(dataset, content, root, folder, quiet, images)
-
-    def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
-        """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""
-        from recbase.cli.signatures import recipe_of
-        from semtok.registry import methods, tokenizer_class
-
-        method = method or self.method
-        accepted = inspect.signature(tokenizer_class(method)).parameters
-        size = self.codebook_size or min(256, 1 << max(1, (dataset.n_items // 4).bit_length() - 1))
-        given = {"levels": self.levels, "codebook_size": size, "steps": self.tokenizer_steps, "seed": seed}
-        chosen = recipe_of(methods()[method], self.tokenizer_recipe)
-        chosen |= {name: value for name, value in given.items() if value is not None}
-        return {name: value for name, value in chosen.items() if name in accepted}
-
-    def fitted(self, dataset: Dataset, vectors: Embeddings, root: Path, seed: int, quiet: bool) -> Path:
-        """Folder of the tokenizer fitted on these vectors, made as a stage."""
-        from semtok.catalogue.fit import fit_codes
-        from semtok.registry import tokenizer_class
-
-        arguments = self.tokenizer_arguments(dataset, seed)
-        key: dict[str, Any] = {"data": dataset.hash, "embeddings": vectors.hash, "method": self.method}
-        key |= {"unique": self.unique}
-        key |= {"version": self.version} if self.version > 1 else {}
-
-        def build(target: Path) -> None:
-            tokenizer = tokenizer_class(self.method)(**arguments)
-            made = fit_codes(tokenizer, vectors, dataset=dataset, unique=self.unique, seed=seed, quiet=quiet)
-            made.save(target)
-
-        return stage(root, self.method, key | arguments, "semtok.json", build)
 
 
 def build_model(
@@ -251,7 +94,7 @@ def train_generator(
     record: Mapping[str, Any],
     embeddings: Path | VectorSource | None = None,
     codes: Path | None = None,
-    root: Path | None = None,
+    cache: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Run the stages, train a generator, search once for all test users, write its run folder, return its metrics.
@@ -280,8 +123,8 @@ def train_generator(
         More entries of the manifest, such as ``given``: the data set as the user named it.
     embeddings, codes : Path, optional
         Folders to read instead of making them.
-    root : Path, optional
-        Where stages are kept; the parent of ``out`` if not given.
+    cache : Path, optional
+        Where vectors and codes are kept; that of `recbase.pipeline.cache_for` if not given.
     resume : bool, default False
         Go on from the checkpoint in ``out``.
 
@@ -310,8 +153,9 @@ def train_generator(
     manifest = dict(record) | described(recipe, named, used, preparation, config, search)
     with attempt_at(out, f"training {name}", resume) as attempt:
         set_seed(config.seed)
-        # before the processes of a launch meet: one of them makes the stages, alone, and the others wait for it
-        found = preparation.prepare(dataset, root or out.parent, embeddings, codes, config.seed, config.quiet)
+        # before the processes of a launch meet: one of them makes each step, alone, and the others wait for it
+        sources = Sources(dataset, cache or cache_for(out), embeddings, codes, config.seed, config.quiet)
+        found = preparation.prepare(sources)
         set_seed(config.seed)
         model = build_model(name, dataset, found, arguments, settings["form"])
         manifest |= found.record | {"preparation": asdict(preparation)}

@@ -1,0 +1,154 @@
+"""Content to vectors to codes, each made once and kept in the cache: the one way that every command takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbase.arguments import EncoderName, FolderName, ModelName, Width
+from recbase.cli.console import say
+from recbase.pipeline import step
+from semtok.catalogue.fit import fit_codes
+from semtok.content.embeddings import IMAGE_VIEW, Embeddings, embeddings_for
+from semtok.content.ready_vectors import VectorSource, open_vectors
+
+if TYPE_CHECKING:
+    from recbase.data.catalog import Dataset
+
+__all__ = ["Encoding", "codes_folder", "item_embeddings"]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the content of items becomes vectors.
+
+    Attributes
+    ----------
+    encoder : str, default "tfidf"
+        Text encoder: tfidf, minilm, or the name or folder of a Hugging Face model.
+    views : tuple of str, optional
+        Text columns; those of the data set if not given.
+    pca : int or None, default 128
+        Width that every view's vectors are reduced to; None keeps the encoder's.
+    whiten : bool, default True
+        Give every component of the reduced vectors unit variance.
+    joined : bool, default False
+        Encode all columns together, too.
+    images : bool, default False
+        Read the images of the items, too, where the data set has any.
+    image_encoder, image_root : str, optional
+        Hugging Face vision model for pictures that are files, and the folder that their paths start from.
+    """
+
+    encoder: EncoderName = "tfidf"
+    views: tuple[str, ...] | None = None
+    pca: Width | None = 128
+    whiten: bool = True
+    joined: bool = False
+    images: bool = False
+    image_encoder: ModelName | None = None
+    image_root: FolderName | None = None
+
+
+def item_embeddings(
+    dataset: Dataset, encoding: Encoding, cache: Path, given: Path | VectorSource | None = None, quiet: bool = False
+) -> Embeddings:
+    """Vectors of the items of a data set, read from ``given`` or made and kept in the cache.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    encoding : Encoding
+        Not read where vectors are given.
+    cache : Path
+        See `recbase.pipeline.cache_for`.
+    given : Path or VectorSource, optional
+        Folder or file of vectors; see `semtok.content.ready_vectors.open_vectors`.
+    quiet : bool, default False
+        No progress bars, and no line about what was read.
+
+    Raises
+    ------
+    ValueError
+        If the vectors given belong to other items, or are in shards.
+    """
+    if given is None:
+        found = embeddings_for(dataset, encoding.encoder, cache, **_settings(dataset, encoding), quiet=quiet)[0]
+    else:
+        opened = open_vectors(given, dataset.item_ids, f"the data set {dataset.name}")
+        if not isinstance(opened, Embeddings):
+            raise ValueError(f"{given} holds vectors in shards; a model takes an embeddings folder or one file")
+        found = opened
+    if not quiet:
+        say(f"Content: {found.described()}", err=True)
+    return found
+
+
+def _settings(dataset: Dataset, encoding: Encoding) -> dict[str, Any]:
+    """Arguments of `semtok.content.embeddings.embed_dataset`."""
+    views = list(encoding.views or dataset.views)
+    settings: dict[str, Any] = {"pca": encoding.pca, "whiten": encoding.whiten, "joined": encoding.joined}
+    if encoding.images and IMAGE_VIEW not in views:
+        from_files = encoding.image_encoder is not None and "image_path" in dataset.items.columns
+        if dataset.images is not None or from_files:
+            views.append(IMAGE_VIEW)
+        if dataset.images is None and from_files:
+            settings |= {"image_encoder": encoding.image_encoder, "image_root": encoding.image_root}
+    return settings | {"views": views}
+
+
+def codes_folder(
+    tokenizer: Any,
+    embeddings: Embeddings,
+    cache: Path,
+    *,
+    dataset: Dataset | None = None,
+    views: Sequence[str] | None = None,
+    per_view: bool | None = None,
+    unique: str | None = None,
+    made_from: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Path:
+    """Folder of a tokenizer fitted on these vectors, with the codes of all items, made by `fit_codes` and kept.
+
+    Parameters
+    ----------
+    tokenizer : ItemTokenizer
+        Not fitted yet; its ``version`` is part of what the folder is known by.
+    embeddings : Embeddings
+    cache : Path
+    dataset, views, per_view, unique, made_from, seed, quiet : object
+        As for `fit_codes`; ``made_from`` is recorded and decides nothing.
+    """
+    idle = {"device", "quiet"}  # decide nothing about the codes
+    arguments = {name: value for name, value in tokenizer.get_params().items() if name not in idle}
+    policy = tokenizer.default_unique if unique is None else unique
+    key = {
+        "data": None if dataset is None else dataset.hash,
+        "embeddings": embeddings.hash,
+        "views": list(embeddings.views if views is None else views),
+        "method": tokenizer.method,
+        "arguments": arguments,
+        "per_view": tokenizer.per_view if per_view is None else per_view,
+        "unique": policy,
+        "seed": seed,
+    }
+
+    def build(target: Path) -> None:
+        fitted = fit_codes(
+            tokenizer,
+            embeddings,
+            dataset=dataset,
+            views=views,
+            per_view=per_view,
+            unique=policy,
+            seed=seed,
+            made_from=made_from,
+            quiet=quiet,
+        )
+        fitted.save(target)
+
+    return step(cache, f"codes-{tokenizer.method}", key, "semtok.json", build, tokenizer.version)
