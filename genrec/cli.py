@@ -11,6 +11,7 @@ import click
 from genrec import MODELS, REGISTRY, SHAPES
 from recbase.arguments import Beams, rule_of
 from recbase.cli.console import failures, print_json, say
+from recbase.cli.models import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -26,7 +27,6 @@ from recbase.cli.options import (
     summary_of,
 )
 from recbase.cli.options import given as typed_names
-from seqrec.cli import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 
 __all__ = ["main"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from genrec.search.generation import generate
 from recbase.data.sequences import Histories
+from recbase.evaluate.answers import answer_rows, known_items
 from recbase.store.runs import Run
-from seqrec.serving import answer_rows, known_items
 
 __all__ = ["recommend_ids"]
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from recbase.arguments import Count, IndexName, MetricName, MonitorName, Range, rule_of
-from recbase.cli.console import failures, print_json, print_table, say, short, warn
+from recbase.arguments import Count, IndexName, Range, rule_of
+from recbase.cli.console import failures, print_json, print_table, say, warn
+from recbase.cli.models import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -29,17 +30,9 @@ from recbase.cli.options import given as typed_names
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES
 
-__all__ = ["ASKED", "RUN_DATA", "form_option", "main", "print_answers", "print_metrics", "training_options"]
-
-RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
-ASKED = [
-    Option("history", "strs", None, "Raw item ids, the oldest first, as a,b,c.", required=True, repeats=True),
-    Option("k", "int", 10, "Items to recommend.", flag="top", short="-k", rule=Range(1, 100_000)),
-    Option("keep_seen", "bool", False, "Items of the history may be recommended again.", flag="keep-seen"),
-]
+__all__ = ["main"]
 
 _TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
-_TRAINING = "recbase.train.loop:TrainConfig"
 _CONTENT = "seqrec.item_content:Content"
 _FORMS = {
     "all": "all = one a user with a target at every position",
@@ -55,11 +48,6 @@ _CONTENT_OPTIONS = {
     "attributes": ("attribute_columns", "attribute_items"),
     "sentences": ("views",),
 }
-
-
-def form_option(forms: Sequence[str], said: Mapping[str, str]) -> Option:
-    """The option ``--form`` of a model: what one training sample is."""
-    return Option("form", "choice", forms[0], f"Samples: {'; '.join(said[form] for form in forms)}.", tuple(said))
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,13 +90,6 @@ def _counted_command(name: str) -> click.Command:
         print_metrics(metrics, target, as_json, quiet)
 
     return command
-
-
-def training_options(defaults: Mapping[str, Any]) -> list[Option]:
-    """Options of a training that is validated by ranking, with the defaults of a model's recipe."""
-    options = [replace(option, default=defaults.get(option.name, option.default)) for option in options_from(_TRAINING)]
-    rule = rule_of(MonitorName)
-    return [replace(option, rule=rule) if option.name == "monitor" else option for option in options]
 
 
 def _training_command(name: str) -> click.Command:
@@ -202,19 +183,6 @@ def _stage_options(function: Any) -> Any:
     )(function)  # fmt: skip
 
 
-def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
-    """Print what a training reached (on the main process), and end the processes of a launch."""
-    from recbase.evaluate import compare as comparison
-    from recbase.train.processes import is_main_process, leave_launch
-
-    if is_main_process() and as_json:
-        print_json(metrics | {"out": str(out)})
-    elif is_main_process() and not quiet:
-        comparison.print_metrics({metrics["model"]: metrics})
-        say(f"Run folder: {out}")
-    leave_launch()
-
-
 @main.command()
 @argument("run")
 @add_options(shared("as_json"))
@@ -260,43 +228,6 @@ def recommend(run: Path, history: tuple[str, ...], k: int, keep_seen: bool, engi
 
     rows, unknown = recommend_ids(load_run(run, MODELS), history, k, keep_seen, engine)
     print_answers(rows, unknown, as_json)
-
-
-def print_answers(rows: list[dict[str, Any]], unknown: list[str], as_json: bool) -> None:
-    """Print recommended items, and a warning for every id that is unknown."""
-    for name in unknown:
-        warn(f"item {short(name)} is unknown and was skipped")
-    if as_json:
-        print_json({"items": rows, "unknown": unknown})
-        return
-    table = [
-        (str(place), str(row["item_id"]), str(row.get("title") or ""), f"{row['score']:.4f}")
-        for place, row in enumerate(rows, 1)
-    ]
-    print_table(("rank", "item", "title", "score"), table, clip="title")
-
-
-@main.command()
-@argument("runs", many=True)
-@add_options(
-    [
-        Option("metric", "str", "ndcg@10", "Metric that the tests compare.", rule=rule_of(MetricName)),
-        Option("figure", "path", None, "PNG to write (needs the extra [plots])."),
-    ]
-)
-@add_options(shared("as_json", "seed"))
-@failures
-def compare(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: bool, seed: int) -> None:
-    """Compare runs on the same test users: metrics, bootstrap intervals, paired t and Wilcoxon tests."""
-    from recbase.evaluate.compare import compare_runs, draw_comparison, print_comparison
-
-    comparison = compare_runs(runs, metric=metric, seed=seed)
-    if figure is not None:
-        draw_comparison(comparison, figure)
-    if as_json:
-        print_json(comparison.as_dict())
-    else:
-        print_comparison(comparison)
 
 
 @main.command()
@@ -399,6 +330,9 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
         for part, values in report.items()
     ]
     print_table(("run", "over", *(name.replace("_", " ") for name in names)), rows)
+
+
+main.add_command(compare)
 
 
 @main.command("list")

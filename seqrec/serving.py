@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from recbase.data.sequences import Histories
-from recbase.evaluate.recommender import Recommendations
+from recbase.evaluate.answers import answer_rows, known_items
 from recbase.store.folder import FileContent, check_replaceable, folder_lock, open_folder
 from recbase.store.runs import KIND, MANIFEST, Run, save_run
 
-__all__ = ["answer_rows", "export_run", "known_items", "recommend_ids"]
+__all__ = ["export_run", "recommend_ids"]
 
 
 def recommend_ids(
@@ -61,28 +61,6 @@ def recommend_ids(
         return answer_rows(run, index.topk(run.model, histories, count, mask_seen=not keep_seen)), unknown
     scorer = OnnxScorer(run.folder.file(ONNX_FILE), len(run.items)) if engine == "onnx" else run.model.scorer()
     return answer_rows(run, topk(scorer, histories, count, mask_seen=not keep_seen)), unknown
-
-
-def known_items(run: Run, history: Sequence[str | int]) -> tuple[list[int], list[str]]:
-    """Item numbers of raw ids, and the ids that the run does not know.
-
-    Raises
-    ------
-    ValueError
-        If no id is known.
-    """
-    names = run.items["item_id"].cast(str).to_list()
-    numbers = {name: number for number, name in enumerate(names, 1)}
-    known = [numbers[str(item)] for item in history if str(item) in numbers]
-    if not known:
-        raise ValueError(f"none of the {len(history)} items of the history is known to {run.folder.path}")
-    return known, [str(item) for item in history if str(item) not in numbers]
-
-
-def answer_rows(run: Run, found: Recommendations) -> list[dict[str, Any]]:
-    """The first list as rows of ``item_id``, ``title`` (where there is one) and ``score``."""
-    pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
-    return [run.items.row(item - 1, named=True) | {"score": score} for item, score in pairs if item > 0]
 
 
 def _check_export(out: str | os.PathLike[str]) -> None:

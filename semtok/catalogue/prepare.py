@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from recbase.arguments import EncoderName, FolderName, ModelName, Width
 from recbase.cli.console import say
 from recbase.pipeline import step
-from semtok.catalogue.fit import fit_codes
+from semtok.catalogue.fit import FittedCodes, fit_codes
+from semtok.codes import MANIFEST
 from semtok.content.embeddings import IMAGE_VIEW, Embeddings, embeddings_for
 from semtok.content.ready_vectors import VectorSource, open_vectors
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
 
-__all__ = ["Encoding", "codes_folder", "item_embeddings"]
+__all__ = ["Encoding", "codes_folder", "item_embeddings", "keep_codes"]
 
 
 @dataclass(frozen=True)
@@ -123,19 +124,6 @@ def codes_folder(
     dataset, views, per_view, unique, made_from, seed, quiet : object
         As for `fit_codes`; ``made_from`` is recorded and decides nothing.
     """
-    idle = {"device", "quiet"}  # decide nothing about the codes
-    arguments = {name: value for name, value in tokenizer.get_params().items() if name not in idle}
-    policy = tokenizer.default_unique if unique is None else unique
-    key = {
-        "data": None if dataset is None else dataset.hash,
-        "embeddings": embeddings.hash,
-        "views": list(embeddings.views if views is None else views),
-        "method": tokenizer.method,
-        "arguments": arguments,
-        "per_view": tokenizer.per_view if per_view is None else per_view,
-        "unique": policy,
-        "seed": seed,
-    }
 
     def build(target: Path) -> None:
         fitted = fit_codes(
@@ -144,11 +132,50 @@ def codes_folder(
             dataset=dataset,
             views=views,
             per_view=per_view,
-            unique=policy,
+            unique=unique,
             seed=seed,
             made_from=made_from,
             quiet=quiet,
         )
         fitted.save(target)
 
-    return step(cache, f"codes-{tokenizer.method}", key, "semtok.json", build, tokenizer.version)
+    key = _key(tokenizer, embeddings, dataset, views, per_view, unique, seed)
+    return step(cache, f"codes-{tokenizer.method}", key, MANIFEST, build, tokenizer.version)
+
+
+def keep_codes(
+    fitted: FittedCodes,
+    embeddings: Embeddings,
+    cache: Path,
+    *,
+    dataset: Dataset | None = None,
+    per_view: bool | None = None,
+    seed: int = 0,
+) -> Path:
+    """Put codes that `fit_codes` has just made where `codes_folder` finds them."""
+    tokenizer, views = fitted.tokenizer, fitted.made_from["views"]
+    key = _key(tokenizer, embeddings, dataset, views, per_view, fitted.unique, seed)
+    return step(cache, f"codes-{tokenizer.method}", key, MANIFEST, fitted.save, tokenizer.version)
+
+
+def _key(
+    tokenizer: Any,
+    embeddings: Embeddings,
+    dataset: Dataset | None,
+    views: Sequence[str] | None,
+    per_view: bool | None,
+    unique: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """All that decides what the codes are."""
+    idle = {"device", "quiet"}
+    return {
+        "data": None if dataset is None else dataset.hash,
+        "embeddings": embeddings.hash,
+        "views": list(embeddings.views if views is None else views),
+        "method": tokenizer.method,
+        "arguments": {name: value for name, value in tokenizer.get_params().items() if name not in idle},
+        "per_view": tokenizer.per_view if per_view is None else per_view,
+        "unique": tokenizer.default_unique if unique is None else unique,
+        "seed": seed,
+    }

@@ -184,7 +184,8 @@ def embed(
 ) -> None:
     """Encode the items of a data set: one vector a view.
 
-    Without --out the folder is runs/embeddings/DATA-ENCODER-HASH. A run that was interrupted goes on where it stopped.
+    Without --out the folder is in the cache of all commands, runs/cache/vectors-DATA-ENCODER-HASH. A run that was
+    interrupted goes on where it stopped.
     """
     from recbase.data.catalog import load_dataset
     from semtok.content.embeddings import embed_dataset, embeddings_for
@@ -289,11 +290,11 @@ def fit(
 ) -> None:
     """Fit a tokenizer on item vectors and write the codes of all items.
 
-    Without --embeddings the vectors are made from --data and kept under runs/embeddings for the next time. --embeddings
-    may be a folder, a file of vectors (.npy, .safetensors, .parquet), or a folder of shards (part-00000.safetensors or
-    .parquet ...) larger than memory, which are streamed. A file's rows are found by the ids that it or --embeddings-ids
-    has, or, with --in-order, are the items of --data in their order. Methods that learn from behaviour read the
-    training part of --data. Ends with a table of the quality of the codes.
+    Without --embeddings the vectors are made from --data and kept in runs/cache, where every command finds them.
+    --embeddings may be a folder, a file of vectors (.npy, .safetensors, .parquet), or a folder of shards
+    (part-00000.safetensors or .parquet ...) larger than memory, which are streamed. A file's rows are found by the ids
+    that it or --embeddings-ids has, or, with --in-order, are the items of --data in their order. Methods that learn
+    from behaviour read the training part of --data. Ends with a table of the quality of the codes.
     """
     from recbase.store.folder import check_replaceable
     from semtok.codes import KIND, MANIFEST
@@ -302,14 +303,17 @@ def fit(
     out = out or Path("runs/semtok") / method
     check_replaceable(out, MANIFEST, KIND)
     tokenizer = _new_tokenizer(method, recipe, seed, quiet or as_json)
+    from recbase.pipeline import cache_for
     from semtok.catalogue.fit import fit_codes
+    from semtok.catalogue.prepare import keep_codes
+    from semtok.content.embeddings import Embeddings
     from semtok.content.ready_vectors import VectorSource
 
     started = time.perf_counter()
     settings = chosen(_FIT_EMBED_OPTIONS) | {"encoder": encoder, "views": views}
     typed = {name: value for name, value in settings.items() if name in given()}
     given_vectors = VectorSource.of(embeddings, embeddings_ids, in_order, typed)
-    made, source, dataset = _vectors_for(data, given_vectors, encoder, views, seed, quiet or as_json)
+    made, source, dataset = _vectors_for(data, given_vectors, encoder, views, seed, quiet or as_json, cache_for(out))
     if code_shards or encode_engine != "local":
         _need_shards(made, "--code-shards" if code_shards else "--encode-engine ray", source)
     embedded = time.perf_counter()
@@ -329,6 +333,8 @@ def fit(
     report = fitted.report
     report |= {"method": method, "seconds": {"embeddings": embedded - started} | report["seconds"]}
     fitted.save(out)
+    if isinstance(made, Embeddings) and collaborative is None:  # for the trainings that want the same codes
+        keep_codes(fitted, made, cache_for(out), dataset=dataset, per_view=per_view, seed=seed)
     if code_shards:
         from semtok.catalogue.encode_shards import write_code_shards
 
@@ -336,7 +342,6 @@ def fit(
     if as_json:
         print_json({"folder": str(out), "method": method, "embeddings": str(source), "report": report})
     elif not quiet:
-        from semtok.content.embeddings import Embeddings
         from semtok.report.measures import print_report
 
         print_report(report, f"{method} codes of {_origin(made)}")
@@ -383,7 +388,13 @@ def _refuse_strange_options(method: str) -> None:
 
 
 def _vectors_for(
-    data: str, source: VectorSource | None, encoder: str, views: tuple[str, ...] | None, seed: int, quiet: bool
+    data: str,
+    source: VectorSource | None,
+    encoder: str,
+    views: tuple[str, ...] | None,
+    seed: int,
+    quiet: bool,
+    cache: Path,
 ) -> tuple[Embeddings | ShardedEmbeddings, Path, Any]:
     """The vectors to fit on, where they lie, and the data set (None where vectors were given and no data set)."""
     from recbase.data.catalog import load_dataset
@@ -396,7 +407,7 @@ def _vectors_for(
         return made, source.path, dataset
     dataset = load_dataset(data)
     settings = chosen(_FIT_EMBED_OPTIONS) | {"views": views, "seed": seed, "quiet": quiet}
-    made, folder = embeddings_for(dataset, encoder, **settings)
+    made, folder = embeddings_for(dataset, encoder, cache, **settings)
     return made, folder, dataset
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -106,6 +107,7 @@ SCHEMA = record(
 )
 """Schema of ``embeddings.json``."""
 IMAGE_VIEW = "image"
+VERSION = 1  # raised where the same content gets other vectors, so that older folders are not taken for new
 JOINED_VIEW = "joined"
 _CHUNK_ROWS = 65_536
 _PART_ITEMS = 512
@@ -715,7 +717,7 @@ def embed_dataset(
 
 
 def embeddings_for(
-    dataset: Any, encoder: str = "tfidf", root: str | os.PathLike[str] = "runs/embeddings", **settings: Any
+    dataset: Any, encoder: str = "tfidf", root: str | os.PathLike[str] = "runs/cache", **settings: Any
 ) -> tuple[Embeddings, Path]:
     """Embeddings of a data set in a folder of their own below ``root``, made once and reused by hash.
 
@@ -725,8 +727,8 @@ def embeddings_for(
         As for `embed_dataset`.
     encoder : str, default "tfidf"
         As for `embed_dataset`.
-    root : path, default "runs/embeddings"
-        Where the folders lie.
+    root : path, default "runs/cache"
+        Where the folders lie; see `recbase.pipeline.cache_for`.
     **settings : object
         The other arguments of `embed_dataset`, except ``out``.
 
@@ -735,10 +737,15 @@ def embeddings_for(
     (Embeddings, Path)
         The embeddings and their folder.
     """
-    deciding = {name: value for name, value in settings.items() if name not in {"quiet", "batch_size", "device"}}
-    digest = sha256_of(json.dumps([dataset.hash, encoder, deciding], sort_keys=True, default=str))[:8]
+    idle = {"dataset", "encoder", "out", "quiet", "batch_size", "device"}  # decide nothing about the vectors
+    usual = {name: given.default for name, given in inspect.signature(embed_dataset).parameters.items()}
+    deciding = {name: value for name, value in (usual | settings).items() if name not in idle}
+    if deciding["views"] is None:  # as embed_dataset reads it, so that it finds what was asked for by name
+        deciding["views"] = [*dataset.views, *([IMAGE_VIEW] if dataset.images is not None else [])]
+    key = [dataset.hash, encoder, deciding | {"views": list(deciding["views"]), "version": VERSION}]
+    digest = sha256_of(json.dumps(key, sort_keys=True, default=str))[:8]
     label = re.sub(r"[^\w.-]+", "-", Path(encoder).name if Path(encoder).exists() else encoder)
-    folder = Path(root) / f"{Path(dataset.name).name}-{label}-{digest}"
+    folder = Path(root) / f"vectors-{Path(dataset.name).name}-{label}-{digest}"
     return embed_dataset(dataset, encoder, out=folder, **settings), folder
 
 

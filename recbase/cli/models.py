@@ -1,0 +1,86 @@
+"""What commands of rankers and generators share: options of a training, what is asked of a run, what is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recbase.arguments import MetricName, MonitorName, Range, rule_of
+from recbase.cli.console import failures, print_json, print_table, say, short, warn
+from recbase.cli.options import Command, Option, add_options, argument, options_from, shared
+
+__all__ = ["ASKED", "RUN_DATA", "compare", "form_option", "print_answers", "print_metrics", "training_options"]
+
+RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
+ASKED = [
+    Option("history", "strs", None, "Raw item ids, the oldest first, as a,b,c.", required=True, repeats=True),
+    Option("k", "int", 10, "Items to recommend.", flag="top", short="-k", rule=Range(1, 100_000)),
+    Option("keep_seen", "bool", False, "Items of the history may be recommended again.", flag="keep-seen"),
+]
+_TRAINING = "recbase.train.loop:TrainConfig"
+
+
+def form_option(forms: Sequence[str], said: Mapping[str, str]) -> Option:
+    """The option ``--form`` of a model: what one training sample is."""
+    return Option("form", "choice", forms[0], f"Samples: {'; '.join(said[form] for form in forms)}.", tuple(said))
+
+
+def training_options(defaults: Mapping[str, Any]) -> list[Option]:
+    """Options of a training that is validated by ranking, with the defaults of a model's recipe."""
+    options = [replace(option, default=defaults.get(option.name, option.default)) for option in options_from(_TRAINING)]
+    rule = rule_of(MonitorName)
+    return [replace(option, rule=rule) if option.name == "monitor" else option for option in options]
+
+
+def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool) -> None:
+    """Print what a training reached (on the main process), and end the processes of a launch."""
+    from recbase.evaluate import compare as comparison
+    from recbase.train.processes import is_main_process, leave_launch
+
+    if is_main_process() and as_json:
+        print_json(metrics | {"out": str(out)})
+    elif is_main_process() and not quiet:
+        comparison.print_metrics({metrics["model"]: metrics})
+        say(f"Run folder: {out}")
+    leave_launch()
+
+
+def print_answers(rows: list[dict[str, Any]], unknown: list[str], as_json: bool) -> None:
+    """Print recommended items, and a warning for every id that is unknown."""
+    for name in unknown:
+        warn(f"item {short(name)} is unknown and was skipped")
+    if as_json:
+        print_json({"items": rows, "unknown": unknown})
+        return
+    table = [
+        (str(place), str(row["item_id"]), str(row.get("title") or ""), f"{row['score']:.4f}")
+        for place, row in enumerate(rows, 1)
+    ]
+    print_table(("rank", "item", "title", "score"), table, clip="title")
+
+
+@click.command(cls=Command)
+@argument("runs", many=True)
+@add_options(
+    [
+        Option("metric", "str", "ndcg@10", "Metric that the tests compare.", rule=rule_of(MetricName)),
+        Option("figure", "path", None, "PNG to write (needs the extra [plots])."),
+    ]
+)
+@add_options(shared("as_json", "seed"))
+@failures
+def compare(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: bool, seed: int) -> None:
+    """Compare runs on the same test users: metrics, bootstrap intervals, paired t and Wilcoxon tests."""
+    from recbase.evaluate.compare import compare_runs, draw_comparison, print_comparison
+
+    comparison = compare_runs(runs, metric=metric, seed=seed)
+    if figure is not None:
+        draw_comparison(comparison, figure)
+    if as_json:
+        print_json(comparison.as_dict())
+    else:
+        print_comparison(comparison)
