@@ -352,7 +352,10 @@ def _load_folder(path: Path, ties: Ties | None = None, seed: int | None = None, 
     manifest.setdefault("source", {"folder": path.name})
     if not manifest.get("order"):
         manifest |= {"order": order, "ties": (ties or "file") if order == "time" else None}
-    made = Dataset.from_tables(manifest.get("name") or path.resolve().name, table, items, manifest, images, facts)
+    try:
+        made = Dataset.from_tables(manifest.get("name") or path.resolve().name, table, items, manifest, images, facts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if recorded is not None and recorded != made.hash:
         raise ValueError(f"the sequences in {path} have hash {made.hash[:12]} but {MANIFEST} says {recorded[:12]}")
     return made

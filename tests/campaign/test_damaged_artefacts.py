@@ -20,7 +20,7 @@ import semtok
 from recbase.data.catalog import load_dataset
 from recbase.evaluate.compare import compare_runs
 from recbase.store.runs import load_run, open_run, read_item_vectors
-from recbase.train.loop import TrainConfig, fit
+from recbase.train.loop import DifferentRunError, TrainConfig, fit
 from semtok.catalogue.append import generations
 from semtok.catalogue.encode_shards import load_code_shards
 from semtok.content.embeddings import load_embeddings
@@ -41,7 +41,8 @@ FOREIGN = (
         "safetensors_rust",
         "traceback",
         "faiss/",
-        "numpy.",
+        "numpy._",
+        "numpy.exceptions",
         "pyo3",
     ),
     *("nonetype", "keyerror", "unhashable", "subscriptable", "object has no attribute", "not iterable", "nn.module"),
@@ -167,7 +168,7 @@ def time_limit() -> Iterator[None]:
 def fault(error: BaseException, folder: Path) -> str | None:
     """What is wrong with how an opening ended; None if it is one clear sentence."""
     text = str(error)
-    if type(error) not in (ValueError, OSError, FileNotFoundError):
+    if type(error) not in (ValueError, OSError, FileNotFoundError, DifferentRunError):
         return f"{type(error).__name__}: {text}"
     names = {path.name for path in folder.rglob("*")} | {str(folder)}
     if not any(name in text for name in names):

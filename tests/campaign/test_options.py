@@ -31,7 +31,16 @@ TINY = {
     "precision": "no", "adapter_dim": 4, "anchors": 1, "neighbours": 2, "sample": 20, "monitor": "ndcg@10",
 }  # fmt: skip
 # Words that mean something, or that nothing reads in this sweep (the data set has no pictures, tfidf no device).
-MEANT = {"name", "backbone", "image_encoder", "revision", "device", "device_map", "model"}
+MEANT = {
+    "history",
+    "name",
+    "backbone",
+    "image_encoder",
+    "revision",
+    "device",
+    "device_map",
+    "model",
+}  # and "0" is the id of an item
 WRITTEN = {"out", "figure", "cache"}
 
 

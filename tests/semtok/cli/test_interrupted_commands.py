@@ -17,6 +17,7 @@ from semtok.methods.rqvae import Autoencoder
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 SMALL = ["--codebook-size", "8", "--quiet"]
+ROOM = {"letter": ["--groups", "4"]}  # groups of two codes at least
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,18 @@ def test_signals_at_any_moment_leave_the_tokenizer(
     method: str, number: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["semtok", "fit", "--method", method, "--data", data, "--out", tmp_path / "codes", *SMALL]
+    words = [
+        "semtok",
+        "fit",
+        "--method",
+        method,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "codes",
+        *SMALL,
+        *ROOM.get(method, []),
+    ]
     ran(*words, "--steps", 20)
     before = contents(tmp_path / "codes")
     for moment in range(1, 7):
