@@ -218,7 +218,8 @@ def evaluate_generator(
     **facts: Any,
 ) -> tuple[dict[str, Any], Any]:
     """Metrics of a model on all users, validation and test, and the test ranks."""
-    from recbase.evaluate.ranking import describe_protocol, metrics_record, summarize
+    from recbase.evaluate.ranking import summarize
+    from recbase.evaluate.records import describe_protocol, metrics_record
 
     split = dataset.split()
     settings = {"accelerator": accelerator, "progress": not quiet, "exact": exact}
@@ -244,7 +245,7 @@ def _evaluate_and_save(
     result: Any,
     accelerator: Any,
 ) -> dict[str, Any]:
-    from recbase.evaluate.ranking import ranks_file
+    from recbase.evaluate.records import ranks_file
 
     budget, quiet = manifest["training"]["max_seconds"], manifest["training"]["quiet"]
     recipe, changed = manifest["recipe"], {key: manifest[key] for key in ("changed",) if key in manifest}

@@ -36,7 +36,7 @@ from recbase.store.folder import (
 )
 from recbase.store.hub import downloaded_folder
 from recbase.store.restoring import build
-from semtok.codecs.portable import squared_distances
+from semtok.codecs.additive import squared_distances
 from semtok.codecs.schemas import CODEBOOKS_FILE, open_tokenizer, read_state
 from semtok.codes import KIND, MANIFEST, ItemCodes
 from semtok.content.rows import Rows, check_finite, check_rows, checked_views, warn_of_domination

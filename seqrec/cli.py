@@ -192,7 +192,8 @@ def evaluate(run: Path, data: str | None, as_json: bool) -> None:
     """Rank all items for every test user again, and print the metrics under both seen-item policies."""
     from recbase.data.catalog import load_dataset
     from recbase.evaluate.compare import print_metrics
-    from recbase.evaluate.ranking import metrics_of_run, rank_targets, summarize
+    from recbase.evaluate.ranking import rank_targets, summarize
+    from recbase.evaluate.records import metrics_of_run
     from recbase.store.runs import load_run
 
     opened = load_run(run, MODELS)

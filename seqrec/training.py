@@ -325,7 +325,8 @@ def _evaluate_and_save(
     accelerator: Any,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    from recbase.evaluate.ranking import metrics_of_run, rank_targets, ranks_file, summarize
+    from recbase.evaluate.ranking import rank_targets, summarize
+    from recbase.evaluate.records import metrics_of_run, ranks_file
 
     scorer = model.scorer()
     valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from genrec.generator import Generator, samples
 from genrec.nets.attention import Ragged
-from genrec.nets.t5 import DecoderState, Memory, T5Decoder, T5Encoder
+from genrec.nets.t5 import DecoderState, T5Decoder, T5Encoder
+from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Ingredients, Sources
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits

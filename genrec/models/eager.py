@@ -16,7 +16,7 @@ from genrec.nets.attention import Ragged
 from genrec.nets.distilling import DistillingDecoder
 from genrec.nets.losses import level_loss
 from genrec.nets.post_norm import PostNormEncoder
-from genrec.nets.t5 import Memory
+from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Ingredients, Sources
 from genrec.search.decoding import Beams, search_beams
 from genrec.search.trie import CodeTrie

@@ -21,7 +21,8 @@ from genrec.generator import Generator, samples
 from genrec.nets.attention import Ragged
 from genrec.nets.distilling import DistillingDecoder
 from genrec.nets.post_norm import PostNormEncoder
-from genrec.nets.t5 import DecoderState, Memory
+from genrec.nets.t5 import DecoderState
+from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Ingredients, Sources, UniquePolicy
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from genrec.generator import Generator, samples
-from genrec.nets.t5 import T5, DecoderState, Memory
+from genrec.nets.t5 import T5, DecoderState
+from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.preparation import UniquePolicy
 from genrec.search.decoding import Logits

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from genrec.nets.attention import Ragged
 from genrec.nets.post_norm import PostNormDecoder
-from genrec.nets.t5 import DecoderState, Memory
+from genrec.nets.t5 import DecoderState
+from genrec.nets.t5_blocks import Memory
 from genrec.search.vocabulary import BOS, CodeVocabulary
 from recbase.nn.draws import draw_integers
 

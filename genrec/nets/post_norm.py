@@ -23,7 +23,8 @@ from genrec.nets.attention import (
     attend_self,
     attend_shared,
 )
-from genrec.nets.t5 import DecoderState, Memory
+from genrec.nets.t5 import DecoderState
+from genrec.nets.t5_blocks import Memory
 
 __all__ = ["PostNormDecoder", "PostNormEncoder"]
 

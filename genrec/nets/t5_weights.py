@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from genrec.nets.t5 import T5, Activation
+from genrec.nets.t5 import T5
+from genrec.nets.t5_blocks import Activation
 from genrec.search.vocabulary import END, PAD
 from semtok.content.encoders import load_backbone
 

@@ -18,7 +18,8 @@ import polars as pl
 
 from recbase.cli.console import cell, console_of
 from recbase.evaluate.metrics import METRICS, mean_metrics, parse_metric, user_values
-from recbase.evaluate.ranking import KS, read_ranks
+from recbase.evaluate.ranking import KS
+from recbase.evaluate.records import read_ranks
 from recbase.evaluate.significance import Interval, PairedTest, bootstrap_interval, holm, paired_test
 from recbase.store.folder import check_file, consistent, write_file
 from recbase.store.runs import open_run, read_metrics

@@ -362,7 +362,7 @@ def import_codes(
     """
     from recbase.store.folder import save_folder
     from semtok.codes import KIND, MANIFEST
-    from semtok.exchange.formats import format_of, read_codes
+    from semtok.exchange.reading import format_of, read_codes
     from semtok.quality import code_report
 
     ids = origin = None

@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from semtok.codecs.portable import LARGEST
+from semtok.codecs.checks import LARGEST
 
 __all__ = [
     "DOMINATION",

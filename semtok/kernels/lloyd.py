@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recbase.train.loop import fast_bfloat16
-from semtok.codecs.portable import SETTLED
+from semtok.codecs.additive import SETTLED
 from semtok.kernels.origins import around, middle
 
 __all__ = [

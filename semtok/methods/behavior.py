@@ -46,7 +46,8 @@ from recbase.nn.losses import gather_with_gradient, info_nce
 from recbase.nn.transformer import Encoder, Packing
 from recbase.train.loop import LossOutput, TrainConfig, fit, make_accelerator
 from recbase.train.processes import process_count
-from semtok.codecs.portable import Behavior, row_keys
+from semtok.codecs.behavior import Behavior
+from semtok.codecs.drawn import row_keys
 from semtok.kernels.club import CLUB
 from semtok.kernels.lloyd import cluster
 from semtok.tokenizer import ItemTokenizer, Self

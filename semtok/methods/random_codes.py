@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recbase.arguments import CodebookSize, Device, Levels, Seed, check_arguments
-from semtok.codecs.portable import drawn_codes, row_keys
+from semtok.codecs.drawn import drawn_codes, row_keys
 from semtok.content.rows import Rows, check_finite, checked_views
 from semtok.tokenizer import StreamedTokenizer
 

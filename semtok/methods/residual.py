@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbase.arguments import Beams, CodebookSize, Count, Device, Large, Levels, Restarts, Seed
-from semtok.codecs.portable import SETTLED
+from semtok.codecs.additive import SETTLED
 from semtok.kernels.lloyd import cluster, cluster_progressive, import_faiss
 from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
 

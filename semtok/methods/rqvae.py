@@ -37,7 +37,7 @@ from recbase.arguments import (
     check_arguments,
 )
 from recbase.train.loop import LossOutput, TrainConfig, TrainResult, fit, make_accelerator
-from semtok.codecs.portable import squared_distances
+from semtok.codecs.additive import squared_distances
 from semtok.codes import ItemCodes
 from semtok.content.rows import Rows, check_finite, check_rows, checked_views
 from semtok.kernels.lloyd import cluster

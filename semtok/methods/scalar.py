@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from recbase.arguments import Cells, CodebookSize, Device, Factor, Levels, Seed, check_arguments
-from semtok.codecs.portable import Grid, cells_of, squared_distances
+from semtok.codecs.additive import squared_distances
+from semtok.codecs.grid import Grid, cells_of
 from semtok.content.rows import Rows, check_rows, checked_views
 from semtok.kernels.lloyd import principal_axes
 from semtok.kernels.origins import grid_of, on_grid, spread_of

@@ -26,7 +26,7 @@ from semtok.content.embeddings import Embeddings
 from semtok.content.ready_vectors import VectorSource, open_vectors
 from semtok.content.shards import is_sharded
 from semtok.content.vector_files import is_vector_file
-from semtok.exchange.formats import methods_in, read_codes
+from semtok.exchange.reading import methods_in, read_codes
 from semtok.quality import category_columns, code_report, collision_report
 
 __all__ = ["Subject", "examine", "item_titles", "open_subjects", "vectors_at"]

@@ -16,7 +16,8 @@ import semtok
 from recbase.data.dataset import Dataset
 from recbase.data.interactions import order_events
 from recbase.data.sequences import Histories, SequenceBatches
-from recbase.evaluate.ranking import metrics_record, rank_targets, ranks_file
+from recbase.evaluate.ranking import rank_targets
+from recbase.evaluate.records import metrics_record, ranks_file
 from recbase.store.runs import load_run, save_run
 from recbase.train.loop import TrainConfig, fit
 from semtok.catalogue.encode_shards import write_code_shards

@@ -25,7 +25,7 @@ from semtok.catalogue.append import generations
 from semtok.catalogue.encode_shards import load_code_shards
 from semtok.content.embeddings import load_embeddings
 from semtok.content.shards import ShardedEmbeddings
-from semtok.exchange.formats import read_codes
+from semtok.exchange.reading import read_codes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from damages import damage

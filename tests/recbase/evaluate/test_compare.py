@@ -15,7 +15,8 @@ from rich.console import Console
 
 from recbase.evaluate.compare import compare_runs, draw_comparison, print_comparison, print_metrics
 from recbase.evaluate.metrics import user_values
-from recbase.evaluate.ranking import Ranks, describe_protocol, metrics_record, ranks_file
+from recbase.evaluate.ranking import Ranks
+from recbase.evaluate.records import describe_protocol, metrics_record, ranks_file
 from recbase.store.folder import save_folder
 
 USERS = 400

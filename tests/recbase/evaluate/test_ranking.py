@@ -14,23 +14,17 @@ from hypothesis import strategies as st
 
 from recbase.data.sequences import Histories
 from recbase.data.splits import Split, Targets
-from recbase.evaluate.ranking import (
-    Ranks,
+from recbase.evaluate.ranking import Ranks, list_faults, rank_lists, rank_targets, summarize, topk, validator
+from recbase.evaluate.recommender import Recommendations, Scorer
+from recbase.evaluate.records import (
     describe_protocol,
-    list_faults,
     metrics_of_run,
     metrics_record,
     popularity_groups,
-    rank_lists,
-    rank_targets,
     ranks_file,
     read_ranks,
     slices,
-    summarize,
-    topk,
-    validator,
 )
-from recbase.evaluate.recommender import Recommendations, Scorer
 
 
 class TableOfScores:

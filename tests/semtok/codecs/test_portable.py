@@ -14,7 +14,8 @@ import pytest
 
 import semtok
 from recbase.data.sequences import Histories
-from semtok.codecs.portable import best_paths, load_portable, nearest_rows
+from semtok.codecs.additive import best_paths, nearest_rows
+from semtok.codecs.portable import load_portable
 from semtok.methods.residual import _beam_codes
 from semtok.registry import tokenizer_class
 from semtok.tokenizer import VectorTokenizer

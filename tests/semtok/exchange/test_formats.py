@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from semtok.codes import ItemCodes
-from semtok.exchange.formats import (
-    FORMATS,
-    code_tokens,
-    format_of,
-    level_name,
-    methods_in,
-    read_codes,
-    write_codes,
-    write_faiss,
-)
+from semtok.exchange.formats import FORMATS, code_tokens, level_name, write_codes, write_faiss
+from semtok.exchange.reading import format_of, methods_in, read_codes
 
 NAMES = {"grid": ["x.safetensors", "x.npy"], "rpg": ["x.sem_ids", "x.json"], "table": ["x.parquet"]}
 CASES = [(format, name) for format in FORMATS for name in NAMES.get(format, ["x.json"])]

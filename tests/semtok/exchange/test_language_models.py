@@ -21,8 +21,8 @@ from transformers import (
 
 import semtok
 from semtok.codes import ItemCodes
-from semtok.exchange.formats import read_codes
 from semtok.exchange.language_models import add_code_tokens, codewords, export_language_model, token_rows
+from semtok.exchange.reading import read_codes
 
 WORDS = ["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", *"<>_0123456789"]
 

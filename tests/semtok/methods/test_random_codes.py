@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
-from semtok.codecs.portable import drawn_codes, row_keys
+from semtok.codecs.drawn import drawn_codes, row_keys
 from semtok.methods.random_codes import RandomCodes
 
 

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
-from semtok.codecs.portable import cells_of
+from semtok.codecs.grid import cells_of
 from semtok.methods.scalar import FiniteScalarQuantizer, HyperplaneLSH, ScalarTokenizer
 
 VIEWS = {"title": slice(0, 14), "brand": slice(14, 20)}
