@@ -32,7 +32,7 @@ from semtok.methods.hierarchical import HierarchicalKMeans
 from semtok.methods.kmeans import KMeans
 from semtok.methods.product import OptimizedProductQuantizer, ProductQuantizer
 from semtok.methods.residual import ResidualQuantizer
-from semtok.tokenizer import VectorTokenizer
+from semtok.vector_tokenizer import VectorTokenizer
 
 Maker = Callable[[str, argparse.Namespace], VectorTokenizer]
 

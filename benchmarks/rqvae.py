@@ -63,7 +63,7 @@ def ours(args: argparse.Namespace) -> tuple[Any, Callable[[Any], Any], Any, Call
     import torch
 
     from semtok.kernels.residual_vq import ResidualCodebooks
-    from semtok.methods.rqvae import Autoencoder, RowBatch
+    from semtok.methods.autoencoder import Autoencoder, RowBatch
 
     quantizer = ResidualCodebooks(
         args.levels,

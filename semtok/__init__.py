@@ -21,7 +21,7 @@ TOKENIZERS = {
     "random": "semtok.methods.random_codes:RandomCodes",
     "rqvae": "semtok.methods.rqvae:RQVAE",
     "letter": "semtok.methods.letter:LETTER",
-    "behavior": "semtok.methods.behavior:BehaviorTokenizer",
+    "behavior": "semtok.methods.behavior.tokenizer:BehaviorTokenizer",
 }
 
 _NAMES = {

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from genrec.nets.t5 import T5
 from genrec.nets.t5_blocks import Activation
 from genrec.search.vocabulary import END, PAD
 from semtok.content.encoders import load_backbone
 
+if TYPE_CHECKING:
+    from genrec.nets.t5 import T5
+
 __all__ = ["from_transformers", "to_transformers"]
 
-AnyT5 = TypeVar("AnyT5", bound=T5)
+AnyT5 = TypeVar("AnyT5", bound="T5")
 
 
 def from_transformers(cls: type[AnyT5], source: Any, dropout: float | None = None) -> AnyT5:

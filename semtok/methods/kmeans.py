@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recbase.arguments import CodebookSize, Count, Device, Large, Restarts, Seed
 from semtok.kernels.lloyd import cluster, import_faiss
-from semtok.tokenizer import Block, VectorTokenizer
+from semtok.vector_tokenizer import Block, VectorTokenizer
 
 __all__ = ["KMeans"]
 

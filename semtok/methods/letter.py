@@ -34,7 +34,8 @@ from recbase.arguments import (
 from recbase.nn.draws import draw_integers
 from semtok.kernels.balanced import split_rows
 from semtok.kernels.residual_vq import ResidualCodebooks
-from semtok.methods.rqvae import RQVAE, Autoencoder, RowBatch
+from semtok.methods.autoencoder import Autoencoder, RowBatch
+from semtok.methods.rqvae import RQVAE
 
 __all__ = ["LETTER", "RECIPES", "AlignedAutoencoder", "code_groups", "collaborative_loss", "diversity_loss"]
 

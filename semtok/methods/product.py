@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recbase.arguments import CodebookSize, Count, CountOrOff, Device, Large, Levels, Restarts, Seed
 from semtok.kernels.lloyd import cluster, import_faiss, principal_axes
-from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
+from semtok.vector_tokenizer import Block, VectorTokenizer, power_of_two_bits
 
 __all__ = ["OptimizedProductQuantizer", "ProductQuantizer"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from recbase.arguments import CodebookSize, Device, Levels, Seed, check_arguments
 from semtok.codecs.drawn import drawn_codes, row_keys
 from semtok.content.rows import Rows, check_finite, checked_views
-from semtok.tokenizer import StreamedTokenizer
+from semtok.vector_tokenizer import StreamedTokenizer
 
 __all__ = ["RandomCodes"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from recbase.arguments import Beams, CodebookSize, Count, Device, Large, Levels, Restarts, Seed
 from semtok.codecs.additive import SETTLED
 from semtok.kernels.lloyd import cluster, cluster_progressive, import_faiss
-from semtok.tokenizer import Block, VectorTokenizer, power_of_two_bits
+from semtok.vector_tokenizer import Block, VectorTokenizer, power_of_two_bits
 
 __all__ = ["ResidualQuantizer"]
 

@@ -19,7 +19,7 @@ from semtok.codecs.grid import Grid, cells_of
 from semtok.content.rows import Rows, check_rows, checked_views
 from semtok.kernels.lloyd import principal_axes
 from semtok.kernels.origins import grid_of, on_grid, spread_of
-from semtok.tokenizer import StreamedTokenizer
+from semtok.vector_tokenizer import StreamedTokenizer
 
 __all__ = ["FiniteScalarQuantizer", "HyperplaneLSH", "ScalarTokenizer"]
 

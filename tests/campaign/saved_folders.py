@@ -22,7 +22,7 @@ from recbase.store.runs import load_run, save_run
 from recbase.train.loop import TrainConfig, fit
 from semtok.catalogue.encode_shards import write_code_shards
 from semtok.codes import ItemCodes
-from semtok.content.embeddings import embed_dataset
+from semtok.content.embed import embed_dataset
 from semtok.content.shards import ShardedEmbeddings, write_shard
 from semtok.exchange.formats import write_codes
 from semtok.registry import tokenizer_class

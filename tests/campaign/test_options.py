@@ -30,7 +30,7 @@ TINY = {
     "stage1_dim": 16, "pretrain_epochs": 1, "beams": 10, "valid_beams": 10, "queries": 20, "max_len": 10, "seeds": 4,
     "precision": "no", "adapter_dim": 4, "anchors": 1, "neighbours": 2, "sample": 20, "monitor": "ndcg@10",
 }  # fmt: skip
-# Words that mean something ("0" is the id of an item), or that nothing reads: there are no pictures and tfidf has no device
+# Words that mean something ("0" is the id of an item), or that nothing reads: no pictures there, tfidf has no device
 MEANT = {
     "history",
     "name",

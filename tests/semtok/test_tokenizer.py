@@ -18,7 +18,8 @@ from semtok.codes import load_codes
 from semtok.content import rows as plumbing
 from semtok.methods.residual import ResidualQuantizer
 from semtok.registry import tokenizer_class
-from semtok.tokenizer import ItemTokenizer, VectorTokenizer
+from semtok.tokenizer import ItemTokenizer
+from semtok.vector_tokenizer import VectorTokenizer
 
 METHODS = [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]
 VIEWS = {"title": slice(0, 8), "brand": slice(8, 12)}

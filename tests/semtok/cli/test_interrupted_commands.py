@@ -13,7 +13,7 @@ from stopped_commands import contents, ran, stopped_after
 import semtok
 from recbase.data.catalog import load_dataset
 from semtok.cli import main
-from semtok.methods.rqvae import Autoencoder
+from semtok.methods.autoencoder import Autoencoder
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 SMALL = ["--codebook-size", "8", "--quiet"]

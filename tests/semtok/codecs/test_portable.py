@@ -18,7 +18,7 @@ from semtok.codecs.additive import best_paths, nearest_rows
 from semtok.codecs.portable import load_portable
 from semtok.methods.residual import _beam_codes
 from semtok.registry import tokenizer_class
-from semtok.tokenizer import VectorTokenizer
+from semtok.vector_tokenizer import VectorTokenizer
 
 ROOT = Path(__file__).parents[3]
 QUANTIZERS = [name for name in semtok.TOKENIZERS if issubclass(tokenizer_class(name), VectorTokenizer)]

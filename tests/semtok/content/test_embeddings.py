@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from semtok.content import embeddings as module
-from semtok.content.embeddings import Embeddings, embed_dataset, embeddings_for, load_embeddings
+from semtok.content.embed import embed_dataset, embeddings_for
+from semtok.content.embeddings import Embeddings, load_embeddings
 from semtok.content.encoders import Pca, TextEncoder, text_encoder
 
 WORDS = ["red", "green", "blue", "big", "small", "shoe", "hat", "coat", "wool", "cotton"]

@@ -17,7 +17,9 @@ from recbase.data.sequences import Histories
 from recbase.data.splits import Targets
 from recbase.train.loop import TrainConfig
 from recbase.train.state import _optimizer
-from semtok.methods.behavior import BehaviorNetwork, BehaviorTokenizer, ItemBatch, ItemBatches, _hold_out
+from semtok.methods.behavior.batches import ItemBatch, ItemBatches
+from semtok.methods.behavior.network import BehaviorNetwork
+from semtok.methods.behavior.tokenizer import BehaviorTokenizer, _hold_out
 
 ITEMS = 80
 VIEWS = {"text": slice(0, 10), "image": slice(10, 16)}

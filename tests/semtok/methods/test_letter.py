@@ -11,8 +11,9 @@ from sklearn.base import clone
 
 import semtok
 from semtok.kernels.residual_vq import ResidualCodebooks
+from semtok.methods.autoencoder import RowBatches
 from semtok.methods.letter import LETTER, RECIPES, AlignedAutoencoder, code_groups, collaborative_loss, diversity_loss
-from semtok.methods.rqvae import RQVAE, RowBatches
+from semtok.methods.rqvae import RQVAE
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ import semtok
 from semtok.content import rows as plumbing
 from semtok.kernels.residual_vq import ResidualCodebooks, sinkhorn_codes
 from semtok.methods import rqvae
-from semtok.methods.rqvae import RECIPES, RQVAE, Autoencoder, RowBatches
+from semtok.methods.autoencoder import Autoencoder, RowBatches
+from semtok.methods.rqvae import RECIPES, RQVAE
 
 VIEWS = {"title": slice(0, 8), "brand": slice(8, 12)}
 
