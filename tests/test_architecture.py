@@ -91,7 +91,7 @@ def test_readme_names_only_options_that_exist():
         command = importlib.import_module(f"{package}.cli").main
         path = [word for word in words[:2] if not word.startswith("-") and word not in ("RUN", "...")]
         path = path if path[0] == "train" else path[:1]
-        shown = CliRunner().invoke(command, [*path, "--help"]).output
+        shown = CliRunner().invoke(command, [*path, "--help-all"]).output
         for flag in (word for word in words if word.startswith("--")):
             assert flag in shown, f"{line!r}: {flag} is not an option"
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.search.trie import AllowedItems, CodeTrie
+from genrec.search.allowed import AllowedItems
+from genrec.search.trie import CodeTrie
 from recbase.evaluate.recommender import NO_ITEM, Recommendations
 
 __all__ = ["Beams", "CodeDecoder", "Logits", "Normalization", "beam_search", "score_items", "search_beams"]

@@ -289,19 +289,67 @@ class _SectionedOption(click.Option):
         return None if value is _NONE else value
 
 
+USUAL = frozenset(
+    {
+        *("data", "out", "recipe", "resume", "as_json", "quiet", "seed", "method"),
+        *("embeddings", "codes", "encoder", "views", "unique"),
+        *("code_method", "code_levels", "codebook_size", "levels", "bits", "steps", "latent_dim", "cells"),
+        *("dim", "layers", "hidden", "encoder_layers", "decoder_layers", "dropout", "max_len"),
+        *("epochs", "batch_size", "lr", "patience", "max_seconds", "beams"),
+    }
+)
+"""Names of the options that people use, which ``--help`` of a command with many options shows."""
+
+FEW = 25
+"""Options that ``--help`` shows at most; a command that has no more shows them all."""
+
+
+def _help_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Print the help with every option, and end."""
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+_ALL = "recbase.all_options"
+
+
 class Command(click.Command):
-    """A click command whose help lists its options under headings, in the order they were added."""
+    """A click command whose help lists its options under headings, in the order they were added.
+
+    One that has many shows the `USUAL` ones and those that it needs, and all of them with ``--help-all``.
+    """
+
+    def rare(self, ctx: click.Context) -> set[str]:
+        """Names of the options that ``--help`` leaves out."""
+        options = [one for one in super().get_params(ctx) if isinstance(one, _SectionedOption)]
+        if len(options) <= FEW:
+            return set()
+        return {one.name or "" for one in options if one.name not in USUAL and not one.required}
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Parameters of the command, and ``--help-all``, which is shown where ``--help`` leaves something out."""
+        settings: dict[str, Any] = {"is_flag": True, "expose_value": False, "is_eager": True, "callback": _help_all}
+        settings |= {"help": "Show every option and exit.", "hidden": not self.rare(ctx)}
+        return [*super().get_params(ctx), click.Option(["--help-all"], **settings)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""
+        left_out = set() if ctx.meta.get(_ALL) else self.rare(ctx)
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
+            if parameter.name in left_out:
+                continue
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
                 sections.setdefault(getattr(parameter, "section", None) or "Options", []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records, col_max=32)
+        if left_out:
+            formatter.write_paragraph()
+            formatter.write_text(f"{len(left_out)} options more are shown by --help-all.")
 
 
 class Group(click.Group):

@@ -21,10 +21,12 @@ def centred(points: Any, mean: Any, normalize: bool) -> Any:
 
 
 def as_numpy(values: Any) -> np.ndarray:
+    """Array of the values, copied from their device where they lie on one."""
     return values if isinstance(values, np.ndarray) else values.cpu().numpy()
 
 
 def checked_vectors(X: Any, width: int) -> np.ndarray:
+    """Vectors as float32 [N, D]; ValueError where they are no finite matrix of that width."""
     vectors = np.asarray(X)
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ValueError(f"X has shape {vectors.shape}; expected [N, {width}]")
@@ -39,6 +41,7 @@ def checked_vectors(X: Any, width: int) -> np.ndarray:
 
 
 def checked_codes(codes: Any, sizes: list[int]) -> np.ndarray:
+    """Codes as int64 [N, L]; ValueError where one is outside its level."""
     table = np.asarray(codes)
     if table.ndim != 2 or table.shape[1] != len(sizes):
         raise ValueError(f"codes have shape {table.shape}; expected [N, {len(sizes)}]")

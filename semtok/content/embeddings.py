@@ -424,6 +424,7 @@ def _read_fitted(opened: Folder, terms: Mapping[str, list[str]]) -> dict[str, np
 
 
 def as_ids(item_ids: Any) -> np.ndarray:
+    """Ids as an array of strings or whole numbers: [N]."""
     values = item_ids.to_list() if hasattr(item_ids, "to_list") else np.asarray(item_ids).tolist()
     text = any(isinstance(value, str) for value in values)
     wrong = next((value for value in values if not isinstance(value, str | int) or isinstance(value, bool)), "")
@@ -443,6 +444,7 @@ def as_ids(item_ids: Any) -> np.ndarray:
 
 
 def checked_vectors(vectors: Any, name: str, count: int) -> np.ndarray:
+    """Vectors of a view as float32 [N, D]; ValueError where they are no finite matrix of N rows."""
     array = np.asarray(vectors)
     if array.dtype.kind not in "fiu" or array.ndim != 2:
         raise ValueError(f"view {name!r} has shape {array.shape} and type {array.dtype}; expected numbers [N, D]")

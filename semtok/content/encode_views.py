@@ -53,12 +53,14 @@ _PART = re.compile(r"^[0-9a-f]{32}\.safetensors$|^\.writing-[0-9a-f]{32}$")  # t
 
 
 def known_view(name: str, views: Iterable[str]) -> str:
+    """Name of a view that is there; ValueError where it is not."""
     if name not in views:
         raise ValueError(f"view {name!r} is missing; there are {listed(views)}")
     return name
 
 
 def listed(names: Iterable[str]) -> str:
+    """Names with a comma between two, for a sentence."""
     return ", ".join(names) or "none"
 
 

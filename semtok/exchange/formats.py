@@ -193,5 +193,6 @@ def _write_notes(codes: ItemCodes, path: Path) -> None:
 
 
 def check_format(format: str) -> None:
+    """Refuse a format that there is not."""
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is not one of {', '.join(FORMATS)}")

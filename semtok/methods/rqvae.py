@@ -12,8 +12,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -43,9 +41,11 @@ from semtok.content.rows import Rows, check_finite, check_rows, checked_views
 from semtok.kernels.lloyd import cluster
 from semtok.kernels.residual_vq import GRADIENTS, UPDATES, ResidualCodebooks
 from semtok.methods.autoencoder import Autoencoder, RowBatches
+from semtok.methods.fitted_network import Fitted, as_arrays, checked_array, latents_of, layer_arrays, restored_rows
+from semtok.methods.network_rows import column_rows, shift_and_scale, validation_rows
 from semtok.vector_tokenizer import StreamedTokenizer
 
-__all__ = ["RECIPES", "RQVAE", "Fitted"]
+__all__ = ["RECIPES", "RQVAE"]
 
 RECIPES = {
     "default": {},
@@ -75,8 +75,6 @@ STARTS = ("k-means", "random")
 SCALINGS = ("all", "each", "none")
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("no", "auto", "bf16", "fp16")
-_VALIDATION_ROWS = 1 << 16
-_STATISTICS_ROWS = 1 << 16
 _CHUNK_ROWS = 4096
 _EPS = 1e-12
 
@@ -90,28 +88,6 @@ SelfRQVAE = TypeVar("SelfRQVAE", bound="RQVAE")
 
 
 # ----------------------------------------------------------------------------------------- the tokenizer
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What is fitted on one view, as arrays.
-
-    Attributes
-    ----------
-    shift, scale : float32 [D]
-    encoder, decoder : list of (float32 [out, in], float32 [out])
-        Weight and bias of each layer.
-    codebooks : float32 [L, K, d]
-    usable : bool [L, K]
-        False for a codeword that equals an earlier one of its level: it is never assigned.
-    """
-
-    shift: np.ndarray
-    scale: np.ndarray
-    encoder: list[tuple[np.ndarray, np.ndarray]]
-    decoder: list[tuple[np.ndarray, np.ndarray]]
-    codebooks: np.ndarray
-    usable: np.ndarray
 
 
 class RQVAE(StreamedTokenizer):
@@ -316,7 +292,7 @@ class RQVAE(StreamedTokenizer):
                 share = None  # of the seconds left
                 if self.max_seconds is not None:
                     share = (self.max_seconds - (time.perf_counter() - started)) / (len(columns) - number)
-                fitted, history = self._fit_view(_column_rows(rows, part), self.seed + number, share, inputs)
+                fitted, history = self._fit_view(column_rows(rows, part), self.seed + number, share, inputs)
                 found.append(fitted)
                 lines += history if views is None else [{"view": name} | line for line in history]
         self.views_, self.fitted_, self.history_ = columns, found, lines
@@ -344,9 +320,9 @@ class RQVAE(StreamedTokenizer):
     def _fit_view(
         self, rows: Any, seed: int, seconds: float | None, inputs: Mapping[str, Any]
     ) -> tuple[Fitted, list[dict[str, Any]]]:
-        shift, scale = _shift_and_scale(rows, self.scaling)
+        shift, scale = shift_and_scale(rows, self.scaling)
         network = self._network(rows.shape[1], shift, scale, seed, inputs)
-        validation = _validation_rows(rows, seed)
+        validation = validation_rows(rows, seed)
         history: list[dict[str, Any]] = []
         started = time.perf_counter()
         if self.plain_steps:
@@ -354,7 +330,7 @@ class RQVAE(StreamedTokenizer):
         network.codebooks = self._first_codebooks(network, validation, seed)
         left = None if seconds is None else seconds - (time.perf_counter() - started)
         self._train(network, rows, validation, self.steps, seed, left, history)
-        return _as_arrays(network), history
+        return as_arrays(network), history
 
     def _train(
         self,
@@ -448,7 +424,7 @@ class RQVAE(StreamedTokenizer):
         for lo, chunk in rows.chunks():
             check_finite(chunk, lo, self.views_)
             views = zip(self.fitted_, self.views_.values(), strict=True)
-            parts.append(torch.cat([_latents(fitted, chunk[:, part]) for fitted, part in views], 1).cpu().numpy())
+            parts.append(torch.cat([latents_of(fitted, chunk[:, part]) for fitted, part in views], 1).cpu().numpy())
         found: np.ndarray = np.concatenate(parts)
         return found
 
@@ -457,7 +433,7 @@ class RQVAE(StreamedTokenizer):
         for fitted, part, columns in zip(self.fitted_, self.views_.values(), self.blocks_.values(), strict=True):
             for lo in range(0, len(whole), _CHUNK_ROWS):
                 own = whole[lo : lo + _CHUNK_ROWS, columns]
-                vectors[lo : lo + len(own), part] = _restored(fitted, own).numpy()
+                vectors[lo : lo + len(own), part] = restored_rows(fitted, own).numpy()
 
     def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
         """See :meth:`ItemTokenizer.costs`; distances between latents and sums of codewords."""
@@ -468,7 +444,7 @@ class RQVAE(StreamedTokenizer):
         number = next(n for n, name in enumerate(names) if self.blocks_[name].start <= level < self.blocks_[name].stop)
         columns, fitted = self.blocks_[names[number]], self.fitted_[number]
         points = torch.from_numpy(np.array(X, dtype=np.float32)[:, self.views_[names[number]]])
-        left = _latents(fitted, points).numpy()
+        left = latents_of(fitted, points).numpy()
         for other in range(columns.start, columns.stop):
             if other != level:
                 left -= self.codebooks_[other][table[:, other]]
@@ -480,7 +456,7 @@ class RQVAE(StreamedTokenizer):
     def _codes(self, chunk: Tensor) -> Tensor:
         found = []
         for fitted, part in zip(self.fitted_, self.views_.values(), strict=True):
-            left = _latents(fitted, chunk[:, part])
+            left = latents_of(fitted, chunk[:, part])
             for book, usable in zip(fitted.codebooks, fitted.usable, strict=True):
                 words = torch.from_numpy(book).to(left)
                 scores = words.square().sum(1) - 2 * left @ words.T
@@ -518,17 +494,17 @@ class RQVAE(StreamedTokenizer):
             columns, width = self.blocks_[name], part.stop - part.start
             widths = [width, *self.hidden, self.latent_dim]
             books = [
-                _array(arrays, f"codebook.{level}", (self.sizes_[level], self.latent_dim))
+                checked_array(arrays, f"codebook.{level}", (self.sizes_[level], self.latent_dim))
                 for level in range(columns.start, columns.stop)
             ]
             self.fitted_.append(
                 Fitted(
-                    _array(arrays, f"shift.{name}", (width,)),
-                    _array(arrays, f"scale.{name}", (width,)),
-                    _layer_arrays(arrays, f"encoder.{name}", widths),
-                    _layer_arrays(arrays, f"decoder.{name}", widths[::-1]),
+                    checked_array(arrays, f"shift.{name}", (width,)),
+                    checked_array(arrays, f"scale.{name}", (width,)),
+                    layer_arrays(arrays, f"encoder.{name}", widths),
+                    layer_arrays(arrays, f"decoder.{name}", widths[::-1]),
                     np.stack(books),
-                    _array(arrays, f"usable.{name}", (len(books), len(books[0]))),
+                    checked_array(arrays, f"usable.{name}", (len(books), len(books[0]))),
                 )
             )
         self._describe()
@@ -544,64 +520,6 @@ def _kept_random_state() -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(here)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Columns of an array whose rows are read where they are indexed."""
-
-    whole: Any
-    part: slice
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.whole), self.part.stop - self.part.start
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        found: np.ndarray = np.asarray(self.whole[rows], dtype=np.float32)[:, self.part]
-        return found
-
-
-def _column_rows(rows: Rows, part: slice) -> Any:
-    """The columns of one view: a float32 tensor, or of a memory-mapped or sharded array what reads them."""
-    if isinstance(rows.X, np.memmap) or getattr(rows.X, "streams", False):
-        return _Columns(rows.X, part)
-    return torch.cat([chunk[:, part] for _, chunk in rows.chunks()])
-
-
-def _validation_rows(rows: Any, seed: int) -> Tensor:
-    """All rows, or so many drawn by ``seed``, where the network starts: float32 [M, D] on the CPU."""
-    if len(rows) > _VALIDATION_ROWS:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), _VALIDATION_ROWS, replace=False))
-        rows = rows[torch.from_numpy(chosen)] if isinstance(rows, Tensor) else rows[chosen]
-    whole = rows[: len(rows)]
-    return whole.cpu().float() if isinstance(whole, Tensor) else torch.from_numpy(np.array(whole, dtype=np.float32))
-
-
-def _shift_and_scale(rows: Any, scaling: str) -> tuple[Tensor, Tensor]:
-    """What is taken from a vector and what it is divided by: two of [D]."""
-    width = rows.shape[1]
-    if scaling == "none":
-        return torch.zeros(width), torch.ones(width)
-    total, squares = np.zeros(width), np.zeros(width)
-    first = rows[:1]  # seen from here, far columns keep their digits and constant ones have no variance at all
-    first = (first.cpu().numpy() if isinstance(first, Tensor) else np.asarray(first))[0].astype(np.float64)
-    for lo in range(0, len(rows), _STATISTICS_ROWS):
-        part = rows[lo : lo + _STATISTICS_ROWS]
-        part = part.cpu().numpy() if isinstance(part, Tensor) else part
-        part = part - first
-        total += part.sum(0)
-        squares += np.einsum("nd,nd->d", part, part)
-    mean = first + total / len(rows)
-    variance = np.maximum(squares / len(rows) - np.square(total / len(rows)), 0)
-    if scaling == "all":
-        variance = np.full(width, variance.mean())
-    scale = np.sqrt(variance)
-    scale[(scale <= 1e-7 * np.abs(mean)) | (scale <= 1e-6 * scale.max(initial=0))] = 1.0  # nothing but rounding
-    return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
 
 
 @torch.no_grad()
@@ -637,67 +555,3 @@ def _validate(network: nn.Module, rows: Tensor) -> dict[str, float]:
     table, size = torch.cat(codes).cpu().numpy(), books.codebooks.shape[1]
     shared = ItemCodes(table, (size,) * table.shape[1], np.arange(len(table))).collisions().rate
     return {"error": error, "collisions": shared, "score": error + shared}
-
-
-def _as_arrays(network: Autoencoder) -> Fitted:
-    def layers(part: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
-        linear = [layer for layer in part if isinstance(layer, nn.Linear)]
-        return [(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in linear]
-
-    assert network.codebooks is not None
-    books = network.codebooks.codebooks.detach().numpy().copy()
-    usable = np.zeros(books.shape[:2], dtype=bool)
-    for level, book in enumerate(books):
-        usable[level, np.unique(book, axis=0, return_index=True)[1]] = True
-    return Fitted(
-        network.shift.numpy().copy(),
-        network.scale.numpy().copy(),
-        layers(network.encoder),
-        layers(network.decoder),
-        books,
-        usable,
-    )
-
-
-def _run(layers: list[tuple[np.ndarray, np.ndarray]], values: Tensor) -> Tensor:
-    """Linear layers with ReLU between them, in float64."""
-    for place, (weight, bias) in enumerate(layers):
-        values = torch.addmm(torch.from_numpy(bias).to(values), values, torch.from_numpy(weight).to(values).T)
-        if place + 1 < len(layers):
-            values.relu_()
-    return values
-
-
-def _latents(fitted: Fitted, rows: Tensor) -> Tensor:
-    """float64 [N, d]."""
-    parts = []
-    for part in rows.split(_CHUNK_ROWS):
-        values = part.double()
-        shift, scale = torch.from_numpy(fitted.shift).to(values), torch.from_numpy(fitted.scale).to(values)
-        parts.append(_run(fitted.encoder, (values - shift) / scale))
-    return torch.cat(parts)
-
-
-def _restored(fitted: Fitted, codes: Tensor) -> Tensor:
-    """float32 [N, D]."""
-    books = torch.from_numpy(fitted.codebooks).double()
-    total = torch.stack([book[column] for book, column in zip(books, codes.T, strict=True)]).sum(0)
-    restored = _run(fitted.decoder, total)
-    return (restored * torch.from_numpy(fitted.scale) + torch.from_numpy(fitted.shift)).float()
-
-
-def _array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    found = arrays.get(name)
-    if found is None or found.shape != shape:
-        what = "missing" if found is None else f"of shape {found.shape}"
-        raise ValueError(f"{name} is {what}; the manifest expects {shape}")
-    return found
-
-
-def _layer_arrays(
-    arrays: Mapping[str, np.ndarray], name: str, widths: list[int]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [
-        (_array(arrays, f"{name}.{place}.weight", (out, width)), _array(arrays, f"{name}.{place}.bias", (out,)))
-        for place, (width, out) in enumerate(pairwise(widths))
-    ]

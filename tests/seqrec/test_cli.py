@@ -226,7 +226,7 @@ def test_list_and_help_name_everything():
         assert row["inputs"] == ", ".join(REGISTRY[name].inputs)
         assert row["form"] == (" or ".join(REGISTRY[name].forms) or "counts")
         assert row["loss"]
-    shown = run("train", "ccfrec", "--help").output
+    shown = run("train", "ccfrec", "--help-all").output
     for option in ("--mcm-weight", "--temperature", "--max-seconds", "--code-method", "--recipe"):
         assert option in shown
     plain = run("train", "sasrec", "--help").output

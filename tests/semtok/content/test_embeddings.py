@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from semtok.content import embeddings as module
+from semtok.content import embed, encode_views
 from semtok.content.embed import embed_dataset, embeddings_for
 from semtok.content.embeddings import Embeddings, load_embeddings
 from semtok.content.encoders import Pca, TextEncoder, text_encoder
@@ -132,7 +132,7 @@ def test_folder_of_its_own_by_settings(data, tmp_path):
     _, two = embeddings_for(data, root=tmp_path, pca=16)
     _, again = embeddings_for(data, root=tmp_path, pca=8)
     assert one == again != two
-    assert one.name.startswith("toy-tfidf-")
+    assert one.name.startswith("vectors-toy-tfidf-")
 
 
 def test_joined_view_holds_all_texts(data):
@@ -175,7 +175,7 @@ def test_text_encoder_is_the_mean_over_tokens(text_model):
 
 
 def test_equal_texts_are_encoded_once_and_a_stopped_run_goes_on(data, text_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PART_ITEMS", 10)
+    monkeypatch.setattr(encode_views, "_PART_ITEMS", 10)
     seen: list[str] = []
     original = TextEncoder.encode
 
@@ -436,7 +436,7 @@ def test_embeddings_in_a_folder_that_may_only_be_read_are_used(data, tmp_path, m
     def closed(*_):
         raise OSError("cannot write to e: Read-only file system")
 
-    monkeypatch.setattr(module, "folder_lock", closed)
+    monkeypatch.setattr(embed, "folder_lock", closed)
     assert embed_dataset(data, out=tmp_path / "e").hash == made.hash
     with pytest.raises(OSError, match="Read-only file system"):
         embed_dataset(data, out=tmp_path / "other")

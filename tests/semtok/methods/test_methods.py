@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import semtok
-from semtok.cli import _METHOD_OPTIONS, main
+from semtok.cli import main
+from semtok.cli.fit import METHOD_OPTIONS
 from semtok.content.arrange import laid_out_as
 from semtok.content.embeddings import load_embeddings
 from semtok.registry import tokenizer_class
@@ -52,7 +53,7 @@ def check(method: str, said: dict[str, Any]) -> None:
 @pytest.mark.parametrize("method", semtok.TOKENIZERS)
 def test_fit_needs_nothing_but_the_name(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = {option.name for option in _METHOD_OPTIONS[method]}
+    names = {option.name for option in METHOD_OPTIONS[method]}
     small = [word for name, value in SMALL.items() if name in names for word in (f"--{name.replace('_', '-')}", value)]
     check(method, fit(method, "--data", "synthetic", *small))
 
