@@ -10,7 +10,6 @@ import click
 
 from genrec import MODELS, REGISTRY, SHAPES
 from recbase.arguments import Beams, rule_of
-from recbase.cli.console import failures, print_json, say
 from recbase.cli.models import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 from recbase.cli.options import (
     Command,
@@ -27,6 +26,7 @@ from recbase.cli.options import (
     summary_of,
 )
 from recbase.cli.options import given as typed_names
+from recbase.console import failures, print_json, say
 
 __all__ = ["main"]
 
@@ -92,9 +92,7 @@ def _training_command(name: str) -> click.Command:
 
         need_paths("embeddings", "embeddings_ids", "codes", "stage1")
         target = out or Path("runs/genrec") / name
-        source = click.get_current_context().get_parameter_source("form")
-        typed = source is not None and source.name != "DEFAULT"
-        overrides = recipe_settings(name, recipe, given["form"] if typed else None)
+        overrides = recipe_settings(name, recipe, given["form"] if "form" in typed_names() else None)
         form = overrides["form"]
         chosen_names = {"encoder", "views"} & typed_names()
         vectors = VectorSource.of(

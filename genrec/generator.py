@@ -123,7 +123,7 @@ class Generator(Network):
     # ------------------------------------------------------------------------------------ what a model defines
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Any:
-        """What decoding starts from: items [B, T], right padded, lengths [B] and, where they are known, users [B]."""
+        """Encode histories for decoding: items [B, T], right padded, lengths [B] and, where known, users [B]."""
         raise NotImplementedError
 
     def start(self, memory: Any) -> Any:

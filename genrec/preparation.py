@@ -36,7 +36,7 @@ __all__ = ["Ingredients", "Preparation", "Sources", "UniquePolicy"]
 
 @dataclass(frozen=True)
 class Sources:
-    """What a preparation starts from.
+    """Sources of a preparation: the data set, and what was made before.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What the stages before the training leave for it.
+    """Results of a preparation, which the training starts from.
 
     Attributes
     ----------

@@ -45,7 +45,7 @@ class Range:
     zero: str = field(default="", compare=False)
 
     def refusal(self, value: Any) -> str | None:
-        """What the number ``value`` must be, or None where it is."""
+        """Complaint of what the number ``value`` must be; None where it is."""
         low_holds = value > self.least if self.above else value >= self.least
         high_holds = value < self.most if self.below else value <= self.most
         if low_holds and high_holds:
@@ -84,7 +84,7 @@ class Word:
     holds: Callable[[str], bool]
 
     def refusal(self, value: Any) -> str | None:
-        """What the text ``value`` must be, or None where it is."""
+        """Complaint of what the text ``value`` must be; None where it is."""
         text = str(value)
         return None if text.strip() and self.holds(text) else f"be {self.expected}"
 
@@ -279,7 +279,7 @@ def _extras(hint: Any) -> tuple[Any, ...]:
 
 
 def _problem(value: Any, hint: Any) -> str | None:
-    """What ``value`` must be to be of the type ``hint``, or None where it is."""
+    """Complaint of what ``value`` must be to be of the type ``hint``; None where it is."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _annotated_problem(value, parts[0], _extras(hint))
@@ -311,7 +311,7 @@ def rule_of(hint: Any) -> Any:
 
 
 def flaw_of(text: str, path: bool = True) -> str | None:
-    """What makes a text name nothing, whatever it is for: empty, control characters, too long; None where nothing does.
+    """Flaw by which a text names nothing, whatever it is for: empty, control characters, too long; None if it has none.
 
     Parameters
     ----------

@@ -182,7 +182,7 @@ def _checked_titles(titles: Sequence[str | None], count: int) -> pl.Series:
 
 
 def _is_text(value: object) -> bool:
-    """Whether a value is a text that UTF-8 can hold, which half of a surrogate pair is not."""
+    """True where a value is a text that UTF-8 can hold, which half of a surrogate pair is not."""
     return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
@@ -201,7 +201,7 @@ class Origin:
     items: pl.DataFrame
 
     def holds(self, model: Any, items: pl.DataFrame) -> bool:
-        """Whether the folder is that of this very model: the same arguments, weights and items."""
+        """True where the folder is that of this very model: the same arguments, weights and items."""
         tensors = model.tensors() if hasattr(model, "tensors") else dict(model.state_dict())
         digest = hashlib.sha256(tensor_bytes(tensors)).hexdigest()
         said = self.folder.manifest["arguments"], model.config()

@@ -26,7 +26,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Collisions:
-    """How many items share their tuple of codes with another item.
+    """Counts of the items that share their tuple of codes with another item.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class ItemCodes:
 
     @property
     def unique(self) -> bool:
-        """Whether no two items have the same tuple."""
+        """True where no two items have the same tuple."""
         return self.collisions().groups == 0
 
     @property
@@ -221,7 +221,7 @@ class ItemCodes:
         return self.select(wanted)
 
     def manifest(self) -> dict[str, Any]:
-        """What a manifest says of these codes: sizes, blocks, items and hash."""
+        """Entry of a manifest for these codes: sizes, blocks, items and hash."""
         blocks = {name: [part.start, part.stop] for name, part in self.blocks.items()}
         return {"sizes": list(self.sizes), "blocks": blocks, "items": len(self), "hash": self.hash}
 

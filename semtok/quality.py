@@ -313,7 +313,7 @@ def prefix_recall(vectors: np.ndarray, codes: ItemCodes, k: int = 10, queries: i
 
 
 def closeness(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """How close some items are to all by their codes: (L + 1) times the codes of the shared prefix, plus equal codes.
+    """Closeness of some items to all by their codes: (L + 1) times the codes of the shared prefix, plus equal codes.
 
     Parameters
     ----------
@@ -368,7 +368,7 @@ def _recall(
 
 
 def agreement(first: np.ndarray, values: Sequence[Any]) -> dict[str, Any]:
-    """How well one code column agrees with a known grouping of the items.
+    """Agreement of one code column with a known grouping of the items.
 
     Parameters
     ----------
@@ -441,7 +441,7 @@ def _check_alike(vectors: np.ndarray, decoded: np.ndarray) -> None:
 
 
 def _origin(vectors: np.ndarray) -> np.ndarray:
-    """What cosines are taken around: 0, or the mean of vectors that lie so far from zero that all look the same way."""
+    """Origin of cosines: 0, or the mean of vectors that lie so far from zero that all look the same way."""
     mean = vectors.mean(0, dtype=np.float64)
     lengths = [np.square(part - mean).sum() for part in np.array_split(vectors, max(1, len(vectors) // 8192))]
     far = np.square(mean).sum() > _FAR * sum(lengths) / max(1, len(vectors))

@@ -78,7 +78,7 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
-        """What each item would pay for each code of one level, its other codes staying as they are.
+        """Cost of each code of one level for each item, its other codes staying as they are.
 
         Parameters
         ----------

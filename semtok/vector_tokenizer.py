@@ -69,7 +69,7 @@ class StreamedTokenizer(ItemTokenizer):
     """
 
     def _encoder(self, device: torch.device) -> Callable[[Tensor], Any]:
-        """What gives the codes [n, L] (tensor or array) of a checked chunk [n, D] on that device."""
+        """Function that gives the codes [n, L] (tensor or array) of a checked chunk [n, D] on that device."""
         raise NotImplementedError
 
     def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:

@@ -52,7 +52,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """What is known of a model before its module is imported.
+    """Entry of the registry: what is known of a model before its module is imported.
 
     Attributes
     ----------

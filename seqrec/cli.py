@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from recbase.arguments import Count, IndexName, Range, rule_of
-from recbase.cli.console import failures, print_json, print_table, say, warn
 from recbase.cli.models import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
 from recbase.cli.options import (
     Command,
@@ -27,7 +26,8 @@ from recbase.cli.options import (
     summary_of,
 )
 from recbase.cli.options import given as typed_names
-from seqrec import MODELS, REGISTRY
+from recbase.console import failures, print_json, print_table, say, warn
+from seqrec import MODELS, REGISTRY, ModelEntry
 from seqrec.content import SHAPES
 
 __all__ = ["main"]
@@ -92,18 +92,22 @@ def _counted_command(name: str) -> click.Command:
     return command
 
 
+def _content_options(entry: ModelEntry, usual: Mapping[str, Any]) -> tuple[list[str], list[Option]]:
+    """Names of the shared options, and options of `Content`, that a model of these inputs has."""
+    inputs = set(entry.inputs)
+    folders = ["embeddings", "embeddings_ids", "in_order"] if {"text", "views", "images", "codes"} & inputs else []
+    folders += ["codes"] if "codes" in inputs else []
+    wanted = {option for source in inputs for option in _CONTENT_OPTIONS.get(source, ())}
+    content = [option for option in options_from(_CONTENT) if option.name in wanted]
+    return folders, [replace(option, default=usual.get(option.name, option.default)) for option in content]
+
+
 def _training_command(name: str) -> click.Command:
     entry = REGISTRY[name]
     model = options_from(MODELS[name], skip=SHAPES)
     usual = recipe_of(MODELS[name], "default")
     training = training_options(usual)
-    wanted = {option for source in entry.inputs for option in _CONTENT_OPTIONS.get(source, ())}
-    content = [option for option in options_from(_CONTENT) if option.name in wanted]
-    content = [replace(option, default=usual.get(option.name, option.default)) for option in content]
-    folders = (
-        ["embeddings", "embeddings_ids", "in_order"] if {"text", "views", "images", "codes"} & set(entry.inputs) else []
-    )
-    folders += ["codes"] if "codes" in entry.inputs else []
+    folders, content = _content_options(entry, usual)
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
 
     @click.command(name, cls=Command, help=f"{summary_of(MODELS[name])} Recipes: {recipes}.")
@@ -129,21 +133,14 @@ def _training_command(name: str) -> click.Command:
         target = out or Path("runs/seqrec") / (name if given.get("base") is None else f"{name}-item-id")
         overrides = recipe_of(MODELS[name], recipe)
         config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})
-        context = click.get_current_context()
-        source = context.get_parameter_source("form")
-        form = (
-            given["form"] if source is not None and source.name != "DEFAULT" else overrides.get("form", given["form"])
-        )
+        form = given["form"] if "form" in typed_names() else overrides.get("form", given["form"])
         typed = {option.name: given[option.name] for option in content if option.name in typed_names()}
-        vectors = VectorSource.of(
-            given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False), typed
-        )
+        where = given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)
+        vectors = VectorSource.of(*where, typed)
         dataset, record = load_dataset(data), {"given": data}
         if given.get("stage") == "item-id":
-            if given["base"] is None:
-                raise click.UsageError("--stage item-id needs --base RUN, the trained run that it starts from")
-            candidates = given["id_in_candidates"]
-            metrics = train_item_ids(given["base"], dataset, target, config, candidates, record, resume, recipe)
+            base, candidates = given["base"], given["id_in_candidates"]
+            metrics = train_item_ids(base, dataset, target, config, candidates, record, resume, recipe)
         else:
             metrics = train_network(
                 name,
@@ -168,6 +165,8 @@ def _refuse_unread(given: Mapping[str, Any]) -> None:
     """Refuse paths that nothing would read."""
     if given.get("vectors") is not None and given.get("code_type") not in {"sasrec", "mixed"}:
         raise click.UsageError("--vectors is read with --code-type sasrec or mixed alone")
+    if given.get("stage") == "item-id" and given["base"] is None:
+        raise click.UsageError("--stage item-id needs --base RUN, the trained run that it starts from")
     if given.get("base") is not None and given.get("stage") != "item-id":
         raise click.UsageError("--base is read with --stage item-id alone")
 

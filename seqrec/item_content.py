@@ -47,7 +47,7 @@ JOINED = "joined"  # the view of all columns together, as embed_dataset names it
 
 @dataclass(frozen=True)
 class Content(Given):
-    """What a model that reads content is given, and how its codes are made."""
+    """Content that a model reads, and settings by which its codes are made."""
 
     views: tuple[str, ...] | None = None
     """Text columns, as a,b; those of the data set if not given. Table 5 of CCFRec adds them one by one."""
@@ -82,7 +82,7 @@ class Content(Given):
         check_arguments(type(self), vars(self))
 
     def encoding(self, images: bool) -> Encoding:
-        """How the vectors are made, with those of the images if they are read."""
+        """Settings by which the vectors are made, with those of the images if they are read."""
         return Encoding(
             self.encoder, self.views, self.pca, self.whiten, self.global_text, images, self.image_encoder,
             self.image_root,

@@ -58,7 +58,7 @@ class ItemFeatures(nn.Module):
         return [self.text, self.images] if self.image_dim else [self.text]
 
     def present(self) -> list[Tensor]:
-        """Which rows have a vector in each modality, bool [N + 1 + extra] each; every item has a text."""
+        """Marks of the rows that have a vector in each modality, bool [N + 1 + extra] each; every item has a text."""
         has_text = torch.zeros(len(self.text), dtype=torch.bool, device=self.text.device)
         has_text[1 : self.items + 1] = True
         return [has_text, ~self.missing] if self.image_dim else [has_text]

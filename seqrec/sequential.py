@@ -69,7 +69,7 @@ class SequentialModel(Network):
         raise NotImplementedError
 
     def candidates(self) -> Tensor:
-        """What states are scored against, with gradient: [N, D]."""
+        """Vectors that states are scored against, with gradient: [N, D]."""
         table: Tensor = self.item_embedding.weight  # type: ignore[union-attr,assignment]
         return table[1 : self.items + 1]
 
@@ -93,7 +93,7 @@ class SequentialModel(Network):
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
-        """What states are scored against, in eval mode: [N, D]."""
+        """Vectors that states are scored against, in eval mode: [N, D]."""
         training = self.training
         self.eval()
         vectors = self.candidates().detach()

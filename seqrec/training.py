@@ -174,7 +174,7 @@ def check_form(name: str, form: str) -> None:
 
 
 def _inputs(name: str, arguments: dict[str, Any]) -> tuple[str, ...]:
-    """What a model reads with these options."""
+    """Kinds of input that a model reads with these options."""
     reads = getattr(resolve(name, MODELS), "reads", None)
     return REGISTRY[name].inputs if reads is None else tuple(reads(arguments))
 

@@ -5,6 +5,8 @@ import importlib
 import re
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,92 @@ def test_every_public_function_and_class_is_documented(path):
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith(("_", "list_")):
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
+
+
+# Constructors of more than 20 arguments, each an option of a command under its own name; to be grouped.
+MANY_ARGUMENTS = {"bbqrec", "ccfrec", "letter", "maerec", "rqvae", "tokenizer", "tssr"}
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_is_read_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_functions_and_constructors_are_short(path):
+    for function in functions(tree_of(path)):
+        first = function.body[1 if ast.get_docstring(function) is not None and len(function.body) > 1 else 0]
+        assert function.end_lineno - first.lineno < 60, (
+            f"{function.name} has {function.end_lineno - first.lineno + 1} lines"
+        )
+        if function.name == "__init__" and path.stem not in MANY_ARGUMENTS:
+            arguments = len(function.args.args) + len(function.args.kwonlyargs) - 1
+            assert arguments <= 20, f"line {function.lineno}: a constructor of {arguments} arguments"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_docstrings_open_with_a_verb_or_a_noun(path):
+    nodes = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef | ast.FunctionDef))
+    for node in nodes:
+        opening = (ast.get_docstring(node) or "").split(" ", 1)[0]
+        assert opening not in {"What", "Whether", "Which", "How", "Where", "Why"}, f"{node.name}: {opening} ..."
+
+
+def test_rooms_have_few_files():
+    counts = Counter(path.parent for path in FILES if not path.stem.startswith("__"))
+    crowded = {
+        name_of(room): count for room, count in counts.items() if count > 15 and room.name not in ("models", "methods")
+    }
+    assert crowded == {}
+
+
+def import_graph():
+    """Modules of the packages, and those of them that each imports, at its top or inside a function."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph = {}
+    for module, path in modules.items():
+        tree = tree_of(path)
+        for node in ast.walk(tree):  # what only a type checker imports is no arrow
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in modules else node.module for name in names}
+        graph[module] = (found & modules.keys()) - {module}
+    return graph
+
+
+def test_no_module_imports_itself_in_a_circle():
+    TopologicalSorter(import_graph()).prepare()  # raises CycleError, which names the circle
+
+
+def room_of(module):
+    parts = module.split(".")
+    return ".".join(parts[:2]) if (ROOT / "/".join(parts[:2])).is_dir() else parts[0]
+
+
+def test_rooms_import_in_one_direction():
+    """No two rooms of a package import each other; a package's own files at its root are no room."""
+    arrows = {(room_of(module), room_of(other)) for module, others in import_graph().items() for other in others}
+    arrows = {(a, b) for a, b in arrows if a != b and "." in a and "." in b}
+    assert [pair for pair in sorted(arrows) if pair[::-1] in arrows and pair < pair[::-1]] == []
+
+
+def test_generators_take_from_rankers_only_models():
+    taken = {other for module, others in import_graph().items() if module.startswith("genrec") for other in others}
+    assert {name for name in taken if name.startswith("seqrec") and not name.startswith("seqrec.models.")} <= {"seqrec"}
 
 
 def test_readme_python_runs(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
 from cli import main
-from recbase.cli.console import plain
+from recbase.console import plain
 from recbase.data.catalog import prepare_dataset
 
 TITLES = [

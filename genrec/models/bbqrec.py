@@ -394,7 +394,7 @@ class BBQRec(Generator):
 
 @dataclass(frozen=True)
 class SearchState:
-    """What is remembered of the prefixes of a batch.
+    """Memory of the prefixes of a batch.
 
     Attributes
     ----------

@@ -209,7 +209,7 @@ class Preparation(ItemCodePreparation):
         return build
 
     def _stage1_config(self, seed: int, quiet: bool) -> TrainConfig:
-        """How stage I is trained: DIN's recipe of that name, for as many passes as are wanted here."""
+        """Settings of stage I's training: DIN's recipe of that name, for as many passes as are wanted here."""
         from recbase.cli.options import recipe_of
         from recbase.train.loop import TrainConfig
 
@@ -247,7 +247,7 @@ def standardized(vectors: np.ndarray) -> np.ndarray:
 
 
 def sampled_ranking(split: Split, n_items: int, seed: int, users: int = 1000) -> Callable[[Any], dict[str, float]]:
-    """What stops stage I: NDCG of the target among 999 uniform items, for a fixed part of the validation users.
+    """Metric that stops stage I: NDCG of the target among 999 uniform items, for a fixed part of the validation users.
 
     Never reported as a result: it says how training goes, not how good the model is.
     """

@@ -85,7 +85,7 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Where the real tokens of a batch are, once its rows are sorted from the longest to the shortest.
+    """Places of the real tokens of a batch, once its rows are sorted from the longest to the shortest.
 
     Attributes
     ----------
@@ -246,7 +246,7 @@ def attend(
 
 
 def _has_kernel(x: Tensor) -> bool:
-    """Whether the fused kernel beats plain products; on a CPU its backward pass is several times slower."""
+    """True where the fused kernel beats plain products; on a CPU its backward pass is several times slower."""
     return x.device.type == "cuda"
 
 
@@ -536,7 +536,7 @@ def _padded(mine: Tensor, rows: int, width: int, index: Tensor | None) -> Tensor
 
 
 def _run_bias(run: Run, bias: Tensor | None, width: int) -> Tensor | None:
-    """What is added to the scores of a run, broadcast to [b, H, Q, width]."""
+    """Bias that is added to the scores of a run, broadcast to [b, H, Q, width]."""
     cut = None if bias is None else bias[:, :width, :width]
     if run.keys is None:
         return cut

@@ -24,13 +24,13 @@ _BLOCK = 512  # tokens worked on at once: 2 MiB of a feed-forward layer of width
 
 
 def usable(x: Tensor) -> bool:
-    """Whether these forms are meant for a tensor: on a CPU, in float32 or bfloat16, and nothing is being compiled."""
+    """True where these forms are for a tensor: on a CPU, in float32 or bfloat16, and nothing is being compiled."""
     fitting = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
     return fitting and not torch.compiler.is_compiling()
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What products are computed in: that of autocast where it is on."""
+    """Data type of products: that of autocast where it is on."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 

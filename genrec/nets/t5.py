@@ -106,7 +106,7 @@ class T5Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class DecoderState:
-    """What a decoder remembers of the prefixes of a batch.
+    """Memory that a decoder has of the prefixes of a batch.
 
     Attributes
     ----------
@@ -228,7 +228,7 @@ class T5Decoder(nn.Module):
 
 
 def _later(width: int, device: torch.device) -> Tensor:
-    """Whether a key comes after the query, bool [width, width]."""
+    """True where a key comes after the query, bool [width, width]."""
     return torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
 
 

@@ -42,7 +42,7 @@ Activation = Literal["relu", "gated-gelu"]
 
 @dataclass(frozen=True)
 class Memory:
-    """What an encoder leaves for a decoder.
+    """Output of an encoder, as a decoder reads it.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ __all__ = ["AllowedItems"]
 
 @dataclass(frozen=True, eq=False)
 class AllowedItems:
-    """Which items each request of a batch may get, so that a node's allowed items are counted in constant time.
+    """Items that each request of a batch may get, with a node's allowed items counted in constant time.
 
     Made by :meth:`CodeTrie.allow`; one made of a mask serves many searches.
 

@@ -29,7 +29,7 @@ _EXACT_PREFIXES = 8_192  # rows x prefixes computed at once by the exhaustive fo
 
 
 class CodeDecoder(Protocol):
-    """What a model gives to be searched: the logits of the next code, one step a call.
+    """Interface of a model that is searched: the logits of the next code, one step per call.
 
     States are opaque and are never changed in place: a step returns a new one, so that a search may go on from an old
     one. Scores are taken in float32 whatever the dtype of the logits.

@@ -29,7 +29,7 @@ __all__ = ["Search", "generate", "rank_generated", "some_targets", "validator"]
 
 @dataclass(frozen=True)
 class Search(Given):
-    """How items are searched when a model is evaluated."""
+    """Settings by which items are searched when a model is evaluated."""
 
     beams: Beams = 50
     """Prefixes kept at every step of the search on test, and length of the lists."""

@@ -120,7 +120,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         return ended
 
     def _allowed(self, step: int, children: Tensor, there: Tensor) -> Tensor:
-        """Which children lead to an allowed item, bool [rows, M]."""
+        """Marks of the children that lead to an allowed item, bool [rows, M]."""
         if self.allowed is None:
             return there
         rows = len(children)

@@ -121,12 +121,12 @@ class CodeTrie:
 
     @property
     def device(self) -> torch.device:
-        """Where the arrays are."""
+        """Device of the arrays."""
         return self.items.device
 
     @property
     def unique(self) -> bool:
-        """Whether no two items share a leaf."""
+        """True where no two items share a leaf."""
         return len(self.tokens[-1]) == len(self.items)
 
     @property
@@ -138,11 +138,11 @@ class CodeTrie:
 
     @property
     def ragged(self) -> bool:
-        """Whether a code may end before the last step."""
+        """True where a code may end before the last step."""
         return max(self.ends) >= 0
 
     def closed(self, depth: int, nodes: Tensor) -> Tensor:
-        """Whether the code of each node of a depth has ended: int64 [...] to bool [...]."""
+        """True where the code of each node of a depth has ended: int64 [...] to bool [...]."""
         column = self.columns[depth - 1].start
         return (self.tokens[depth - 1][nodes, 0] == self.ends[column]) & (self.ends[column] >= 0)
 
@@ -288,7 +288,7 @@ class CodeTrie:
         mask: Tensor | np.ndarray | None = None,
         exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None = None,
     ) -> AllowedItems:
-        """Which items a batch of requests may get.
+        """Allow a batch of requests some items only.
 
         Parameters
         ----------

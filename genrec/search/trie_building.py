@@ -196,7 +196,7 @@ def delete_items(trie: CodeTrie, items: np.ndarray | Tensor | Sequence[int]) -> 
 
 
 def _running(flags: Tensor) -> Tensor:
-    """How many flags are set before each place: bool [n] to int32 [n + 1]."""
+    """Count the flags that are set before each place: bool [n] to int32 [n + 1]."""
     counts = torch.zeros(len(flags) + 1, dtype=torch.int32, device=flags.device)
     torch.cumsum(flags, 0, dtype=torch.int32, out=counts[1:])
     return counts
@@ -282,7 +282,7 @@ def _added(
 
 
 def _owners(offsets: Tensor) -> Tensor:
-    """Which slice of an offset array each place lies in: [n + 1] to int64 [offsets[n]]."""
+    """Slice of an offset array that each place lies in: [n + 1] to int64 [offsets[n]]."""
     counts = offsets.diff()
     return torch.arange(len(counts), device=offsets.device).repeat_interleave(counts)
 

@@ -109,7 +109,7 @@ class CodeVocabulary:
         return torch.where((codes >= 0) & (codes < sizes), codes, NO_CODE)
 
     def targets(self, codes: Tensor) -> Tensor:
-        """Which output is right at each level, int64 [..., L]; -100 (ignored by cross-entropy) after the end.
+        """Right output at each level, int64 [..., L]; -100 (ignored by cross-entropy) after the end.
 
         The first missing code of a ragged row is the output "end", the last of its level.
         """

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from recbase.arguments import MetricName, MonitorName, Range, rule_of
-from recbase.cli.console import failures, print_json, print_table, say, short, warn
 from recbase.cli.options import Command, Option, add_options, argument, options_from, shared
+from recbase.console import failures, print_json, print_table, say, short, warn
 
 __all__ = ["ASKED", "RUN_DATA", "compare", "form_option", "print_answers", "print_metrics", "training_options"]
 

@@ -45,7 +45,6 @@ from recbase.arguments import (
     flaw_of,
     rule_of,
 )
-from recbase.cli.console import clipped, failures, leave, print_json, progress, short
 from recbase.cli.signatures import (
     Option,
     attribute_of,
@@ -57,6 +56,7 @@ from recbase.cli.signatures import (
     summary_of,
     union,
 )
+from recbase.console import clipped, failures, leave, print_json, progress, short
 from recbase.train.interruption import ending_at_signals
 
 __all__ = [
@@ -139,7 +139,7 @@ class _Word(click.ParamType):
         self.name = option.kind
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """What stands behind the flag in the help."""
+        """Placeholder of the value behind the flag in the help."""
         option = self.option
         words = [str(choice) for choice in option.choices]
         if option.kind == "mixed":
@@ -219,7 +219,7 @@ class _Word(click.ParamType):
 
 @dataclasses.dataclass(frozen=True)
 class _Refused:
-    """What a text must be that could not be read."""
+    """Complaint of what a text must be that could not be read."""
 
     expected: str
 

@@ -92,7 +92,7 @@ class Option:
         return "--" + (self.flag or self.name.replace("_", "-"))
 
     def refusal(self, value: Any) -> str | None:
-        """What the parsed ``value`` must be, or None where it is; a list is as good as each of its parts."""
+        """Complaint of what the parsed ``value`` must be; None where it is. A list is as good as each of its parts."""
         if value is None or self.rule is None:
             return None
         parts = value if isinstance(value, tuple | list) else [value]
@@ -131,7 +131,7 @@ def _names(module: str) -> dict[str, ast.AST]:
 
 
 def _resolve(module: str, name: str) -> tuple[str, ast.AST] | None:
-    """Where a name is defined: (module, node), following imports inside the toolkit only (never a third package)."""
+    """Definition of a name as (module, node), following imports inside the toolkit only (never a third package)."""
     node = _names(module).get(name)
     if not isinstance(node, ast.ImportFrom):
         return None if node is None else (module, node)
@@ -200,7 +200,7 @@ _LISTS = {"tuple", "list", "Sequence", "Tuple", "List", "Iterable"}
 
 
 def _kind(node: ast.AST | None, module: str) -> _Kind | None:
-    """What a command line has to parse for an annotation; None where it cannot spell the type (a tensor, a module)."""
+    """Kind of value that a command line parses for an annotation; None where it cannot spell the type (a tensor)."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return _kind(ast.parse(node.value, mode="eval").body, module)
     if isinstance(node, ast.Constant) and node.value is None:

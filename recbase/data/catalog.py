@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, check_arguments, spelled
-from recbase.cli.console import short
+from recbase.console import short
 from recbase.data import interactions as events
 from recbase.data.dataset import MANIFEST, SCHEMA, VIEW_COLUMNS, Dataset, checked_items, read_images, same_id_type
 from recbase.data.interactions import Order, Ties
@@ -218,7 +218,7 @@ def _built_in(source: str, name: str | None, seed: int) -> Dataset:
 
 
 def _is_dataset_folder(path: Path) -> bool:
-    """Whether a path is a folder, and not one of MovieLens, which is read as files are."""
+    """True where a path is a folder, and not one of MovieLens, which is read as files are."""
     return path.is_dir() and not any((path / name).is_file() for name in ("ratings.dat", "ratings.csv"))
 
 
@@ -242,7 +242,7 @@ def _filtered(
 
 
 def _with_text(column: pl.Series) -> int:
-    """How many values of a text column have a letter or digit to encode."""
+    """Count of the values of a text column that have a letter or digit to encode."""
     return int((column.str.strip_chars().str.len_chars() > 0).sum())
 
 

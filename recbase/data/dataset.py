@@ -199,7 +199,7 @@ class Dataset:
 
     @property
     def offsets(self) -> np.ndarray:
-        """Where each user's history begins, and the end of the last, int64 [U + 1]."""
+        """Start of each user's history, and the end of the last, int64 [U + 1]."""
         return np.append(self.histories.starts, self.histories.ends[-1:])
 
     def numbers_of(self, raw_ids: Sequence[Any] | pl.Series | np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import IO, Any
 import polars as pl
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from recbase.cli.console import plain
+from recbase.console import plain
 from recbase.data.readers import RawData, read
 from recbase.store.files import write_file
 
@@ -36,7 +36,7 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """Where a public data set is and how it is read.
+    """Source of a public data set, and its reader.
 
     Attributes
     ----------
@@ -327,13 +327,13 @@ def _mark_of(part: Path) -> Path:
 
 
 def _version(headers: Message) -> str:
-    """What tells one version of a file from another: a strong ETag or the time of its last change, else ""."""
+    """Mark of a version of a file: a strong ETag or the time of its last change, else ""."""
     tag = headers.get("ETag") or ""
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified") or ""
 
 
 def _goes_on(headers: Message, have: int, version: str) -> bool:
-    """Whether a partial answer begins where the file ends, and is of the same version as far as it says."""
+    """True where a partial answer begins where the file ends, and is of the same version as far as it says."""
     begins = re.match(r"bytes (\d+)-", headers.get("Content-Range") or "")
     return (begins is None or int(begins[1]) == have) and _version(headers) in ("", version)
 

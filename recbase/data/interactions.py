@@ -265,7 +265,7 @@ def latest(frame: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 
 def segment_offsets(users: pl.Series) -> np.ndarray:
-    """Where each user's run of adjacent rows begins, and where the last one ends: int64 [U + 1]."""
+    """Start of each user's run of adjacent rows, and the end of the last: int64 [U + 1]."""
     if len(users) == 0:
         return np.zeros(1, np.int64)
     change = (users != users.shift()).fill_null(True).to_numpy()

@@ -20,7 +20,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Verification:
-    """What :func:`verify` found.
+    """Findings of :func:`verify`.
 
     Attributes
     ----------

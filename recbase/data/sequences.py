@@ -249,7 +249,7 @@ class SequenceBatches:
             self.epoch, self.step = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the reader is: the epoch and the next step in it."""
+        """Position of the reader: the epoch and the next step in it."""
         return {"epoch": self.epoch, "step": self.step, "samples": self.samples, "batch_size": self.batch_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recbase.cli.console import cell, console_of
+from recbase.console import cell, console_of
 from recbase.evaluate.metrics import METRICS, mean_metrics, parse_metric, user_values
 from recbase.evaluate.ranking import KS
 from recbase.evaluate.records import read_ranks
@@ -106,7 +106,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Run:
-    """What is read from a run folder."""
+    """Contents of a run folder, as far as they are compared."""
 
     folder: str
     metrics: dict[str, Any]

@@ -47,7 +47,7 @@ KS = (5, 10, 20)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the targets stand.
+    """Places of the targets among all items.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def _progress(steps: range, what: str, shown: bool) -> Iterable[int]:
         return steps
     from rich.progress import track
 
-    from recbase.cli.console import plain
+    from recbase.console import plain
 
     return track(steps, description=plain(what), transient=True)
 
@@ -390,7 +390,7 @@ def _places(lists: Recommendations, targets: np.ndarray, removed: np.ndarray) ->
 
 
 def _seen_places(lists: Recommendations, targets: Targets) -> np.ndarray:
-    """Where a list holds an item of its user's history: bool [B, k]."""
+    """Marks of the list entries that are in the user's history: bool [B, k]."""
     owner, items = _distinct_seen(targets.histories, np.arange(len(targets)), targets.items)
     width = 1 + max(int(items.max(initial=0)), int(lists.items.max(initial=0)))
     listed = np.where(lists.valid, np.arange(len(targets))[:, None] * width + lists.items, -1)

@@ -28,7 +28,7 @@ _GROUP_RATIO = 1.5  # longest to shortest row of a run
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a right-padded batch are.
+    """Places of the real tokens of a right-padded batch.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class Packing:
 
     @cached_property
     def key_mask(self) -> Tensor | None:
-        """Which keys a query of a bidirectional model may see, bool [B, 1, T, T]; None where nothing is padding."""
+        """Keys that a query of a bidirectional model may see, bool [B, 1, T, T]; None where nothing is padding."""
         if self.full and not self.dense:
             return None
         return attention_mask(torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None], False)
@@ -124,7 +124,7 @@ class Packing:
 
     @cached_property
     def full(self) -> bool:
-        """Whether every position is a token."""
+        """True where every position is a token."""
         return self.dense or len(self.index) == self.rows * self.width
 
     def pack(self, padded: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Packing:
 
 
 def attention_mask(valid: Tensor, causal: bool) -> Tensor:
-    """Which keys each query may see, bool [B, 1, T, T]; a query with no key left sees itself.
+    """Keys that each query may see, bool [B, 1, T, T]; a query with no key left sees itself.
 
     Without that guard a row whose keys are all masked turns into NaN, or into a uniform average over all keys, the
     future ones included.

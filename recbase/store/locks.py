@@ -142,7 +142,7 @@ def _acquired(folder: str | os.PathLike[str], path: Path, wait: float) -> tuple[
 
 
 def _places(folder: str | os.PathLike[str], path: Path) -> Iterator[Path]:
-    """Where the lock of a folder lies: beside it, or inside where the folder above it may not be written."""
+    """Candidate places of a folder's lock: beside it, or inside where the folder above it may not be written."""
     name = f".{path.name}.lock"
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.lock"

@@ -43,7 +43,7 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be.
+    """Type of a value in a manifest: its name in sentences, and its check.
 
     Parameters
     ----------

@@ -256,7 +256,7 @@ _LISTS = (list, tuple, typing.get_origin(typing.Sequence[int]))
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value may stand for an argument with a type hint; hints that mean nothing in JSON pass."""
+    """True where a JSON value may stand for an argument with a type hint; hints that mean nothing in JSON pass."""
     if hint in _SIMPLE:
         return _SIMPLE[hint][1](value)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)

@@ -139,7 +139,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds."""
+        """Content of ``metrics.json``."""
         return read_metrics(self.folder)
 
 

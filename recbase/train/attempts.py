@@ -66,11 +66,11 @@ class Attempt:
 
     @property
     def first_stage(self) -> Path:
-        """Where the first of two stages keeps its checkpoint."""
+        """Folder in which the first of two stages keeps its checkpoint."""
         return self.folder / _FIRST
 
     def holds(self, stage: Path | None = None) -> bool:
-        """Whether the training (or its first stage) has a checkpoint to go on from."""
+        """True where the training (or its first stage) has a checkpoint to go on from."""
         return ((stage or self.folder) / _STATE).is_file()
 
     def shared(self) -> Attempt:
@@ -131,7 +131,7 @@ class Attempt:
                     folder.rmdir()
 
     def kept(self, stage: str = "") -> str:
-        """What an interrupted training leaves, as the end of a sentence; ``stage`` is what one of its stages left."""
+        """Remains of an interrupted training, as the end of a sentence; ``stage`` is what one of its stages left."""
         if stage:
             told = stage
         elif self.holds():
@@ -265,7 +265,7 @@ def _nothing_begun(out: Path) -> FileNotFoundError:
 
 
 def _workplace(out: Path) -> Path:
-    """Where a training into this folder works; first, one that was saved but not moved in is moved in."""
+    """Folder in which a training into this one works; first, one that was saved but not moved in is moved in."""
     check_run_folder(out)  # now, and not after hours of training
     manifest = _read_json(out / MANIFEST)
     _check_parts(out, bool(manifest))
@@ -302,7 +302,7 @@ def _check_parts(out: Path, finished: bool) -> None:
 
 
 def _is_training(folder: Path, above: bool) -> bool:
-    """Whether a folder is a checkpoint of ours, or holds one, or nothing that could be lost."""
+    """True where a folder is a checkpoint of ours, or holds one, or nothing that could be lost."""
     if not os.path.lexists(folder):
         return True
     if not folder.is_dir():
@@ -315,12 +315,12 @@ def _is_training(folder: Path, above: bool) -> bool:
 
 
 def _is_left(path: Path) -> bool:
-    """Whether a file is what a writer of ours that was killed has left."""
+    """True where a file is what a writer of ours that was killed has left."""
     return path.name.startswith((TEMPORARY, ".copied-", ".checkpoint.lock")) or _WEIGHTS.match(path.name) is not None
 
 
 def _is_history(path: Path) -> bool:
-    """Whether a file is a history of ours, or not there."""
+    """True where a file is a history of ours, or not there."""
     if not os.path.lexists(path):
         return True
     try:

@@ -40,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell gives a program that a signal ended: 130 or 143."""
+        """Exit code that a shell gives a program that a signal ended: 130 or 143."""
         return 128 + self.number
 
 

@@ -67,7 +67,7 @@ _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 @dataclass
 class LossOutput:
-    """What a model returns for one micro-batch.
+    """Loss of one micro-batch, as a model returns it.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class LossOutput:
 
 
 class Batches(Protocol):
-    """What `fit` reads: optimizer steps, each a list of micro-batches that have a ``to(device)``.
+    """Reader of optimizer steps, each a list of micro-batches that have a ``to(device)``.
 
     Every process must yield the same number of micro-batches a step. ``set_epoch`` must leave an epoch that is already
     under way alone, so that a restored position survives it; the state must be JSON-able and alike on every process.
@@ -138,7 +138,7 @@ class TrainConfig(Given):
     monitor: str = "ndcg@10"
     """Validation metric that chooses the best epoch."""
     minimize: bool = False
-    """Whether a smaller value of the monitored metric is better."""
+    """Take a smaller value of the monitored metric for the better one."""
     patience: CountOrOff = 5
     """Validations without improvement after which training stops; 0 turns it off."""
     validate_every: Large = 1
@@ -166,7 +166,7 @@ class TrainConfig(Given):
 
 @dataclass
 class TrainResult:
-    """What a training came to.
+    """Outcome of a training.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are quicker than in float32 on a device."""
+    """True where matrix products in bfloat16 are quicker than in float32 on a device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
@@ -301,8 +301,69 @@ def fit(
     ImportError
         If the tracker is not installed.
     """
-    accelerator = accelerator or make_accelerator(config)
-    folder = None if folder is None else Path(folder)
+    accelerator, folder = accelerator or make_accelerator(config), None if folder is None else Path(folder)
+    _check_launch(accelerator, folder, resume)
+    trackers = _start_trackers(accelerator, config, folder)
+    _seed(config.seed + accelerator.process_index)
+    facts = {"made_from": dict(made_from or {}), "options": dict(options or {}), "content": dict(content or {})}
+    run = TrainingState(model, batches, config, accelerator, folder, facts)
+    loop, network, optimizer = run.loop, run.network, run.optimizer
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        # start anew, or where the checkpoint left off
+        if resume:
+            run.restore()
+        else:
+            batches.set_epoch(config.epochs)  # leave the epoch that an earlier training may have left under way
+            batches.set_epoch(0)
+            run.write_history()
+        run.save()
+        with collected_signals() as caught, run.bar(run.total_steps - loop["step"]) as show:
+            run.validate_if_due(validate, trackers)  # the interrupted run may have left just before it
+            stopped = run.stopped()
+            while stopped is None:
+                batches.set_epoch(loop["epoch"])
+                network.train()
+                for micro_batches in batches:
+                    # one optimizer step: the gradient is summed over micro-batches, and over processes with the last
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(loop["step"], config, run.total_steps)
+                    optimizer.zero_grad()
+                    for number, batch in enumerate(micro_batches, start=1):
+                        last = number == len(micro_batches)
+                        with nullcontext() if last else accelerator.no_sync(network):
+                            output = network(batch.to(accelerator.device))
+                            # processes average their gradients, but a loss is a share of the step's mean loss
+                            accelerator.backward(output.loss * accelerator.num_processes)
+                        run.losses.add(output)
+                    norm = accelerator.clip_grad_norm_(parameters, config.clip) if config.clip else None
+                    optimizer.step()
+                    loop["step"], loop["between"] = loop["step"] + 1, False
+                    run.losses.end_step(None if accelerator.scaler else norm)  # a scaler looks at gradients itself
+                    show(getattr(batch, "row_count", config.batch_size))
+                    # once in a while: is time up, or has a signal come?
+                    if run.look_due():
+                        stopped = run.look(caught)
+                        if stopped is not None:
+                            break
+                else:
+                    run.end_epoch()
+                    stopped = run.look(caught)
+                # once in a while: validate, keep the best, and see whether it is enough
+                if stopped != "signal":
+                    run.validate_if_due(validate, trackers)
+                    stopped = run.stopped() or stopped or run.look(caught)
+            if stopped == "max_seconds":
+                run.validate(validate, trackers, counts=False)
+            run.save()
+        number = run.signalled(caught)  # one that came with the last step, or after it, ends the command all the same
+    finally:
+        run.close(trackers)
+    return _result(run, model, stopped, number)
+
+
+def _check_launch(accelerator: Accelerator, folder: Path | None, resume: bool) -> None:
+    """Refuse ways of running in which a training could not be exact."""
     kind = accelerator.distributed_type.value
     if kind in _SHARDED:
         raise ValueError(
@@ -313,73 +374,27 @@ def fit(
         raise ValueError("--resume needs the folder of the run to go on with")
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError("use --micro-batches instead of accelerate's gradient accumulation")
-    trackers = _start_trackers(accelerator, config, folder)
 
-    random.seed(config.seed + accelerator.process_index)
-    np.random.seed((config.seed + accelerator.process_index) % 2**32)  # noqa: NPY002
-    torch.manual_seed(config.seed + accelerator.process_index)
-    facts = {"made_from": dict(made_from or {}), "options": dict(options or {}), "content": dict(content or {})}
-    run = TrainingState(model, batches, config, accelerator, folder, facts)
-    loop, losses, network, optimizer = run.loop, run.losses, run.network, run.optimizer
-    total_steps, world = run.total_steps, accelerator.num_processes
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
-        if resume:
-            run.restore()
-        else:
-            batches.set_epoch(config.epochs)  # leave the epoch that an earlier training may have left under way
-            batches.set_epoch(0)
-            run.write_history()
-        run.save()
-        with collected_signals() as caught, run.bar(total_steps - loop["step"]) as show:
-            run.validate_if_due(validate, trackers)  # the interrupted run may have left just before it
-            stopped = run.stopped()
-            while stopped is None:
-                batches.set_epoch(loop["epoch"])
-                network.train()
-                for micro_batches in batches:
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(loop["step"], config, total_steps)
-                    optimizer.zero_grad()
-                    for number, batch in enumerate(micro_batches, start=1):
-                        last = number == len(micro_batches)
-                        with nullcontext() if last else accelerator.no_sync(network):
-                            output = network(batch.to(accelerator.device))
-                            accelerator.backward(output.loss * world)  # processes average their gradients
-                        losses.add(output)
-                    norm = accelerator.clip_grad_norm_(parameters, config.clip) if config.clip else None
-                    optimizer.step()
-                    loop["step"], loop["between"] = loop["step"] + 1, False
-                    losses.end_step(None if accelerator.scaler else norm)
-                    show(getattr(batch, "row_count", config.batch_size))
-                    if run.look_due():
-                        stopped = run.look(caught)
-                        if stopped is not None:
-                            break
-                else:
-                    run.end_epoch()
-                    stopped = run.look(caught)
-                if stopped != "signal":
-                    run.validate_if_due(validate, trackers)
-                    stopped = run.stopped() or stopped or run.look(caught)
-            if stopped == "max_seconds":
-                run.validate(validate, trackers, counts=False)
-            run.save()
-        number = run.signalled(caught)  # one that came with the last step, or after it, ends the command all the same
-    finally:
-        run.close()
-        for tracker in trackers:
-            tracker.finish()
+
+def _seed(seed: int) -> None:
+    """Seed the generators that dropout and the like draw from; each process has another seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def _result(run: TrainingState, model: nn.Module, stopped: Any, number: int) -> TrainResult:
+    """Put the best weights into the model and tell how the training went."""
     if run.best is not None:
         model.load_state_dict(run.best)
     return TrainResult(
-        best=dict(loop["best"]),
-        best_epoch=loop["best_epoch"],
-        epochs=loop["epoch"],
-        steps=loop["step"],
+        best=dict(run.loop["best"]),
+        best_epoch=run.loop["best_epoch"],
+        epochs=run.loop["epoch"],
+        steps=run.loop["step"],
         seconds=run.seconds(),
         stopped="signal" if number else stopped,
-        history=list(loop["history"]),
+        history=list(run.loop["history"]),
         signal=number,
     )
 

@@ -1,4 +1,4 @@
-"""Whether the weights of a model fit this machine, told from its hyper-parameters before anything is allocated."""
+"""A check that the weights of a model fit this machine, told from its hyper-parameters before anything is allocated."""
 
 from __future__ import annotations
 

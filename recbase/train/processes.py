@@ -15,7 +15,7 @@ _working_alone = False
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and prints (the only one, or rank 0 of a launch)."""
+    """True where this process is the one that writes and prints (the only one, or rank 0 of a launch)."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

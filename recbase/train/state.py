@@ -21,7 +21,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from recbase.cli.options import progress
+from recbase.console import progress
 from recbase.recipes import spelled
 from recbase.store.files import write_file
 from recbase.store.folder import Folder, load_arrays, open_folder, save_folder, tensor_bytes
@@ -119,13 +119,13 @@ class TrainingState:
         return float(self.loop["seconds"]) + time.monotonic() - self.started
 
     def stopped(self) -> Stopped | None:
-        """Why training is over, judged by what every process knows."""
+        """Reason why training is over, judged by what every process knows; None if it is not."""
         if self.config.patience and self.loop["stale"] >= self.config.patience:
             return "patience"
         return "epochs" if self.loop["epoch"] >= self.config.epochs else None
 
     def look_due(self) -> bool:
-        """Whether this step ends with a `look`; the same on every process."""
+        """True where this step ends with a `look`; the same on every process."""
         return bool(self.loop["step"] >= self.next_look)
 
     def look(self, caught: list[int]) -> Stopped | None:
@@ -135,18 +135,20 @@ class TrainingState:
         now = time.monotonic()
         pace = (now - self.looked_at) / max(1, step - self.looked_step)
         self.looked_at, self.looked_step = now, step
+        # One all-reduce carries all that processes have to agree on, as the largest of each. The earliest bad step of
+        # any process is the largest once its sign is turned.
         values = [
-            -math.inf if bad is None else float(-bad),
+            -math.inf if bad is None else -float(bad),
             float(max(caught, default=0)),
             float(main and config.max_seconds is not None and self.seconds() >= config.max_seconds),
             float(main and self.folder is not None and now - self.saved_at >= config.save_every_seconds),
             float(min(100, max(1, round(_LOOK_SECONDS / max(pace, 1e-6)))) if main else 0),
         ]
-        first_bad, signalled, late, save, interval = self._largest(values)
+        minus_first_bad, signalled, late, save, interval = self._largest(values)
         alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
         self.next_look = step + (1 if alone else int(interval))
-        if first_bad > -math.inf:
-            raise ValueError(self.losses.complaint(int(-first_bad)))
+        if minus_first_bad > -math.inf:
+            raise ValueError(self.losses.complaint(int(-minus_first_bad)))
         if save and not signalled and not late:
             self.save()
         return "signal" if signalled else "max_seconds" if late else None
@@ -220,7 +222,7 @@ class TrainingState:
         self.save()
 
     def _improves(self, metrics: dict[str, float]) -> bool:
-        """Whether these metrics beat the best so far; the main process decides for all."""
+        """True where these metrics beat the best so far; the main process decides for all."""
         config = self.config
         if config.monitor not in metrics:
             names = ", ".join(sorted(metrics)) or "none"
@@ -241,7 +243,7 @@ class TrainingState:
     # ------------------------------------------------------------------------------------- saving, resuming
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this run; JSON values only."""
+        """Facts that must be the same for a checkpoint to be of this run; JSON values only."""
         config = asdict(self.config)
         free = _FREE if self.config.warmup_share else _FREE | {"warmup_share"}  # earlier versions had none
         if self.config.schedule in ("constant", "inverse_sqrt", "held_inverse_sqrt") and not self.config.warmup_share:
@@ -369,9 +371,12 @@ class TrainingState:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def close(self) -> None:
-        """Give the model back as it came: no autocast, no compiled call."""
+    def close(self, trackers: Sequence[Any] = ()) -> None:
+        """Give the model back as it came, without autocast or a compiled call, and end what follows the training."""
         from accelerate.utils import extract_model_from_parallel
+
+        for tracker in trackers:
+            tracker.finish()
 
         extract_model_from_parallel(self.network, keep_fp32_wrapper=False)
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):

@@ -44,7 +44,7 @@ _KEPT = 65_536  # training errors that a folder keeps
 
 @dataclass(frozen=True)
 class Appended:
-    """What appending items did.
+    """Outcome of appending items.
 
     Attributes
     ----------
@@ -211,7 +211,7 @@ def generations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def error_sample(tokenizer: Any, X: Any, codes: Any, seed: int = 0) -> np.ndarray | None:
-    """What a folder keeps of its training items for the drift of later ones: how far they are from their codes.
+    """Distances of some training items from their codes, kept to tell the drift of later ones.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def error_sample(tokenizer: Any, X: Any, codes: Any, seed: int = 0) -> np.ndarra
 
 
 def drift_report(training: np.ndarray | None, new: np.ndarray | None) -> dict[str, Any]:
-    """How much farther new items are from what their codes stand for than the items of the fit.
+    """Compare how far new items and the items of the fit are from what their codes stand for.
 
     Parameters
     ----------

@@ -228,7 +228,7 @@ def _former_parts(manifest: Any) -> list[str] | None:
 
 
 class _Worker:
-    """What lives on a machine of the cluster: the tokenizer, and the shards that it opens by their folder."""
+    """Worker on a machine of the cluster: holds the tokenizer, and opens shards by their folder."""
 
     def __init__(
         self, files: Mapping[str, bytes], embeddings: str, made_from: str, out: tuple[str, str] | None

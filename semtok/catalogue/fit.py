@@ -269,7 +269,7 @@ def _inputs(
     train: Histories | None,
     collaborative: str | os.PathLike[str] | np.ndarray | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the method's fit takes besides vectors, and what the manifest says of it."""
+    """Inputs of the method's fit besides vectors, and what the manifest says of them."""
     inputs: dict[str, Any] = {}
     used: dict[str, Any] = {}
     for name in tokenizer.inputs:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbase.arguments import EncoderName, FolderName, ModelName, Width
-from recbase.cli.console import say
+from recbase.console import say
 from recbase.pipeline import step
 from semtok.catalogue.fit import FittedCodes, fit_codes
 from semtok.codes import MANIFEST
@@ -24,7 +24,7 @@ __all__ = ["Encoding", "codes_folder", "item_embeddings", "keep_codes"]
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the content of items becomes vectors.
+    """Settings by which the content of items becomes vectors.
 
     Attributes
     ----------

@@ -26,7 +26,7 @@ _LEAST_EPSILON = 0.003
 
 
 class TokenizerCosts:
-    """What codes cost the items of a catalogue, as :func:`make_unique` asks for it.
+    """Costs of codes for the items of a catalogue, as :func:`make_unique` asks for them.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class TokenizerCosts:
 
 
 def costs_of(tokenizer: Any, X: Any, codes: Any, first: int = 0) -> TokenizerCosts:
-    """What codes cost the items of a catalogue, for :func:`make_unique`; see :class:`TokenizerCosts`."""
+    """Costs of codes for the items of a catalogue, for :func:`make_unique`; see :class:`TokenizerCosts`."""
     return TokenizerCosts(tokenizer, X, codes, first)
 
 
@@ -265,7 +265,7 @@ def _report(policy: str, old: ItemCodes, new: ItemCodes, work: Work, seed: int) 
 
 
 def _paid(work: Work, rows: np.ndarray, level: int, codes: np.ndarray, instead: np.ndarray | None = None) -> np.ndarray:
-    """What rows pay for their codes of a level, or pay more for those they have instead: float32 [n].
+    """Cost of the codes that rows have at a level, or what those they have instead cost more: float32 [n].
 
     A code that cannot be used, though an item has it, costs as much as the worst of the others.
     """

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recbase.arguments import CodebookSize, Count, ModelName, Revision, rule_of
-from recbase.cli.console import failures, print_json, say
 from recbase.cli.options import Command, Option, add_options, argument, given, shared
+from recbase.console import failures, print_json, say
 
 if TYPE_CHECKING:
     from semtok.codes import ItemCodes

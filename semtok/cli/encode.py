@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from recbase.cli.console import failures, print_json, print_table, say
 from recbase.cli.options import (
     Command,
     Option,
@@ -16,6 +15,7 @@ from recbase.cli.options import (
     argument,
     shared,
 )
+from recbase.console import failures, print_json, print_table, say
 
 if TYPE_CHECKING:
     from semtok.content.embeddings import Embeddings

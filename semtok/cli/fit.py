@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from recbase.cli.console import failures, print_json, say
 from recbase.cli.options import (
     Command,
     Option,
@@ -22,6 +21,7 @@ from recbase.cli.options import (
     summary_of,
     union,
 )
+from recbase.console import failures, print_json, say
 from semtok import TOKENIZERS
 from semtok.registry import methods
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recbase.cli.console import failures, print_json, print_table
 from recbase.cli.options import (
     Command,
     add_options,
@@ -16,6 +15,7 @@ from recbase.cli.options import (
     shared,
     summary_of,
 )
+from recbase.console import failures, print_json, print_table
 
 if TYPE_CHECKING:
     pass
@@ -53,7 +53,7 @@ def list_all(as_json: bool) -> None:
 
 
 def _described(method: str) -> dict[str, Any]:
-    """What `semtok list` says of a method, read from its source."""
+    """Entry of `semtok list` for a method, read from its source."""
     target = METHODS[method]
     if method in BROKEN:
         return {"summary": BROKEN[method], "paper": "", "inputs": [], "unique": "", "class": target}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recbase.cli.console import failures, print_json, print_table, say
 from recbase.cli.options import (
     Command,
     Option,
@@ -19,6 +18,7 @@ from recbase.cli.options import (
     options_from,
     shared,
 )
+from recbase.console import failures, print_json, print_table, say
 
 if TYPE_CHECKING:
     pass
@@ -97,7 +97,7 @@ def prepare(
 
 
 def _prepared_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was read, what was dropped and why, what is left, and how much of it has text."""
+    """Rows of the table: what was read, dropped and why, what is left, and how much of it has text."""
     counts, dropped, matching = manifest["counts"], manifest.get("dropped", {}), manifest.get("matching")
     rows = [("events read", f"{manifest['events_read']:,}")] if "events_read" in manifest else []
     if dropped.get("repeated_events"):

@@ -69,7 +69,7 @@ class Behavior:
     def represent(
         self, X: Any, item_rows: Any = None, missing: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
-        """What is quantized of each stream, before it is: float64 [N, D]. Arguments as in :meth:`encode`."""
+        """Vectors of each stream before they are quantized: float64 [N, D]. Arguments as in :meth:`encode`."""
         vectors = checked_vectors(X, self.width)
         rows = self._rows(vectors, item_rows)
         masks = {name: self._missing(name, rows, missing) for name in self.views}
@@ -148,7 +148,7 @@ class Behavior:
         return found
 
     def _rows(self, vectors: np.ndarray, item_rows: Any) -> np.ndarray:
-        """Which item of the fit each vector is, -1 where none: int64 [N]."""
+        """Item of the fit that each vector is, -1 where none: int64 [N]."""
         if item_rows is not None:
             rows = np.asarray(item_rows)
             fitted = len(self.keys)
@@ -165,7 +165,7 @@ class Behavior:
         return np.where(last - first == 1, self.order[np.minimum(first, len(self.order) - 1)], -1)
 
     def _missing(self, name: str, rows: np.ndarray, missing: Mapping[str, Any] | None) -> np.ndarray:
-        """Which items lack a view: as given, else as in the fit. bool [N]."""
+        """Marks of the items that lack a view: as given, else as in the fit. bool [N]."""
         if missing is None or name not in missing:
             return np.where(rows < 0, False, self.arrays[f"{name}.missing"][rows])
         mask = np.asarray(missing[name])

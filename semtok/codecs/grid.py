@@ -72,7 +72,7 @@ class Grid:
         return codes
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """What codes [n, L] stand for: float32 [n, D]."""
+        """Decode codes [n, L]: float32 [n, D]."""
         digits = (codes[:, :, None] // self.steps % self.cells).reshape(len(codes), -1)  # [n, C]
         vectors = np.repeat(self.mean[None], len(codes), axis=0)
         for value, cell in zip(self.values, digits.T, strict=True):
@@ -80,7 +80,7 @@ class Grid:
         return vectors
 
     def book(self, level: int) -> np.ndarray:
-        """What each code of a level adds: float32 [K, D]."""
+        """Vectors that the codes of a level add: float32 [K, D]."""
         digits = np.arange(self.cells.prod())[:, None] // self.steps % self.cells
         values = self.values[level * len(self.cells) :]
         found: np.ndarray = sum(value[cell] for value, cell in zip(values, digits.T, strict=False))

@@ -26,7 +26,7 @@ __all__ = ["PROGRAMS", "Program", "load_portable"]
 
 
 class Program(Protocol):
-    """What a program answers."""
+    """Interface of a program: codes of vectors, and vectors of codes."""
 
     def encode(self, X: Any) -> np.ndarray:
         """Codes of vectors: [N, D] to int32 [N, L]."""

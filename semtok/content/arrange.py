@@ -44,7 +44,7 @@ class Layout:
 
 
 def arrangement_for(tokenizer: Any, per_view: bool | None = None) -> str:
-    """How the views are laid out for a tokenizer: as its class says, unless ``per_view`` says otherwise."""
+    """Arrangement of the views for a tokenizer: as its class says, unless ``per_view`` says otherwise."""
     if per_view is not None:
         return "views" if per_view else "joined"
     if tokenizer.modalities:

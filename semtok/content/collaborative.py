@@ -78,7 +78,7 @@ def collaborative_vectors(
 
 
 def cooccurrences(train: Histories, n_items: int, window: int | None = None) -> sparse.csr_matrix:
-    """How often two items stand within ``window`` events of each other (None: in one history): float64 [N, N].
+    """Counts of two items within ``window`` events of each other (None: in one history): float64 [N, N].
 
     Symmetric; an item does not occur next to itself. Parameters as in :func:`collaborative_vectors`.
     """

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -61,7 +62,7 @@ from semtok.content.encode_views import (
     texts_of,
     unreadable_images,
 )
-from semtok.content.encoders import Encoder, ImageEncoder, Pca, TextEncoder, Tfidf, check_encoder_name, text_encoder
+from semtok.content.encoders import ImageEncoder, Pca, TextEncoder, Tfidf, check_encoder_name, text_encoder
 from semtok.content.vector_files import is_vector_file, read_vector_file
 from semtok.content.words import RULES
 
@@ -173,21 +174,11 @@ def embed_dataset(
     check_encoder_name(encoder)
     given = {"pca": pca, "max_tokens": max_tokens, "batch_size": batch_size, "seed": seed, "device": device}
     check_arguments(embed_dataset, given | {"device_map": device_map, "revision": revision})
-    arrays = _ready_vectors(encoder, views, dataset) if is_vector_file(encoder) else {}
-    images = getattr(dataset, "images", None)
-    if images is not None and (views is None or IMAGE_VIEW in views) and not arrays:
-        arrays[IMAGE_VIEW] = np.asarray(images)
-    text_views = _text_views(dataset, encoder, views, arrays, image_encoder)
-    entries = {name: texts_of(dataset.items["image_path" if name == IMAGE_VIEW else name]) for name in text_views}
+    arrays, entries = _sources(dataset, encoder, views, image_encoder)
+    columns = [name for name in entries if name != IMAGE_VIEW]
     if joined:
-        entries[JOINED_VIEW] = joined_texts([texts for name, (texts, _) in entries.items() if name != IMAGE_VIEW])
-    settings: dict[str, Any] = {
-        "encoder": encoder,
-        "source": source_hash(encoder),
-        "pca": pca,
-        "whiten": whiten,
-        "seed": seed,
-    }
+        entries[JOINED_VIEW] = joined_texts([entries[name][0] for name in columns])
+    settings = {"encoder": encoder, "source": source_hash(encoder), "pca": pca, "whiten": whiten, "seed": seed}
     if encoder == "tfidf":
         settings |= {"words": RULES}
     elif not is_vector_file(encoder):
@@ -195,89 +186,120 @@ def embed_dataset(
     if IMAGE_VIEW in entries:
         settings |= {"image_encoder": image_encoder, "image_source": source_hash(str(image_encoder))}
     contents = {name: sha256_of("\0".join(texts)) for name, (texts, _) in entries.items()}
-    contents |= {name: sha256_of(vectors) for name, vectors in arrays.items()}
+    contents |= {name: sha256_of(one) for name, one in arrays.items()}
     key = sha256_of(json.dumps([settings, contents, dataset.hash], sort_keys=True))
     if out is not None and (kept := _kept(out, key)) is not None:
         return kept
 
     say_missing({name: mask for name, (_, mask) in entries.items()}, "items")
-    loaded: list[TextEncoder] = []
-
-    def shared_encoder() -> TextEncoder:
-        if not loaded:
-            loaded.append(
-                text_encoder(
-                    encoder,
-                    max_tokens=max_tokens,
-                    batch_size=batch_size,
-                    dtype=dtype,
-                    device=device,
-                    device_map=device_map,
-                    revision=revision,
-                )
-            )
-        return loaded[0]
-
+    parts = None if out is None else EncodedParts(Path(out) / "parts")
+    where = {"device": device, "device_map": device_map, "revision": revision}
+    text = {"max_tokens": max_tokens, "batch_size": batch_size, "dtype": dtype} | where
+    image = {"root": image_root, "batch_size": max(1, batch_size // 2)} | where
+    encoding, count = _Encoding(encoder, text, image_encoder, image, pca or 128, seed, parts, quiet), len(dataset.items)
     made: dict[str, np.ndarray] = {}
     missing: dict[str, np.ndarray] = {}
-    transforms: dict[str, ViewTransform] = {}
-    described: dict[str, dict[str, Any]] = {}
-    parts = None if out is None else EncodedParts(Path(out) / "parts")
-    count = len(dataset.items)
+    transforms, described = {}, {}
     for name in [*entries, *arrays]:
-        tfidf = None
-        if name in arrays:
-            raw = checked_vectors(arrays[name], name, count)
-            missing[name] = np.zeros(count, dtype=bool)
-            described[name] = {"encoder": "array"}
-            if count > 1 and (raw == raw[0]).all():
-                _drop(name, "the same vector for every item")
-                continue
-        else:
-            texts, missing[name] = entries[name]
-            if len(set(texts)) < 2:
-                _drop(name, "one value")
-                continue
-            if name == IMAGE_VIEW:
-                used: Encoder = ImageEncoder(
-                    str(image_encoder), image_root, max(1, batch_size // 2), device, device_map, revision
-                )
-                raw = encode_entries(used, texts, name, parts, quiet, missing[name])
-                missing[name] |= unreadable_images(raw, used, texts)
-                raw = filled_vectors(raw, missing[name], None)
-                described[name] = used.describe() | {"root": image_root}
-            elif encoder == "tfidf":
-                try:
-                    tfidf = Tfidf.fit(texts, pca or 128, seed)
-                except ValueError:
-                    _drop(name, "no words")
-                    continue
-                raw = tfidf.encode(texts)
-                described[name] = {"encoder": "tfidf", "words": tfidf.rules}
+        try:
+            if name in arrays:
+                raw, tfidf, said = encoding.ready(name, arrays[name], count)
+                missing[name] = np.zeros(count, dtype=bool)
             else:
-                raw = encode_entries(shared_encoder(), texts, name, parts, quiet)
-                described[name] = shared_encoder().describe()
+                texts, missing[name] = entries[name]
+                raw, tfidf, said = encoding.encoded(name, texts, missing[name])
+        except _NothingToEncode as nothing:
+            _drop(name, str(nothing))
+            continue
         fitted = None if pca is None else Pca.fit(raw, pca, whiten)
         made[name] = raw if fitted is None else fitted.transform(raw)
-        transforms[name] = ViewTransform(tfidf, fitted)
+        transforms[name], described[name] = ViewTransform(tfidf, fitted), said
     if not made:
-        raise ValueError(
-            f"no view of data set {dataset.name!r} is left: {listed([*entries, *arrays])} hold one value each"
-        )
+        names = listed([*entries, *arrays])
+        raise ValueError(f"no view of data set {dataset.name!r} is left: {names} hold one value each")
     manifest = {
         **settings,
         "key": key,
         "template": "the text of each view alone; missing = the empty string",
-        "views": {name: described[name] for name in made},
-        "joined": [name for name in text_views if name != IMAGE_VIEW] if joined else None,
+        "views": described,
+        "joined": columns if joined else None,
         "contents": contents,
         "dataset": {"name": dataset.name, "hash": dataset.hash, "items": count},
     }
     embeddings = Embeddings(made, {n: missing[n] for n in made}, as_ids(dataset.items["item_id"]), manifest, transforms)
-    if out is not None:
-        embeddings.save(out)
-        cast(EncodedParts, parts).clear()
+    if parts is not None:
+        embeddings.save(cast(Path, out))
+        parts.clear()
     return embeddings
+
+
+_Entries = dict[str, tuple[list[str], np.ndarray]]
+
+
+def _sources(
+    dataset: Any, encoder: str, views: Sequence[str] | None, image_encoder: str | None
+) -> tuple[dict[str, np.ndarray], _Entries]:
+    """Ready-made vectors by view; entries (texts, or paths of images) and which of them are missing by view."""
+    arrays = _ready_vectors(encoder, views, dataset) if is_vector_file(encoder) else {}
+    images = getattr(dataset, "images", None)
+    if images is not None and (views is None or IMAGE_VIEW in views) and not arrays:
+        arrays[IMAGE_VIEW] = np.asarray(images)
+    names = _text_views(dataset, encoder, views, arrays, image_encoder)
+    return arrays, {name: texts_of(dataset.items["image_path" if name == IMAGE_VIEW else name]) for name in names}
+
+
+class _NothingToEncode(Exception):
+    """A view tells no two items apart; the message says why."""
+
+
+@dataclass
+class _Encoding:
+    """The encoders of one call, each made when a view first needs it."""
+
+    encoder: str
+    text: dict[str, Any]  # settings of the text encoder
+    image_encoder: str | None
+    image: dict[str, Any]  # settings of the image encoder
+    words: int  # width of TF-IDF
+    seed: int
+    parts: EncodedParts | None
+    quiet: bool
+    loaded: TextEncoder | None = None
+
+    def ready(self, name: str, vectors: Any, count: int) -> tuple[np.ndarray, Tfidf | None, dict[str, Any]]:
+        """Vectors that need no encoder: float32 [N, D], no TF-IDF, and what the manifest says."""
+        raw = checked_vectors(vectors, name, count)
+        if count > 1 and (raw == raw[0]).all():
+            raise _NothingToEncode("the same vector for every item")
+        return raw, None, {"encoder": "array"}
+
+    def encoded(
+        self, name: str, texts: list[str], missing: np.ndarray
+    ) -> tuple[np.ndarray, Tfidf | None, dict[str, Any]]:
+        """Vectors of one view: float32 [N, D], its TF-IDF if that made them, and what the manifest says.
+
+        ``missing`` is changed in place where a picture cannot be read.
+        """
+        if len(set(texts)) < 2:
+            raise _NothingToEncode("one value")
+        if name == IMAGE_VIEW:
+            return self._pictures(name, texts, missing)
+        if self.encoder == "tfidf":
+            try:
+                tfidf = Tfidf.fit(texts, self.words, self.seed)
+            except ValueError:
+                raise _NothingToEncode("no words") from None
+            return tfidf.encode(texts), tfidf, {"encoder": "tfidf", "words": tfidf.rules}
+        self.loaded = self.loaded or text_encoder(self.encoder, **self.text)
+        return encode_entries(self.loaded, texts, name, self.parts, self.quiet), None, self.loaded.describe()
+
+    def _pictures(
+        self, name: str, paths: list[str], missing: np.ndarray
+    ) -> tuple[np.ndarray, Tfidf | None, dict[str, Any]]:
+        used = ImageEncoder(str(self.image_encoder), **self.image)
+        raw = encode_entries(used, paths, name, self.parts, self.quiet, missing)
+        missing |= unreadable_images(raw, used, paths)
+        return filled_vectors(raw, missing, None), None, used.describe() | {"root": self.image["root"]}
 
 
 def embeddings_for(
@@ -315,7 +337,7 @@ def embeddings_for(
 
 @consistent
 def _kept(out: str | os.PathLike[str], key: str) -> Embeddings | None:
-    """What the folder already holds, if it was made from the same things."""
+    """Embeddings that the folder already holds, if they were made from the same things."""
     try:
         opened = open_folder(out, MANIFEST, KIND)
         return load_embeddings(out) if opened.manifest.get("key") == key else None

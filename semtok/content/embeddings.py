@@ -94,7 +94,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, eq=False)
 class ViewTransform:
-    """What turns new entries of one view into vectors: the TF-IDF model (if that is the encoder), then the PCA."""
+    """Transform of new entries of one view into vectors: the TF-IDF model (if that is the encoder), then the PCA."""
 
     tfidf: Tfidf | None = None
     pca: Pca | None = None

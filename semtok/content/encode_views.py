@@ -84,7 +84,7 @@ def joined_texts(views: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]
 
 
 def source_hash(encoder: str) -> str | None:
-    """What tells two model folders of one name apart: the content of their configuration, tokenizer and weights."""
+    """Hash of a model folder by the content of its configuration, tokenizer and weights; None for a name."""
     folder = Path(encoder)
     if not folder.is_dir():
         return None
@@ -127,7 +127,7 @@ def say_missing(missing: Mapping[str, np.ndarray], what: str) -> None:
 
 
 def unreadable_images(vectors: np.ndarray, encoder: Encoder, paths: Sequence[str]) -> np.ndarray:
-    """Which pictures could not be read: bool [N]; they are counted and the first of them named.
+    """Marks of the pictures that could not be read: bool [N]; they are counted and the first of them named.
 
     Raises
     ------

@@ -188,7 +188,7 @@ class Encoder(Protocol):
     """Anything that turns texts (or paths of images) into vectors."""
 
     def describe(self) -> dict[str, Any]:
-        """What decides the vectors: name, revision, pooling. Written to the manifest and hashed."""
+        """Facts that decide the vectors: name, revision, pooling. Written to the manifest and hashed."""
 
     def encode(self, entries: Sequence[str]) -> np.ndarray:
         """Vectors of the entries: float32 [n, D]."""
@@ -365,7 +365,7 @@ class ImageEncoder:
         return torch.cat(batches).numpy()
 
     def _blank(self) -> Any:
-        """What stands in for a picture that cannot be read, so that a batch keeps its rows."""
+        """Stand-in for a picture that cannot be read, so that a batch keeps its rows."""
         from PIL import Image
 
         return Image.new("RGB", (32, 32))

@@ -29,7 +29,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class VectorSource:
-    """Where vectors lie and which items their rows are of, as a user says it.
+    """Place of vectors and the items of their rows, as a user names them.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class VectorSource:
     def of(
         cls, path: Any, ids: Path | None = None, in_order: bool = False, typed: Mapping[str, Any] | None = None
     ) -> VectorSource | None:
-        """What options say; None where no vectors are given.
+        """Source that options name; None where no vectors are given.
 
         Raises
         ------

@@ -58,7 +58,7 @@ class _Tensor:
 
 
 def _tensors(path: Path) -> dict[str, _Tensor]:
-    """Where the tensors of a safetensors file lie."""
+    """Positions of the tensors of a safetensors file."""
     said = path.stat()
     return _header(path, said.st_size, said.st_mtime_ns)
 
@@ -374,7 +374,7 @@ class ShardedEmbeddings:
 
     @cached_property
     def missing(self) -> dict[str, np.ndarray]:
-        """Which entries of each view are missing: bool [N]."""
+        """Marks of the missing entries of each view: bool [N]."""
         found = {name: np.zeros(len(self), dtype=bool) for name in self._views}
         start = 0
         for piece in self._pieces:
@@ -432,7 +432,7 @@ class ShardedEmbeddings:
 
 
 def is_sharded(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds shards of vectors."""
+    """True where a folder holds shards of vectors."""
     return Path(folder).is_dir() and any(_SHARD.match(path.name) for path in Path(folder).iterdir())
 
 

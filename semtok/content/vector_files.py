@@ -51,7 +51,7 @@ _LEAST_BYTES, _MOST_EXPANSION = 1 << 26, 1000  # Parquet compresses: how much mo
 
 @dataclass(frozen=True, eq=False)
 class VectorFile:
-    """What a file of vectors holds.
+    """Contents of a file of vectors.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class VectorFile:
 
 
 def is_vector_file(path: str | os.PathLike[str]) -> bool:
-    """Whether the name is that of a file of vectors."""
+    """True where the name is that of a file of vectors."""
     return Path(path).suffix in VECTOR_FILES
 
 

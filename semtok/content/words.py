@@ -92,7 +92,7 @@ def _pieces(word: str) -> list[str]:
 
 
 def _units(run: re.Match[str]) -> tuple[list[str], tuple[int, ...]]:
-    """What a run is made of, and the lengths of its groups: ideographs, or letters with the signs that belong to them.
+    """Units of a run, and the lengths of its groups: ideographs, or letters with the signs that belong to them.
 
     An ideograph is close to a word; a letter says nothing alone.
     """
@@ -104,7 +104,7 @@ def _groups(units: list[str], lengths: tuple[int, ...]) -> list[str]:
 
 
 def cohesion(terms: Sequence[str], texts: Iterable[str]) -> np.ndarray | None:
-    """How much the characters of each term belong together: 1 for words, less for groups that span two words.
+    """Cohesion of the characters of each term: 1 for words, less for groups that span two words.
 
     A group's normalised pointwise mutual information [1]_ of its first or last character with the rest of it is near 0
     where a word ends within it, since words follow each other freely, and larger inside a word.

@@ -25,7 +25,7 @@ _SAMPLE = 16
 
 
 def codewords(tokenizer: Any, codes: ItemCodes, seed: int = 0) -> list[np.ndarray]:
-    """What each code of each level stands for, in the space of the item vectors.
+    """Vectors that the codes of each level stand for, in the space of the item vectors.
 
     Where every combination of codes has a meaning (the tokenizer has ``codebooks_``), a code's vector is what decoding
     yields with it in place of another, averaged over the other codes of some items: for codebooks that are added up,

@@ -181,7 +181,7 @@ def _from_index(path: Path, content: Any) -> _Found:
 
 
 def _pattern_of(text: Any) -> re.Pattern[str] | None:
-    """What all items must look like, by the first: its letters in their order."""
+    """Pattern of all tokens of an item, by the first: its letters in their order."""
     letters = [letter for letter, _ in _TOKEN.findall(text)] if isinstance(text, str) else []
     return re.compile("".join(rf"<{letter}_([0-9]{{1,10}})>" for letter in letters)) if letters else None
 

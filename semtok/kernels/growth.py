@@ -109,7 +109,7 @@ _STREAM_ROUNDS = 4  # times that prices are raised over rows that are read again
 
 @dataclass(frozen=True)
 class Splitting:
-    """How a node is split into clusters; the arguments of `semtok.HierarchicalKMeans` of the same names."""
+    """Settings by which a node is split into clusters: arguments of `semtok.HierarchicalKMeans` of the same names."""
 
     codebook_size: int
     balanced: bool

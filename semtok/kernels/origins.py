@@ -45,7 +45,7 @@ def on_grid(values: Tensor, grid: Tensor) -> Tensor:
 
 
 def far_part(points: Tensor) -> Tensor | None:
-    """What to take from every vector, now and later: float32 [D], None if nothing.
+    """Offset to take from every vector, now and later: float32 [D], None if there is none.
 
     Columns whose middle lies less than eight spreads from zero stay where they are; of the others a multiple of a power
     of two is taken, which leaves them near zero and is nearly always exact.

@@ -178,7 +178,7 @@ class RowBatches:
             self.epoch, self.step = epoch, epoch * self.epoch_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the reader is."""
+        """Position of the reader."""
         return {"epoch": self.epoch, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

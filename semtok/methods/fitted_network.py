@@ -19,7 +19,7 @@ __all__ = ["Fitted", "as_arrays", "checked_array", "latents_of", "layer_arrays",
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is fitted on one view, as arrays.
+    """Arrays that are fitted on one view.
 
     Attributes
     ----------

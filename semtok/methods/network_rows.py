@@ -56,7 +56,7 @@ def validation_rows(rows: Any, seed: int) -> Tensor:
 
 
 def shift_and_scale(rows: Any, scaling: str) -> tuple[Tensor, Tensor]:
-    """What is taken from a vector and what it is divided by: two of [D]."""
+    """Offset and scale of a vector's entries: two of [D]."""
     width = rows.shape[1]
     if scaling == "none":
         return torch.zeros(width), torch.ones(width)

@@ -304,7 +304,7 @@ class RQVAE(StreamedTokenizer):
         return self
 
     def _checked_inputs(self, count: int, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``fit`` was given besides vectors of ``count`` rows, checked."""
+        """Check what ``fit`` was given besides vectors of ``count`` rows."""
         return dict(inputs)
 
     def _check_arguments(self) -> None:
@@ -314,7 +314,7 @@ class RQVAE(StreamedTokenizer):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
 
     def _network(self, width: int, shift: Tensor, scale: Tensor, seed: int, inputs: Mapping[str, Any]) -> Autoencoder:
-        """What is trained on one view; a subclass may add losses."""
+        """Network that is trained on one view; a subclass may add losses."""
         return Autoencoder(width, tuple(self.hidden), self.latent_dim, None, shift, scale, seed)
 
     def _fit_view(
@@ -417,7 +417,7 @@ class RQVAE(StreamedTokenizer):
         return self._codes
 
     def latents(self, X: Any) -> np.ndarray:
-        """What is quantized: [N, D] to float64 [N, latent_dim] (of all views side by side)."""
+        """Latent vectors, which are quantized: [N, D] to float64 [N, latent_dim] (of all views side by side)."""
         self._check_fitted()
         rows = Rows(self, X, reset=False)
         parts = []

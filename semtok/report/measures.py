@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from recbase.cli.console import cell, console_of, plain
+from recbase.console import cell, console_of, plain
 from recbase.store.folder import write_file
 from semtok.codes import ItemCodes
 
@@ -224,7 +224,7 @@ class Condition:
         return f"{self.name}{self.sign}{self.bound:g}"
 
     def holds(self, report: Mapping[str, Any]) -> bool | None:
-        """Whether it is so; None if the report does not say."""
+        """True where it is so; None if the report does not say."""
         value = numbers(report)[self.name]
         return None if value is None else _OPERATORS[self.sign](value, self.bound)
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape as _as_html
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from recbase.cli.console import plain
 from semtok.codes import ItemCodes
 from semtok.quality import closeness
+from semtok.report.drawings import escape, histogram, map_figure, use_figure
 from semtok.report.measures import MEASURES, numbers, project, shape_of
 from semtok.report.sources import Subject
 
 __all__ = ["comparison_page", "nearest_by_codes", "prefix_tree"]
 
 _SAMPLES, _NEAREST = 6, 5
-_MOST_POINTS, _COLOURS = 1000, 8
+_MOST_POINTS = 1000
+_STYLE = files("semtok.report").joinpath("page.css").read_text(encoding="utf-8")
 _TREE_WIDTHS = (12, 6, 4)
 _TREE_TITLES = 4
 _MOST_LEVELS = 8
@@ -164,13 +165,8 @@ def comparison_page(
     )
 
 
-def escape(text: Any) -> str:
-    """Text from data as HTML: no tag, no control character, nothing that turns the writing of what follows around."""
-    return _as_html(plain(text))
-
-
 class _Names:
-    """What items are called, as safe HTML."""
+    """Names of items as safe HTML."""
 
     def __init__(self, titles: Mapping[Any, str]) -> None:
         self.titles = titles
@@ -252,34 +248,7 @@ def _use(subjects: Sequence[Subject]) -> str:
         '<span><i class="s2"></i>effective codes (perplexity)</span></p>'
         "<p>Share of the codes of each level. Much less perplexity than use means that a few codes have most items.</p>"
     )
-    return key + _cards(_card(subject, _use_figure(subject) + _level_table(subject)) for subject in subjects)
-
-
-def _use_figure(subject: Subject) -> str:
-    levels = subject.report["levels"]
-    width, height, left, low = 360, 150, 34, 124
-    step = (width - left - 6) / len(levels)
-    bar = min(22.0, step * 0.36)
-    parts = []
-    for share in (0, 0.5, 1):
-        y = low - share * 110
-        parts.append(f'<path class="grid" d="M{left} {y:g}H{width}"/>')
-        parts.append(f'<text x="{left - 5}" y="{y + 4:g}" class="end">{share:.0%}</text>')
-    every = math.ceil(len(levels) / 16)
-    for place, row in enumerate(levels):
-        middle = left + (place + 0.5) * step
-        for shift, share, colour in ((-bar, row["utilisation"], "s1"), (0.0, row["perplexity"] / row["size"], "s2")):
-            tall = max(share * 110, 0.5)
-            place_of = f'x="{middle + shift:.1f}" y="{low - tall:.1f}" width="{max(bar - 1, 1):.1f}"'
-            parts.append(f'<rect class="{colour}" {place_of} height="{tall:.1f}"/>')
-        if place % every == 0:
-            parts.append(f'<text x="{middle:.1f}" y="{low + 14}" class="mid">{row["level"]}</text>')
-    parts.append(f'<text x="{(left + width) / 2}" y="{height - 1}" class="mid">level</text>')
-    said = "; ".join(
-        f"level {row['level']}: {row['utilisation']:.0%} used, {row['perplexity'] / row['size']:.0%} effective"
-        for row in levels
-    )
-    return _figure(width, height + 4, "".join(parts), f"Use of the codes of {subject.name}. {said}.")
+    return key + _cards(_card(subject, use_figure(subject) + _level_table(subject)) for subject in subjects)
 
 
 def _level_table(subject: Subject) -> str:
@@ -306,39 +275,11 @@ def _histograms(subjects: Sequence[Subject]) -> str:
     cards = []
     for subject in subjects:
         shown = subject.codes.codes.T[:_MOST_LEVELS]
-        parts = [_histogram(subject, level, column) for level, column in enumerate(shown)]
+        parts = [histogram(subject, level, column) for level, column in enumerate(shown)]
         left = subject.codes.levels - len(shown)
         more = f"<p>{left} more level{'s' if left > 1 else ''} not drawn.</p>" if left else ""
         cards.append(_card(subject, f'<div class="small">{"".join(parts)}</div>{more}'))
     return lead + _cards(cards)
-
-
-def _histogram(subject: Subject, level: int, column: np.ndarray) -> str:
-    size = subject.codes.sizes[level]
-    counts = np.sort(np.bincount(column, minlength=size))[::-1]
-    top = max(int(counts[0]), 1)
-    width, height, left, low = 160, 92, 4, 72
-    wide, tall = width - left - 2, 58
-    shown = counts[: int((counts > 0).sum())]
-    step = max(1, len(shown) // 128)  # so many corners are enough for the eye
-
-    def height_of(items: float) -> float:
-        return low - math.log1p(items) / math.log1p(top) * tall
-
-    path = "".join(
-        f"V{height_of(value):.1f}H{left + min(place + step, len(shown)) / size * wide:.1f}"
-        for place, value in zip(range(0, len(shown), step), shown[::step].tolist(), strict=True)
-    )
-    even = height_of(counts.sum() / size)
-    inner = (
-        f'<path class="area" d="M{left} {low}{path}V{low}Z"/><path class="axis" d="M{left} {low}H{width - 2}"/>'
-        f'<path class="even" d="M{left} {even:.1f}H{width - 2}"/>'
-        f'<text x="{left}" y="10">level {level}</text>'
-        f'<text x="{width - 2}" y="10" class="end">most {top:,}</text>'
-        f'<text x="{left}" y="{low + 15}">{len(shown):,} of {size:,} codes used</text>'
-    )
-    said = f"Level {level} of {subject.name}: {len(shown)} of {size} codes used, the largest has {top} items."
-    return _figure(width, height, inner, said)
 
 
 def _maps(subjects: Sequence[Subject], seed: int) -> str:
@@ -356,7 +297,7 @@ def _maps(subjects: Sequence[Subject], seed: int) -> str:
             same = id(vectors)
             made[same] = (rows, project(np.asarray(vectors)[rows], seed))
         rows, points = made[same]
-        cards.append(_card(subject, _map_figure(subject, rows, points)))
+        cards.append(_card(subject, map_figure(subject, rows, points)))
     if not cards:
         return ""
     lead = (
@@ -377,28 +318,6 @@ def _like(subject: Subject, subjects: Sequence[Subject], made: Mapping[int, Any]
         if np.array_equal(subject.codes.item_ids, other.codes.item_ids) and np.array_equal(mine, theirs):
             return id(theirs)
     return None
-
-
-def _map_figure(subject: Subject, rows: np.ndarray, points: np.ndarray) -> str:
-    first = subject.codes.codes[rows, 0]
-    counts = np.bincount(subject.codes.codes[:, 0])
-    common = np.argsort(-counts, kind="stable")[: min(_COLOURS, int((counts > 0).sum()))]
-    size, edge = 360, 8
-    low, high = points.min(0), points.max(0)
-    scale = (size - 2 * edge) / max(float((high - low).max()), 1e-9)
-    middle = (low + high) / 2
-    places = ((points - middle) * scale + size / 2).round(1)
-    groups = [("c-other", ~np.isin(first, common))] + [(f"c{at}", first == code) for at, code in enumerate(common)]
-    inner = "".join(
-        f'<path class="dot {colour}" d="{"".join(f"M{x:g} {y:g}h0" for x, y in places[chosen].tolist())}"/>'
-        for colour, chosen in groups
-    )
-    key = "".join(
-        f'<span><i class="c{at}"></i>code {code} ({counts[code]:,} items)</span>' for at, code in enumerate(common)
-    )
-    whole = "vectors" if subject.vectors is not None else "decoded vectors"
-    said = f"Map of {len(rows)} {whole} of items, coloured by the first code of {subject.name}."
-    return _figure(size, size, inner, said) + f'<p class="key small-key">{key}</p>'
 
 
 def _trees(subjects: Sequence[Subject], names: _Names) -> str:
@@ -566,67 +485,3 @@ def _card(subject: Subject, body: str, level: str = "h3") -> str:
 
 def _cards(cards: Iterable[str]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
-
-
-def _figure(width: int, height: int, inner: str, said: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said)}"><title>{escape(said)}</title>'
-        f"{inner}</svg>"
-    )
-
-
-_STYLE = """
-:root{--bg:#fff;--ink:#1b232e;--soft:#566273;--line:#dde2e8;--card:#f7f8fa;--head:#eef1f5;--one:#2f6db3;--two:#c06515;
---dot:#b9c0ca;--k0:#2f6db3;--k1:#d2691e;--k2:#2a8a57;--k3:#c2394d;--k4:#7a57b8;--k5:#8a6a35;--k6:#c7549f;--k7:#128c9b}
-@media(prefers-color-scheme:dark){:root{--bg:#12161c;--ink:#e7ebf1;--soft:#a3afbe;--line:#2d3642;--card:#1a2028;
---head:#222a34;--one:#74abea;--two:#eaa055;--dot:#4a5462;--k0:#74abea;--k1:#f0935a;--k2:#5dc28d;--k3:#f0788a;
---k4:#b59af0;--k5:#cdb078;--k6:#ea8fc8;--k7:#55c5d4}}
-*{box-sizing:border-box}html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
-@media(prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
-body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-header,main{max-width:1240px;margin:0 auto;padding:0 20px}header{padding-top:28px}
-h1{font-size:1.9rem;line-height:1.2;margin:0 0 4px}h2{font-size:1.35rem;margin:0 0 12px}
-h3,h4{font-size:1rem;margin:0 0 8px}p{margin:0 0 12px;max-width:75ch}header p,.count,.shared{color:var(--soft)}
-a{color:var(--one)}nav{display:flex;flex-wrap:wrap;gap:6px 18px;padding:10px 0;border-bottom:1px solid var(--line)}
-section{padding:26px 0 10px;border-bottom:1px solid var(--line)}section:last-child{border:0}
-.skip{position:absolute;left:-9999px}.skip:focus{left:8px;top:8px;background:var(--bg);padding:6px 10px}
-:focus-visible{outline:2px solid var(--one);outline-offset:2px}
-figure{margin:0 0 16px}figcaption{font-size:.85rem;color:var(--soft);margin-bottom:6px}
-.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px}
-table{border-collapse:separate;border-spacing:0;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:6px 11px;text-align:right;border-top:1px solid var(--line);vertical-align:bottom}
-th:first-child{text-align:left}thead th{background:var(--head);font-weight:600;overflow-wrap:normal;border-top:0}
-td,thead th:not(:first-child){width:1%}td{white-space:nowrap}td.b{min-width:94px}
-tbody th{font-weight:500;min-width:9.5rem;background:var(--bg)}.card tbody th{min-width:0}
-tbody th,thead th:first-child{position:sticky;left:0}
-.bar{display:block;height:5px;border-radius:3px;margin:0 0 3px auto;width:calc(var(--v)*72px);min-width:1px;
-background:var(--one)}.bar.s2{background:var(--two)}
-.cards{display:grid;gap:16px;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));margin-bottom:16px}
-.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px;min-width:0}
-.card table{font-size:.8rem}.card th,.card td{padding:4px 8px}.card tbody th{background:var(--card)}
-.card ol,.card ul{margin:0;padding-left:1.3rem}.card li{margin:3px 0}.truth{border-style:dashed}
-svg{display:block;width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
-.small{display:grid;grid-template-columns:1fr 1fr;gap:8px 14px}
-.end{text-anchor:end}.mid{text-anchor:middle}.grid{stroke:var(--line)}.axis{stroke:var(--soft)}
-.even{stroke:var(--two);stroke-dasharray:4 3;fill:none}.area{fill:var(--one)}
-rect.s1{fill:var(--one)}rect.s2{fill:var(--two)}
-.key{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:.85rem}.small-key{margin:8px 0 0}
-.key i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px}.key .s1{background:var(--one)}
-.key .s2{background:var(--two)}
-.dot{fill:none;stroke-width:4.4;stroke-linecap:round}.c-other{stroke:var(--dot);stroke-width:3}
-.c0{stroke:var(--k0);background:var(--k0)}.c1{stroke:var(--k1);background:var(--k1)}
-.c2{stroke:var(--k2);background:var(--k2)}.c3{stroke:var(--k3);background:var(--k3)}
-.c4{stroke:var(--k4);background:var(--k4)}.c5{stroke:var(--k5);background:var(--k5)}
-.c6{stroke:var(--k6);background:var(--k6)}.c7{stroke:var(--k7);background:var(--k7)}
-details summary{cursor:pointer;padding:4px 0}summary h3{display:inline;margin:0}
-.tree details{padding-left:14px;border-left:2px solid var(--line)}.tree>details{padding-left:0;border:0}
-.tree p,.tree ul{margin:2px 0 6px 14px}.count,.shared{font-size:.85rem}
-.sample{border-top:1px solid var(--line);padding:8px 0}.sample .cards{margin-top:10px}
-code{font:.9em ui-monospace,monospace;background:var(--head);padding:1px 5px;border-radius:4px}
-dl{margin:8px 0;display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:4px 16px;font-size:.9rem}
-dt{font-weight:600}dd{margin:0}
-@media(max-width:560px){header,main{padding-left:14px;padding-right:14px}header{padding-top:18px}
-th,td{padding:6px 9px}tbody th{font-size:.75rem;min-width:8.6rem;max-width:9.5rem}
-dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}
-@media print{nav,.skip{display:none}.scroll{overflow:visible}}
-"""

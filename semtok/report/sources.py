@@ -303,7 +303,7 @@ def _loaded(subject: Subject) -> Any:
 
 
 def item_titles(items: Any) -> dict[Any, str]:
-    """What to call each item: its title, or the first text column that has one, by item id.
+    """Name of each item by its id: its title, or the first text column that has one.
 
     Parameters
     ----------

@@ -124,7 +124,7 @@ class BERT4Rec(SequentialModel):
         initialise(self)
 
     def batch_settings(self) -> dict[str, Any]:
-        """How CLOZE samples are masked."""
+        """Settings by which CLOZE samples are masked."""
         return {"mask_item": self.items + 1, "mask_prob": self.mask_prob, "last_prob": self.last_prob}
 
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:

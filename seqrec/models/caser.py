@@ -44,7 +44,7 @@ RECIPES = {
 
 
 def older(x: Tensor, packing: Packing, steps: int, empty: Tensor | float = 0.0) -> Tensor:
-    """What stood ``steps`` items earlier in the same history: packed [S, D] -> [S, D]; ``empty`` before its start."""
+    """Tokens ``steps`` items earlier in the same history: packed [S, D] -> [S, D]; ``empty`` before its start."""
     if steps == 0:
         return x
     shifted = F.pad(x, (0, 0, steps, 0))[: x.shape[0]]

@@ -309,7 +309,7 @@ class CCFRec(Network):
         return hidden, embedded.mean(1)
 
     def item_representations(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """What the sequence reads and what the candidates are: items [M] -> two of [M, D], computed in chunks."""
+        """Input and candidate vectors of items: [M] -> two of [M, D], computed in chunks."""
         recompute = torch.is_grad_enabled() and len(items) > _KEEP_ACTIVATIONS
         parts = []
         for chunk in items.split(_CHUNK):

@@ -204,7 +204,7 @@ class DIN(Network):
     # ----------------------------------------------------------------------------------------------- forward
 
     def vectors(self, items: Tensor) -> Tensor:
-        """What the network reads of items: [...] -> [..., D]; zeros for padding."""
+        """Vectors of items as the network reads them: [...] -> [..., D]; zeros for padding."""
         if self.integrate == "aligned":
             found: Tensor = self.item_embedding(items)
             return found

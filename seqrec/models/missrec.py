@@ -264,7 +264,7 @@ class MISSRec(Network):
     # Scores ----------------------------------------------------------------------------------------------------------
 
     def tables(self) -> list[Tensor]:
-        """What states are compared with, of unit length: item embeddings, texts, images; [N, D] each."""
+        """Tables that states are compared with, of unit length: item embeddings, texts, images; [N, D] each."""
         parts = [adapt(table[1:]) for adapt, table in zip(self.adapt, self.features.tables(), strict=True)]
         return [F.normalize(part.float(), dim=1) for part in (self.item_embedding.weight[1:], *parts)]
 

@@ -91,7 +91,7 @@ class MultiView(nn.Module):
 
 
 class MultiViewModel(SequentialModel):
-    """What MV-RNN and MV-TRM share: items in several views on both sides, and the autoencoder's part of the loss.
+    """Base of MV-RNN and MV-TRM: items in several views on both sides, and the autoencoder's part of the loss.
 
     Parameters
     ----------

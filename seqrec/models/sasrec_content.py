@@ -142,7 +142,7 @@ class SASRecContent(SASRec):
         return states if self.item_table == "tied" else torch.cat([states, torch.ones_like(states[:, :1])], 1)
 
     def candidates(self) -> Tensor:
-        """What states are scored against: [N, D], with the bias behind them if untied."""
+        """Vectors that states are scored against: [N, D], with the bias behind them if untied."""
         if self.item_table == "untied":
             return torch.cat([self.output.weight, self.output.bias[:, None]], 1)
         table: Tensor = self.item_embedding.table()

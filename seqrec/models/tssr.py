@@ -454,7 +454,7 @@ class TSSR(SequentialModel):
         return self.streams.unimodal(placed[0], placed[1], packing)
 
     def final(self, ids: Tensor, content: Tensor, packing: Packing) -> Tensor:
-        """What is scored, from the unimodal outputs: [S, D], with a constant 1 behind it for the bias if untied."""
+        """States that are scored, from the unimodal outputs: [S, D], with a 1 behind them for the bias if untied."""
         states = self.streams.merged(*self.streams.crossed(ids, content, packing))
         return torch.cat([states, torch.ones_like(states[:, :1])], 1) if self.item_table == "untied" else states
 
@@ -463,7 +463,7 @@ class TSSR(SequentialModel):
         return self.final(*self.unimodal(*self.embeddings(packing.pack(items)), packing), packing)
 
     def candidates(self) -> Tensor:
-        """What states are scored against: [N, D], with the bias behind it if untied."""
+        """Vectors that states are scored against: [N, D], with the bias behind it if untied."""
         if self.item_table == "untied":
             return torch.cat([self.output.weight, self.output.bias[:, None]], 1)
         table = self.item_embedding.weight[1:]

@@ -12,13 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from recbase.data.readers.histories import split_files
 from recbase.data.readers.items import given_items
-from recbase.data.readers.raw import ItemTable, Notes, RawData, Request, clip, data_name
 from recbase.data.tables.blocks import blocks, first_line, plain_name
 from recbase.data.tables.columns import checked_events, choose_columns
 from recbase.data.tables.delimited import Dialect, dialect_of, read_fields
+from recbase.data.tables.histories import split_files
 from recbase.data.tables.jsonlines import json_keys, json_paths
+from recbase.data.tables.raw import ItemTable, Notes, RawData, Request, clip, data_name
 from recbase.data.tables.texts import MAX_TEXT, joined
 
 __all__ = [
@@ -66,7 +66,7 @@ def amazon2023(request: Request) -> RawData:
 
 
 def is_ratings_only(header: str) -> bool:
-    """Whether a first line is a row of a "ratings only" file, which has no header."""
+    """True where a first line is a row of a "ratings only" file, which has no header."""
     return bool(_RATING_ROW.match(header))
 
 

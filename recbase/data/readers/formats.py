@@ -14,9 +14,9 @@ from recbase.data.readers.amazon import amazon2014, amazon2018, amazon2023
 from recbase.data.readers.hub import hub_events
 from recbase.data.readers.items import given_items
 from recbase.data.readers.movielens import movielens_events
-from recbase.data.readers.raw import Notes, RawData, Request, clip
 from recbase.data.readers.recbole import recbole_events
 from recbase.data.readers.sequences import sequences_json, sequences_text
+from recbase.data.readers.tables import csv_events, jsonl_events, parquet_events, tsv_events
 from recbase.data.tables.blocks import first_line, plain_name
 from recbase.data.tables.columns import (
     ITEM_COLUMNS,
@@ -27,7 +27,7 @@ from recbase.data.tables.columns import (
     usual_name,
 )
 from recbase.data.tables.delimited import SEPARATORS
-from recbase.data.tables.reading import csv_events, jsonl_events, parquet_events, tsv_events
+from recbase.data.tables.raw import Notes, RawData, Request, clip
 
 __all__ = ["FORMATS", "read"]
 
@@ -138,7 +138,7 @@ def _format_of(path: Path) -> str:
 
 
 def _has_header(path: Path) -> bool:
-    """Whether a text file begins with the names of a user and an item column between separators."""
+    """True where a text file begins with the names of a user and an item column between separators."""
     line = first_line(path)
     if len(line) > 10_000:
         return False

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from recbase.data.readers.items import given_items
-from recbase.data.readers.raw import RawData, Request, clip
 from recbase.data.tables.columns import checked_events, choose_columns
+from recbase.data.tables.raw import RawData, Request, clip
 
 __all__ = ["hub_events"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 
 from recbase.data.interactions import check_ids
-from recbase.data.readers.raw import Notes, Request, as_table, clip
 from recbase.data.tables.blocks import decoded, plain_name
 from recbase.data.tables.columns import ITEM_COLUMNS, listed, usual_name
 from recbase.data.tables.delimited import dialect_of, read_fields
 from recbase.data.tables.ids import typed_ids
 from recbase.data.tables.jsonlines import json_items
 from recbase.data.tables.parquet import read_parquet
+from recbase.data.tables.raw import Notes, Request, as_table, clip
 from recbase.data.tables.texts import clean_column
 
 __all__ = ["given_items", "item_table", "read_items"]

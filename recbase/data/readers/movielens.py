@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 
 from recbase.data.readers.items import item_table, read_items
-from recbase.data.readers.raw import Notes, RawData, Request, data_name
+from recbase.data.readers.tables import delimited_events
 from recbase.data.tables.blocks import blocks
 from recbase.data.tables.columns import checked_events
-from recbase.data.tables.reading import delimited_events
+from recbase.data.tables.raw import Notes, RawData, Request, data_name
 
 __all__ = ["movielens_events"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recbase.data.readers.raw import RawData, Request
-from recbase.data.tables.reading import delimited_events
+from recbase.data.readers.tables import delimited_events
+from recbase.data.tables.raw import RawData, Request
 
 __all__ = ["recbole_events"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 
 from recbase.data.readers.items import given_items
-from recbase.data.readers.raw import RawData, Request, clip, data_name
 from recbase.data.tables.blocks import blocks, first_line, plain_name
 from recbase.data.tables.columns import checked_events
 from recbase.data.tables.jsonlines import json_object, refuse_columns, value_text
+from recbase.data.tables.raw import RawData, Request, clip, data_name
 
 __all__ = ["is_sequences_json", "sequences_json", "sequences_text"]
 
@@ -52,7 +52,7 @@ def sequences_text(request: Request) -> RawData:
 
 
 def _looks_like_ratings(split: pl.DataFrame) -> bool:
-    """Whether lines are "user item rating time", which would pass for a user and three items.
+    """True where lines are "user item rating time", which would pass for a user and three items.
 
     A time ends every line of one length, and users come more than once: sequences have a line for each user.
     """
@@ -63,7 +63,7 @@ def _looks_like_ratings(split: pl.DataFrame) -> bool:
 
 
 def is_sequences_json(path: Path) -> bool:
-    """Whether a JSON file is one object of lists, sequences by user, as far as its name or first line tells."""
+    """True where a JSON file is one object of lists, sequences by user, as far as its name or first line tells."""
     if plain_name(path).endswith(".inter.json"):
         return True
     start = first_line(path)

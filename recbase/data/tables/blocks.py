@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from recbase.data.readers.raw import Notes
+from recbase.data.tables.raw import Notes
 
 __all__ = ["BATCH_BYTES", "blocks", "decoded", "first_line", "open_file", "plain_name", "whole_text"]
 

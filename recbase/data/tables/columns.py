@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from recbase.data.interactions import check_interactions
-from recbase.data.readers.histories import spelled_out
-from recbase.data.readers.raw import Notes, Request, clip
+from recbase.data.tables.histories import spelled_out
 from recbase.data.tables.ids import typed_ids
+from recbase.data.tables.raw import Notes, Request, clip
 from recbase.data.times import unit_name, with_seconds
 
 __all__ = [

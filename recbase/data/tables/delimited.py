@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recbase.data.readers.raw import Notes, clip
 from recbase.data.tables import blocks as text_blocks
 from recbase.data.tables.columns import header_names, listed
+from recbase.data.tables.raw import Notes, clip
 
 __all__ = ["Dialect", "dialect_of", "read_fields"]
 
@@ -29,7 +29,7 @@ _HEADER_LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the fields of a table are written.
+    """Spelling of the fields of a table: separator, quotes, encoding.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ def dialect_of(path: Path, separator: str = ",", wanted: Sequence[Sequence[str]]
 
 
 def _quotes_fields(path: Path) -> bool:
-    """Whether quotes of a file with tabs enclose fields, as far as its first block tells; else they are letters."""
+    """True where quotes of a file with tabs enclose fields, as far as its first block tells; else they are letters."""
     block = next(text_blocks.blocks(path, size=1 << 16), b"")
     if b'"' not in block:
         return False
@@ -121,7 +121,7 @@ def read_fields(
 
 
 def _quotes(block: bytes) -> np.ndarray:
-    """Where the quotes are, int64."""
+    """Positions of the quotes, int64."""
     return np.flatnonzero(np.frombuffer(block, np.uint8) == 34)
 
 
@@ -133,7 +133,7 @@ def _last_row_end(block: bytes, quotes: np.ndarray) -> int:
 
 
 def _well_quoted(block: bytes, separator: bytes) -> bool:
-    """Whether every quote opens or closes a field, or is doubled inside one; no lone carriage return ends a line."""
+    """True where every quote opens or closes a field, or is doubled inside one; no lone carriage return ends a line."""
     data = np.frombuffer(b"\n" + block + b"\n", np.uint8)
     quotes = np.flatnonzero(data == 34)
     if len(quotes) % 2:

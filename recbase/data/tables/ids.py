@@ -18,7 +18,7 @@ import re
 import polars as pl
 
 from recbase.data.interactions import MAX_ID_BYTES
-from recbase.data.readers.raw import Notes, clip
+from recbase.data.tables.raw import Notes, clip
 
 __all__ = ["check_text_ids", "typed_ids"]
 

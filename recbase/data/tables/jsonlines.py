@@ -17,9 +17,9 @@ from typing import Any
 
 import polars as pl
 
-from recbase.data.readers.raw import Notes, clip
 from recbase.data.tables.blocks import blocks, first_line, whole_text
 from recbase.data.tables.columns import HISTORY_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, listed, usual_name
+from recbase.data.tables.raw import Notes, clip
 from recbase.data.tables.texts import joined
 
 __all__ = ["first_object", "json_items", "json_keys", "json_object", "json_paths", "refuse_columns", "value_text"]
@@ -85,7 +85,7 @@ def json_keys(path: Path, keys: Sequence[str], notes: Notes, integers: Sequence[
 
 
 def _repeats_a_key(block: bytes, keys: Sequence[str]) -> bool:
-    """Whether an object may have a key twice: Python takes its last value and polars the first."""
+    """True where an object may have a key twice: Python takes its last value and polars the first."""
     block = block[: 1 << 20]  # what writes a key twice writes it twice everywhere
     lines = block.count(b"\n") + (not block.endswith(b"\n"))
     return any(block.count(b'"%b"' % key.encode()) > lines for key in keys)
@@ -238,7 +238,7 @@ def refuse_columns(value: Mapping[str, Any], path: Path) -> None:
 
 
 def _is_one_object(start: str, path: Path) -> bool:
-    """Whether a file is one object of objects, on one line or spread over many."""
+    """True where a file is one object of objects, on one line or spread over many."""
     try:
         first = json.loads(start)
     except (ValueError, RecursionError):
@@ -286,7 +286,7 @@ def _columns_of(
 
 
 def _objects_in(values: list[Any]) -> int:
-    """How many values are objects, or lists with objects in them."""
+    """Count of the values that are objects, or lists with objects in them."""
     return sum(
         isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, dict) for part in value))
         for value in values

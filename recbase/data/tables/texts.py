@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from recbase.data.readers.raw import Notes
+from recbase.data.tables.raw import Notes
 
 __all__ = ["MAX_TEXT", "clean_column", "joined", "plain_text"]
 

@@ -95,7 +95,7 @@ class ItemBatches:
         self.sequences.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the reader is."""
+        """Position of the reader."""
         return self.sequences.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

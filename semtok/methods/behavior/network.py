@@ -32,7 +32,7 @@ _REVIVAL_ITEMS = 4096  # items whose residuals dead codes are drawn from
 
 
 class BehaviorNetwork(nn.Module):
-    """What is trained: encoders, one id row an item, codebooks, decoders, the bound, the sequence encoder.
+    """Network that is trained: encoders, one id row per item, codebooks, decoders, the bound, the sequence encoder.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class BehaviorNetwork(nn.Module):
     # ------------------------------------------------------------------------------------ representations
 
     def represent(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is quantized of some items, [S, M, D] (streams first), and the inputs of each modality, [M, D_m].
+        """Vectors of some items before they are quantized, [S, M, D], and each modality's inputs, [M, D_m].
 
         Every row is layer-normalized: streams of other scales would never have a code in common.
         """
@@ -210,7 +210,7 @@ class BehaviorNetwork(nn.Module):
             left = left - self._rows(self._nearest(left, level), level)
 
     def _residuals(self, rows: Tensor) -> Tensor:
-        """What the streams of some items are before quantization, [S, n, D], computed in chunks."""
+        """Vectors of the streams of some items before quantization, [S, n, D], computed in chunks."""
         return torch.cat([self.represent(part)[0] for part in rows.split(_CHUNK)], 1)
 
     def _count(self, codes: Tensor) -> None:

@@ -387,7 +387,7 @@ class BehaviorTokenizer(ItemTokenizer):
         absent: Mapping[str, np.ndarray],
         train: Histories,
     ) -> None:
-        """What is fitted, as arrays; items that no sample held get the id row of a new item."""
+        """Keep what is fitted as arrays; items that no sample held get the id row of a new item."""
         arrays = {"codebooks": network.codebooks.detach().numpy().copy(), "keys": row_keys(matrix)}
         for name in self.views_:
             arrays[f"{name}.mean"], arrays[f"{name}.scale"] = scaling[name]
@@ -472,7 +472,7 @@ class BehaviorTokenizer(ItemTokenizer):
     def represent(
         self, X: Any, item_rows: Any = None, missing: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
-        """What is quantized, before it is: float64 [n, D] of each stream. Arguments as in :meth:`encode`."""
+        """Vectors of each stream before they are quantized: float64 [n, D]. Arguments as in :meth:`encode`."""
         self._check_fitted()
         return self._encoder.represent(self._matrix(X, reset=False), item_rows, missing)
 

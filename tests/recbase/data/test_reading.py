@@ -15,7 +15,7 @@ import pytest
 from recbase.data import readers
 from recbase.data.catalog import load_dataset, prepare_dataset
 from recbase.data.interactions import hash_ids
-from recbase.data.readers.raw import Notes
+from recbase.data.tables.raw import Notes
 from recbase.data.tables.texts import plain_text
 
 ALL = {"min_user": 0, "min_item": 0}

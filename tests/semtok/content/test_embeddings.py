@@ -120,7 +120,7 @@ def test_saved_folder_is_the_same_and_reused(data, tmp_path, monkeypatch):
     assert read.hash == made.hash
     assert read.item_ids.tolist() == data.items["item_id"].to_list()
     assert read.manifest["dataset"] == {"name": "toy", "hash": "h", "items": 60}
-    monkeypatch.setattr(module.Tfidf, "fit", None)  # must not be called again
+    monkeypatch.setattr(embed.Tfidf, "fit", None)  # must not be called again
     assert embed_dataset(data, out=tmp_path / "e").hash == made.hash
     data.hash = "another"
     with pytest.raises(TypeError):
@@ -411,14 +411,14 @@ def test_composed_and_decomposed_texts_have_one_vector():
 
 
 def test_of_two_that_want_the_same_embeddings_one_makes_them(data, tmp_path, monkeypatch):
-    real, fitted, found = module.Tfidf.fit, [], []
+    real, fitted, found = embed.Tfidf.fit, [], []
 
     def fit(*arguments):
         fitted.append(threading.get_ident())
         time.sleep(0.05)
         return real(*arguments)
 
-    monkeypatch.setattr(module.Tfidf, "fit", fit)
+    monkeypatch.setattr(embed.Tfidf, "fit", fit)
     threads = [threading.Thread(target=lambda: found.append(embeddings_for(data, root=tmp_path))) for _ in range(3)]
     for thread in threads:
         thread.start()

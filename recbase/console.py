@@ -231,7 +231,7 @@ def sentence_of(error: BaseException) -> str:
 
 
 _PACKAGES = ("recbase", "semtok", "seqrec", "genrec")
-_HOME = Path(__file__).parents[2]
+_HOME = Path(__file__).parents[1]
 
 
 def _is_about_memory(error: BaseException, text: str) -> bool:
@@ -239,7 +239,7 @@ def _is_about_memory(error: BaseException, text: str) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """Where the toolkit was, for whoever reports the failure."""
+    """Line of the toolkit that failed, for whoever reports it."""
     frames = traceback.extract_tb(error.__traceback__)
     for frame in reversed(frames):
         file = Path(frame.filename)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recbase.data.readers.raw import Notes, clip
+from recbase.data.tables.raw import Notes, clip
 
 __all__ = ["parse_lists", "spelled_out", "split_files", "warn_of_train"]
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbase.cli.console import (
+from recbase.console import (
     clipped,
     failures,
     plain,

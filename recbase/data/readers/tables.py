@@ -9,15 +9,15 @@ from pathlib import Path
 import polars as pl
 
 from recbase.data.readers.amazon import amazon2023_csv, amazon_json, amazon_ratings, is_ratings_only
-from recbase.data.readers.histories import split_files, warn_of_train
 from recbase.data.readers.items import given_items
-from recbase.data.readers.raw import RawData, Request, clip, data_name
 from recbase.data.readers.sequences import is_sequences_json, sequences_json
 from recbase.data.tables.blocks import blocks, first_line, plain_name
 from recbase.data.tables.columns import EVENT_COLUMNS, checked_events, choose_columns
 from recbase.data.tables.delimited import dialect_of, read_fields
+from recbase.data.tables.histories import split_files, warn_of_train
 from recbase.data.tables.jsonlines import first_object, json_items, json_keys
 from recbase.data.tables.parquet import read_parquet
+from recbase.data.tables.raw import RawData, Request, clip, data_name
 
 __all__ = ["csv_events", "delimited_events", "jsonl_events", "parquet_events", "tsv_events"]
 

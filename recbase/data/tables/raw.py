@@ -64,7 +64,7 @@ def data_name(files: Sequence[Path]) -> str:
 
 @dataclass
 class Notes:
-    """What reading dropped, merged, decoded with loss or guessed, counted.
+    """Counts of what reading dropped, merged, decoded with loss or guessed.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class RawData:
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader of one format is asked to read.
+    """Order for a reader of one format: what to read, and how.
 
     Attributes
     ----------
