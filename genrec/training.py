@@ -6,8 +6,8 @@ Commands parse, call a function here, and print. What a model is trained on is m
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +15,20 @@ from genrec import MODELS, REGISTRY, SHAPES
 from genrec.preparation import Ingredients, Sources
 from genrec.search.generation import Search, rank_generated, validator
 from recbase.cli.options import recipe_of
-from recbase.data.sequences import SampleForm, SequenceBatches
+from recbase.data.sequences import SampleForm
 from recbase.evaluate.ranking import check_monitor
-from recbase.pipeline import cache_for
+from recbase.pipeline import Training, cache_for
 from recbase.recipes import described, filled, spelled
-from recbase.store.folder import FileContent
 from recbase.store.runs import resolve
-from recbase.train.attempts import Attempt, attempt_at
+from recbase.train.attempts import attempt_at
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
+    from recbase.data.splits import Targets
     from recbase.train.loop import TrainConfig
-    from semtok.codes import ItemCodes
     from semtok.content.ready_vectors import VectorSource
 
-__all__ = ["build_model", "evaluate_generator", "recipe_settings", "train_generator"]
+__all__ = ["Searching", "build_model", "evaluate_generator", "recipe_settings", "train_generator"]
 
 # a user has several targets: batches of as many users as prefixes would leave too few steps an epoch
 _FORM_DEFAULTS: dict[str, dict[str, Any]] = {"all": {"batch_size": 64}}
@@ -159,50 +158,36 @@ def train_generator(
         set_seed(config.seed)
         model = build_model(name, dataset, found, arguments, settings["form"])
         manifest |= found.record | {"preparation": asdict(preparation)}
-        chosen = {"--form": settings["form"]} | {spelled(key): value for key, value in arguments.items()}
-        return _train(name, model, dataset, attempt, config, search, found.codes, manifest, resume, chosen)
+        manifest |= {"search": asdict(search)}
+        # a validation by other beams or users could not be compared with the best so far
+        judged = {spelled(key): getattr(search, key) for key in ("valid_beams", "valid_users")}
+        return Training(
+            name, model, dataset, attempt, config, settings["form"], Searching(search, config.quiet), manifest,
+            found.codes.beside_run(), resume=resume, made_from={"codes": found.codes.hash},
+            options={"--form": settings["form"]} | {spelled(key): arguments[key] for key in arguments} | judged,
+            content={spelled(key): value for key, value in manifest["preparation"].items()},
+        ).run()  # fmt: skip
 
 
-def _train(
-    name: str,
-    model: Any,
-    dataset: Dataset,
-    attempt: Attempt,
-    config: TrainConfig,
-    search: Search,
-    codes: ItemCodes,
-    manifest: dict[str, Any],
-    resume: bool,
-    chosen: Mapping[str, Any],
-) -> dict[str, Any]:
-    from recbase.train.loop import fit, make_accelerator
+@dataclass(frozen=True)
+class Searching:
+    """Judge of generators: items are searched by beams for every user; see `recbase.pipeline.Judge`."""
 
-    accelerator = make_accelerator(config)
-    attempt, split, form = attempt.shared(), dataset.split(), chosen["--form"]
-    batches = SequenceBatches(
-        split.train.sampled(config.train_share, config.seed),
-        form,
-        batch_size=config.batch_size,
-        max_len=model.max_len,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        micro_batches=config.micro_batches,
-    )
-    # a validation by other beams or users could not be compared with the best so far
-    judged = {spelled(key): getattr(search, key) for key in ("valid_beams", "valid_users")}
-    facts = {
-        "made_from": {"data": dataset.hash, "codes": codes.hash},
-        "options": dict(chosen) | judged,
-        "content": {spelled(key): value for key, value in manifest["preparation"].items()},
-    }
-    validate = validator(split.valid, search, accelerator)
-    # one that was begun and came to no checkpoint starts from its beginning
-    result = fit(model, batches, validate, config, attempt.folder, resume and attempt.holds(), accelerator, **facts)
-    result.check_complete()
-    manifest |= {"form": form, "training": asdict(config), "search": asdict(search)}
-    files = codes.beside_run()
-    return _evaluate_and_save(name, model, dataset, attempt, manifest, files, search, result, accelerator)
+    search: Search
+    quiet: bool = True
+
+    def validator(self, targets: Targets, accelerator: Any) -> Callable[[Any], Mapping[str, float]]:
+        """Make the function that searches for a fixed part of the validation users."""
+        return validator(targets, self.search, accelerator)
+
+    def evaluate(
+        self, name: str, model: Any, dataset: Dataset, accelerator: Any, result: Any, **facts: Any
+    ) -> tuple[dict[str, Any], Any]:
+        """Metrics of all validation and test users, and the ranks of the test users."""
+        recipe = facts.pop("recipe")
+        return evaluate_generator(
+            name, model, dataset, self.search, recipe, result, accelerator, quiet=self.quiet, **facts
+        )
 
 
 def evaluate_generator(
@@ -232,27 +217,3 @@ def evaluate_generator(
     about = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
     facts["colliding_items"] = dataset.n_items - len(model.code_table[1:].unique(dim=0))
     return metrics_record(name, about, protocol, ranks, valid, split.train, lists, recipe=recipe, **facts), ranks
-
-
-def _evaluate_and_save(
-    name: str,
-    model: Any,
-    dataset: Dataset,
-    attempt: Attempt,
-    manifest: dict[str, Any],
-    files: Mapping[str, FileContent],
-    search: Search,
-    result: Any,
-    accelerator: Any,
-) -> dict[str, Any]:
-    from recbase.evaluate.records import ranks_file
-
-    budget, quiet = manifest["training"]["max_seconds"], manifest["training"]["quiet"]
-    recipe, changed = manifest["recipe"], {key: manifest[key] for key in ("changed",) if key in manifest}
-    metrics, ranks = evaluate_generator(
-        name, model, dataset, search, recipe, result, accelerator, quiet=quiet, budget=budget, **changed
-    )
-    if accelerator.is_main_process:
-        content = dict(files) | {"ranks.parquet": ranks_file(ranks, dataset.user_ids)}
-        attempt.save(name, model, dataset, {"split": dataset.split().name} | manifest, metrics, content)
-    return metrics

@@ -1,6 +1,7 @@
-"""Steps that are made once: a folder for each, named by what it was made from, found again by every command.
+"""The path that every command takes: steps that are made once and kept, then train, evaluate, save.
 
-All commands share one cache. What is in it can be deleted at any time: it is made again when it is needed.
+A step is a folder named by what it was made from, in one cache that all commands share; what is in it can be deleted at
+any time and is made again when it is needed. Rankers and generators train alike and differ in how they are judged.
 """
 
 from __future__ import annotations
@@ -10,13 +11,24 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from recbase.store.folder import folder_lock
+from recbase.data.sequences import SampleForm, SequenceBatches
+from recbase.store.folder import FileContent, folder_lock
+from recbase.train.attempts import Attempt
 from recbase.train.processes import alone
 
-__all__ = ["CACHE", "cache_for", "step", "step_name"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from recbase.data.catalog import Dataset
+    from recbase.data.splits import Targets
+    from recbase.evaluate.ranking import Ranks
+    from recbase.train.loop import TrainConfig, TrainResult
+
+__all__ = ["CACHE", "Judge", "Pretraining", "Training", "cache_for", "evaluate_and_save", "step", "step_name"]
 
 CACHE = "cache"
 VARIABLE = "SEMTOK_CACHE"
@@ -78,3 +90,181 @@ def step(
             if not (folder / manifest).is_file():
                 build(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The first stage of a model's training, as its ``pretraining()`` describes it.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Shares its parameters with the model; ``module(batch)`` returns the loss of this stage.
+    epochs : int
+        Passes over the users; with a budget in seconds the stage ends at half of it.
+    form : {"all", "prefix", "cloze"}
+        Sample form.
+    settings : dict
+        More arguments of `SequenceBatches`.
+    """
+
+    module: Any
+    epochs: int
+    form: SampleForm
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Judge(Protocol):
+    """Validation of a model while it trains, and its evaluation when it is done; each family has its own way."""
+
+    def validator(self, targets: Targets, accelerator: Accelerator) -> Callable[[Any], Mapping[str, float]]:
+        """Make the function that gives the validation metrics of a model in training."""
+        ...
+
+    def evaluate(
+        self, name: str, model: Any, dataset: Dataset, accelerator: Accelerator | None, result: Any, **facts: Any
+    ) -> tuple[dict[str, Any], Ranks]:
+        """Metrics of all validation and test users, and the ranks of the test users.
+
+        ``result`` is that of the training, or the seconds of a fit; ``facts`` are recorded beside the metrics.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training from a new model to its run folder.
+
+    Attributes
+    ----------
+    name : str
+        Name of the model in its registry.
+    model : Module
+        May have ``batch_settings()``, more arguments of `SequenceBatches`, and ``pretraining()``, a first stage.
+    dataset : Dataset
+    attempt : Attempt
+        The place of the run; see `recbase.train.attempts.attempt_at`.
+    config : TrainConfig
+    form : {"all", "prefix", "cloze"}
+        Sample form.
+    judge : Judge
+    manifest : dict
+        Entries of the run's manifest.
+    files : mapping, optional
+        More files of the run folder.
+    made_from, options, content : mapping, optional
+        What must be the same for a checkpoint to be gone on with; see `recbase.train.loop.fit`.
+    resume : bool, default False
+    """
+
+    name: str
+    model: Any
+    dataset: Dataset
+    attempt: Attempt
+    config: TrainConfig
+    form: SampleForm
+    judge: Judge
+    manifest: Mapping[str, Any]
+    files: Mapping[str, FileContent] = field(default_factory=dict)
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
+
+    def run(self) -> dict[str, Any]:
+        """Train, evaluate on test once, write the run folder and return the metrics.
+
+        Raises
+        ------
+        Interrupted
+            If a signal stops it: the checkpoint is kept.
+        """
+        from recbase.train.loop import fit, make_accelerator
+
+        model, config = self.model, self.config
+        accelerator, attempt = make_accelerator(config), self.attempt.shared()
+        split = self.dataset.split()
+        trained = split.train.sampled(config.train_share, config.seed)
+
+        def batches(form: SampleForm, settings: Mapping[str, Any]) -> SequenceBatches:
+            return SequenceBatches(
+                trained,
+                form,
+                batch_size=config.batch_size,
+                max_len=model.max_len,
+                seed=config.seed,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                micro_batches=config.micro_batches,
+                **settings,
+            )
+
+        validate = self.judge.validator(split.valid, accelerator)
+        facts = {
+            "made_from": {"data": self.dataset.hash} | dict(self.made_from),
+            "options": dict(self.options),
+            "content": dict(self.content),
+        }
+        timings: dict[str, Any] = {}
+        first: Pretraining | None = model.pretraining() if hasattr(model, "pretraining") else None
+        if first is not None and not (self.resume and attempt.holds()):
+            seconds = self._pretrain(first, batches(first.form, first.settings), attempt, accelerator, facts)
+            timings["pretrain_seconds"] = round(seconds, 3)
+            if config.max_seconds is not None:
+                config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
+        reader = batches(self.form, model.batch_settings() if hasattr(model, "batch_settings") else {})
+        # a training that was begun and came to no checkpoint starts from its beginning
+        resume = self.resume and attempt.holds()
+        result = fit(model, reader, validate, config, attempt.folder, resume, accelerator, **facts)
+        result.check_complete()
+        manifest = dict(self.manifest) | {"form": self.form, "training": asdict(self.config)}
+        return evaluate_and_save(
+            self.name, model, self.dataset, attempt, self.judge, manifest, result, self.files, accelerator, timings
+        )
+
+    def _pretrain(
+        self,
+        first: Pretraining,
+        batches: SequenceBatches,
+        attempt: Attempt,
+        accelerator: Accelerator,
+        facts: Mapping[str, Any],
+    ) -> float:
+        """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
+        from recbase.train.loop import fit
+
+        budget = None if self.config.max_seconds is None else self.config.max_seconds / 2
+        settings = replace(self.config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
+        first.module.unused_parameters = True
+        stage = attempt.first_stage
+        resume = self.resume and attempt.holds(stage)
+        result = fit(first.module, batches, None, settings, stage, resume, accelerator, **facts)
+        result.check_complete()
+        return result.seconds
+
+
+def evaluate_and_save(
+    name: str,
+    model: Any,
+    dataset: Dataset,
+    attempt: Attempt,
+    judge: Judge,
+    manifest: Mapping[str, Any],
+    result: TrainResult | float,
+    files: Mapping[str, FileContent] | None = None,
+    accelerator: Accelerator | None = None,
+    timings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a finished model on test once, write its run folder and return its metrics.
+
+    ``result`` is that of the training, or the seconds of a fit that only counts; the rest is as in `Training`.
+    """
+    from recbase.evaluate.records import ranks_file
+
+    facts = dict(timings or {}) | {key: manifest[key] for key in ("changed",) if key in manifest}
+    facts |= {"recipe": manifest["recipe"], "budget": manifest.get("training", {}).get("max_seconds")}
+    metrics, ranks = judge.evaluate(name, model, dataset, accelerator, result, **facts)
+    if accelerator is None or accelerator.is_main_process:
+        content = dict(files or {}) | {"ranks.parquet": ranks_file(ranks, dataset.user_ids)}
+        attempt.save(name, model, dataset, {"split": dataset.split().name} | dict(manifest), metrics, content)
+    return metrics

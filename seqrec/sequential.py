@@ -6,7 +6,6 @@ A model needs nothing of `SequentialModel` to be trained, only the calls that `s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,36 +13,14 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from recbase.data.sequences import SampleForm, SequenceBatch
+from recbase.data.sequences import SequenceBatch
 from recbase.model import Network
 from recbase.nn.transformer import Packing
 from recbase.store.restoring import Expected
 from recbase.train.loop import LossOutput
 from seqrec.objectives import next_item_loss, target_states
 
-__all__ = ["Pretraining", "SequentialModel", "TableScorer", "sparse_arrays", "sparse_table"]
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """The first stage of a model's training, as its ``pretraining()`` describes it.
-
-    Attributes
-    ----------
-    module : nn.Module
-        Shares its parameters with the model; ``module(batch)`` returns the loss of this stage.
-    epochs : int
-        Passes over the users; with a budget in seconds the stage ends at half of it.
-    form : {"all", "prefix", "cloze"}
-        Sample form.
-    settings : dict
-        More arguments of `SequenceBatches`.
-    """
-
-    module: Any
-    epochs: int
-    form: SampleForm
-    settings: dict[str, Any] = field(default_factory=dict)
+__all__ = ["SequentialModel", "TableScorer", "sparse_arrays", "sparse_table"]
 
 
 class SequentialModel(Network):

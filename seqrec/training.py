@@ -9,32 +9,53 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbase.cli.options import recipe_of
-from recbase.data.sequences import SampleForm, SequenceBatches
-from recbase.pipeline import cache_for, step
+from recbase.data.sequences import SampleForm
+from recbase.pipeline import Training, cache_for, evaluate_and_save, step
 from recbase.recipes import described, filled, spelled
-from recbase.store.folder import FileContent
 from recbase.store.runs import MANIFEST, resolve
-from recbase.train.attempts import Attempt, attempt_at
+from recbase.train.attempts import attempt_at
 from seqrec import MODELS, REGISTRY
 from seqrec.content import SHAPES, ItemContent
 from seqrec.item_content import Content, item_content
-from seqrec.sequential import Pretraining
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
-    from recbase.data.splits import Split
-    from recbase.train.loop import TrainConfig, TrainResult
+    from recbase.data.splits import Targets
+    from recbase.evaluate.ranking import Ranks
+    from recbase.train.loop import TrainConfig
     from semtok.content.ready_vectors import VectorSource
 
-__all__ = ["build_model", "check_form", "train_counted", "train_item_ids", "train_network"]
+__all__ = ["Ranking", "build_model", "check_form", "train_counted", "train_item_ids", "train_network"]
 
 _MADE_FROM = ("embeddings", "codes", "attributes")
+
+
+class Ranking:
+    """Judge of models that rank: all items are ranked for every user; see `recbase.pipeline.Judge`."""
+
+    def validator(self, targets: Targets, accelerator: Any) -> Callable[[Any], Mapping[str, float]]:
+        """Make the function that ranks all items for the validation users."""
+        from recbase.evaluate.ranking import validator
+
+        return validator(targets, accelerator=accelerator)
+
+    def evaluate(
+        self, name: str, model: Any, dataset: Dataset, accelerator: Any, result: Any, **facts: Any
+    ) -> tuple[dict[str, Any], Ranks]:
+        """Metrics of all validation and test users, and the ranks of the test users."""
+        from recbase.evaluate.ranking import rank_targets, summarize
+        from recbase.evaluate.records import metrics_of_run
+
+        split, scorer, recipe = dataset.split(), model.scorer(), facts.pop("recipe")
+        valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))
+        ranks = rank_targets(scorer, split.test, accelerator=accelerator)
+        return metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, **facts), ranks
 
 
 def train_network(
@@ -116,8 +137,12 @@ def train_network(
         files = {} if found.codes is None else found.codes.beside_run()
         set_seed(config.seed)  # a stage that was made just now must not change the start
         model = build_model(name, dataset.n_items, dataset.n_users, found, arguments)
-        chosen = {"--form": used} | {spelled(key): value for key, value in arguments.items()}
-        return _train(name, model, dataset, attempt, config, used, manifest, files, resume, chosen)
+        return Training(
+            name, model, dataset, attempt, config, used, Ranking(), manifest, files, resume=resume,
+            made_from={part: made_from[part] for part in _MADE_FROM if part in made_from},
+            options={"--form": used} | {spelled(key): value for key, value in arguments.items()},
+            content={spelled(key): value for key, value in manifest.get("content", {}).items()},
+        ).run()  # fmt: skip
 
 
 def _sasrec(dataset: Dataset, cache: Path, seed: int, quiet: bool) -> Path:
@@ -216,85 +241,10 @@ def train_item_ids(
         model = run.model.tabulated(item_ids=True, id_in_candidates=id_in_candidates)
         manifest = record | {"stage": "item-id", "base": run.metrics["test"], "base_recipe": run.recipe}
         manifest |= described(recipe, overrides, config)
-        form, chosen = run.manifest["form"], {"--id-in-candidates": id_in_candidates}
-        return _train("ccfrec-tabulated", model, dataset, attempt, config, form, manifest, {}, resume, chosen)
-
-
-def _train(
-    name: str,
-    model: Any,
-    dataset: Dataset,
-    attempt: Attempt,
-    config: TrainConfig,
-    form: SampleForm,
-    manifest: dict[str, Any],
-    files: Mapping[str, FileContent],
-    resume: bool,
-    chosen: Mapping[str, Any],
-) -> dict[str, Any]:
-    from recbase.evaluate.ranking import validator
-    from recbase.train.loop import fit, make_accelerator
-
-    accelerator = make_accelerator(config)
-    attempt = attempt.shared()
-    split = dataset.split()
-    trained = split.train.sampled(config.train_share, config.seed)
-
-    def batches_of(form: SampleForm, settings: dict[str, Any]) -> SequenceBatches:
-        return SequenceBatches(
-            trained,
-            form,
-            batch_size=config.batch_size,
-            max_len=model.max_len,
-            seed=config.seed,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            micro_batches=config.micro_batches,
-            **settings,
-        )
-
-    validate = validator(split.valid, accelerator=accelerator)
-    facts = {
-        "made_from": {"data": dataset.hash} | {part: manifest[part] for part in _MADE_FROM if part in manifest},
-        "options": chosen,
-        "content": {spelled(key): value for key, value in manifest.get("content", {}).items()},
-    }
-    whole, timings = config, {}
-    first: Pretraining | None = model.pretraining() if hasattr(model, "pretraining") else None
-    if first is not None and not (resume and attempt.holds()):
-        seconds = _pretrain(first, batches_of, config, attempt, resume, accelerator, facts)
-        timings["pretrain_seconds"] = round(seconds, 3)
-        if config.max_seconds is not None:
-            config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
-    batches = batches_of(form, model.batch_settings() if hasattr(model, "batch_settings") else {})
-    # one that was begun and came to no checkpoint starts from its beginning
-    result = fit(model, batches, validate, config, attempt.folder, resume and attempt.holds(), accelerator, **facts)
-    result.check_complete()
-    manifest |= {"form": form, "training": asdict(whole)}
-    return _evaluate_and_save(name, model, dataset, split, attempt, manifest, files, result, accelerator, timings)
-
-
-def _pretrain(
-    first: Pretraining,
-    batches_of: Callable[[SampleForm, dict[str, Any]], SequenceBatches],
-    config: TrainConfig,
-    attempt: Attempt,
-    resume: bool,
-    accelerator: Any,
-    facts: Mapping[str, Any],
-) -> float:
-    """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
-    from recbase.train.loop import fit
-
-    budget = None if config.max_seconds is None else config.max_seconds / 2
-    settings = replace(config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
-    module = first.module
-    module.unused_parameters = True
-    batches = batches_of(first.form, first.settings)
-    stage = attempt.first_stage
-    result = fit(module, batches, None, settings, stage, resume and attempt.holds(stage), accelerator, **facts)
-    result.check_complete()
-    return result.seconds
+        return Training(
+            "ccfrec-tabulated", model, dataset, attempt, config, run.manifest["form"], Ranking(), manifest,
+            resume=resume, options={"--id-in-candidates": id_in_candidates},
+        ).run()  # fmt: skip
 
 
 def train_counted(
@@ -305,37 +255,8 @@ def train_counted(
     ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
     """
     with attempt_at(out, f"fitting {name}") as attempt:
-        split = dataset.split()
         start = time.perf_counter()
-        model = resolve(name, MODELS)(dataset.n_items, **arguments).fit(split.train)
+        model = resolve(name, MODELS)(dataset.n_items, **arguments).fit(dataset.split().train)
         seconds = time.perf_counter() - start
         manifest = dict(record or {}) | {"form": "counts", "recipe": "default"}
-        return _evaluate_and_save(name, model, dataset, split, attempt, manifest, {}, seconds, None)
-
-
-def _evaluate_and_save(
-    name: str,
-    model: Any,
-    dataset: Dataset,
-    split: Split,
-    attempt: Attempt,
-    manifest: dict[str, Any],
-    files: Mapping[str, FileContent],
-    result: TrainResult | float,
-    accelerator: Any,
-    facts: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    from recbase.evaluate.ranking import rank_targets, summarize
-    from recbase.evaluate.records import metrics_of_run, ranks_file
-
-    scorer = model.scorer()
-    valid = summarize(rank_targets(scorer, split.valid, accelerator=accelerator))
-    ranks = rank_targets(scorer, split.test, accelerator=accelerator)
-    budget = manifest.get("training", {}).get("max_seconds")
-    given = dict(facts or {}) | {name: manifest[name] for name in ("changed",) if name in manifest}
-    recipe = manifest["recipe"]
-    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, result, scorer, budget=budget, **given)
-    if accelerator is None or accelerator.is_main_process:
-        content = dict(files) | {"ranks.parquet": ranks_file(ranks, dataset.user_ids)}
-        attempt.save(name, model, dataset, {"split": split.name} | manifest, metrics, content)
-    return metrics
+        return evaluate_and_save(name, model, dataset, attempt, Ranking(), manifest, seconds)

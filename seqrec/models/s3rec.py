@@ -27,9 +27,9 @@ from recbase.data.sequences import Histories, SequenceBatch
 from recbase.model import initialise
 from recbase.nn.draws import draw_integers, draw_uniform
 from recbase.nn.transformer import Packing
+from recbase.pipeline import Pretraining
 from recbase.train.loop import LossOutput
 from seqrec.models.sasrec import SASRec
-from seqrec.sequential import Pretraining
 
 __all__ = ["RECIPES", "S3Rec", "S3Tasks"]
 
