@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 import semtok
+from semtok.catalogue import placement
 from semtok.catalogue import unique as uniqueness
 from semtok.catalogue.unique import POLICIES, costs_of, make_unique
 from semtok.codes import ItemCodes
@@ -363,7 +364,7 @@ def test_work_in_small_parts_gives_the_same_codes(policy: str, seed: int, monkey
     codes, space, popularity = ItemCodes(table, sizes, np.arange(50)), Additive(sizes, 50, seed), random.permutation(50)
     whole, report = resolved(codes, space, policy, popularity)
     assert report["moved_levels"][1]
-    monkeypatch.setattr(uniqueness, "_ENTRIES", 12)
+    monkeypatch.setattr(placement, "_ENTRIES", 12)
     parts, report_of_parts = resolved(codes, space, policy, popularity)
     assert (parts.codes == whole.codes).all()
     assert report_of_parts == report
@@ -432,7 +433,7 @@ def test_transport_is_that_of_logarithms(seed: int, shape: tuple[int, int]) -> N
     weights = transported(costs, 0.01, 50)
     near = weights >= weights.max(1, keepdims=True) * (1 - 1e-6)
     expected = np.where(near, costs, np.inf).argmin(1)
-    assert (uniqueness._sinkhorn(costs[None], 0.01, 50)[0] == expected).all()
+    assert (placement._sinkhorn(costs[None], 0.01, 50)[0] == expected).all()
 
 
 def test_transport_moves_only_items_that_collide_and_says_what_it_left() -> None:
@@ -460,7 +461,7 @@ def test_transport_at_the_least_epsilon_stays_finite() -> None:
     costs = np.array([[[0.0, 1e6, 2e6], [0.0, 1e6, 2e6]]], dtype=np.float32)
     costs[0, 1] = [0.0, 2e6, 1e6]
     with np.errstate(all="raise", under="ignore"):
-        found = uniqueness._sinkhorn(costs, 0.003, 50)
+        found = placement._sinkhorn(costs, 0.003, 50)
     assert sorted(found[0].tolist()) == [1, 2]
 
 

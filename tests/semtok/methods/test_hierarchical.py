@@ -12,10 +12,10 @@ from sklearn.cluster import KMeans
 from sklearn.utils.estimator_checks import check_estimator
 
 import semtok
-import semtok.methods.hierarchical as hierarchical
 from semtok.catalogue.append import append_items
 from semtok.catalogue.unique import costs_of, make_unique
 from semtok.content.shards import ShardedEmbeddings, write_shard
+from semtok.kernels import growth
 from semtok.methods.hierarchical import HierarchicalKMeans
 
 FORMS = [{}, {"balanced": True}, {"form": "variable"}]
@@ -222,18 +222,18 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [*FORMS, {"max_points_per_centroid": 4}, {"codebook_size": 25}])
 def test_streamed_nodes_keep_every_promise(form: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hierarchical, "_HELD", 12 * 50)
+    monkeypatch.setattr(growth, "_HELD", 12 * 50)
     vectors = some_vectors(620)
     np.save(tmp_path / "vectors.npy", vectors)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     held: list[int] = []
-    take = hierarchical._View.take
+    take = growth.View.take
 
-    def watched(self: hierarchical._View, which: np.ndarray) -> torch.Tensor:
+    def watched(self: growth.View, which: np.ndarray) -> torch.Tensor:
         held.append(len(which))
         return take(self, which)
 
-    monkeypatch.setattr(hierarchical._View, "take", watched)
+    monkeypatch.setattr(growth.View, "take", watched)
     fitted = HierarchicalKMeans(**({"codebook_size": 8} | form)).fit(mapped)
     check_tree(vectors, fitted)
     assert max(held) <= (8 * 256 if "codebook_size" not in form and "max_points_per_centroid" not in form else 25 * 256)
@@ -245,14 +245,14 @@ def test_streamed_nodes_keep_every_promise(form: dict, tmp_path: Path, monkeypat
         assert errors[0] <= 1.1 * errors[1]
 
 
-@pytest.mark.parametrize("held", [hierarchical._HELD_OF_FILES, 12 * 100])
+@pytest.mark.parametrize("held", [growth._HELD_OF_FILES, 12 * 100])
 def test_shards_have_the_codes_of_arrays(held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = some_vectors()
     for number, part in enumerate(np.split(vectors, 3)):
         write_shard(tmp_path, number, {"item": part})
     shards, _ = ShardedEmbeddings(tmp_path).matrix()
-    monkeypatch.setattr(hierarchical, "_HELD_OF_FILES", held)
-    monkeypatch.setattr(hierarchical, "_HELD", held)
+    monkeypatch.setattr(growth, "_HELD_OF_FILES", held)
+    monkeypatch.setattr(growth, "_HELD", held)
     fitted = HierarchicalKMeans(codebook_size=8).fit(shards)
     assert (fitted.codes_ == HierarchicalKMeans(codebook_size=8).fit(vectors).codes_).all()
     assert (fitted.item_codes(shards, np.arange(600)).codes == fitted.codes_).all()

@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import semtok
 from semtok.content import rows as plumbing
 from semtok.kernels.residual_vq import ResidualCodebooks, sinkhorn_codes
-from semtok.methods import rqvae
+from semtok.methods import network_rows
 from semtok.methods.autoencoder import Autoencoder, RowBatches
 from semtok.methods.rqvae import RECIPES, RQVAE
 
@@ -484,8 +484,8 @@ def test_rows_in_files_are_read_batch_by_batch(tmp_path: Path, monkeypatch: pyte
     codes = made().fit(vectors, views=VIEWS).encode(vectors)
     assert (made().fit(mapped, views=VIEWS).encode(mapped) == codes).all()
     assert (made().fit(Streamed(vectors), views=VIEWS).encode(Streamed(vectors)) == codes).all()
-    monkeypatch.setattr(rqvae, "_VALIDATION_ROWS", 300)
-    monkeypatch.setattr(rqvae, "_STATISTICS_ROWS", 300)
+    monkeypatch.setattr(network_rows, "_VALIDATION_ROWS", 300)
+    monkeypatch.setattr(network_rows, "_STATISTICS_ROWS", 300)
     monkeypatch.setattr(plumbing, "_CHUNK_VALUES", 12 * 256)
     streamed = Streamed(vectors)
     tokenizer = made(codebook_size=2).fit(streamed)
