@@ -35,6 +35,12 @@ def embeddings(path: str) -> str:
 
 def tokenizer(path: str) -> str:
     """Codebooks and codes; the codes must be those that the codebooks decode from."""
+    from recbase.store.folder import consistent
+
+    return consistent(_tokenizer)(path)
+
+
+def _tokenizer(path: str) -> str:
     import semtok
 
     opened, codes = semtok.load(path), semtok.load_codes(path)
