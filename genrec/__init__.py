@@ -2,14 +2,37 @@
 
 One readable file a model. ``REGISTRY`` says of every model where its class is, what its codes are made of and what
 prepares them; commands, stages, the list and the contract tests read it, and nothing heavy is imported until a name is
-used. How a model is added: the docstring of :mod:`genrec.preparation`.
+used.
+
+    model = genrec.TIGER.train(data, recipe="small")            # or genrec.train("tiger", data, recipe="small")
+    model.recommend(users=["anna"], k=10)
+    model.save("runs/x"); model = genrec.load("runs/x")
+
+How a model is added: the docstring of :mod:`genrec.preparation`. Another package adds one by an entry point of the
+group ``genrec.models``, whose value names a :class:`ModelEntry`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from recbase import __version__ as __version__
+from recbase.plugins import registered
+
+if TYPE_CHECKING:
+    from genrec.models.bbqrec import BBQRec as BBQRec
+    from genrec.models.eager import EAGER as EAGER
+    from genrec.models.letter import LETTER as LETTER
+    from genrec.models.prorec import PRORec as PRORec
+    from genrec.models.tiger import TIGER as TIGER
+    from genrec.recommender import FittedGenerator as FittedGenerator
+    from genrec.recommender import load as load
+    from genrec.recommender import train as train
+    from genrec.search.decoding import beam_search as beam_search
+    from genrec.search.trie import CodeTrie as CodeTrie
+    from recbase.serving.comparison import compare as compare
 
 __all__ = [
     "EAGER",
@@ -19,10 +42,14 @@ __all__ = [
     "SHAPES",
     "BBQRec",
     "CodeTrie",
+    "FittedGenerator",
     "ModelEntry",
     "PRORec",
     "TIGER",
     "beam_search",
+    "compare",
+    "load",
+    "train",
 ]
 
 
@@ -52,7 +79,7 @@ class ModelEntry:
     forms: tuple[str, ...] = ("prefix",)
 
 
-REGISTRY: dict[str, ModelEntry] = {
+_OURS: dict[str, ModelEntry] = {
     "tiger": ModelEntry(
         "genrec.models.tiger:TIGER",
         "Rajput et al., NeurIPS 2023",
@@ -103,20 +130,35 @@ SHAPES = (
 )
 """Constructor arguments that follow from the data: never options of a command."""
 
-MODELS = {name: entry.target for name, entry in REGISTRY.items()}
-"""Name on the command line to ``module:Class``."""
-
-_NAMES = {
+_TARGETS = [entry.target.split(":") for entry in _OURS.values()]
+_NAMES = {kind: module for module, kind in _TARGETS} | {
     "CodeTrie": "genrec.search.trie",
+    "FittedGenerator": "genrec.recommender",
     "beam_search": "genrec.search.decoding",
-} | {target.rpartition(":")[2]: target.partition(":")[0] for target in MODELS.values()}
+    "compare": "recbase.serving.comparison",
+    "load": "genrec.recommender",
+    "train": "genrec.recommender",
+}
 
+if TYPE_CHECKING:
+    REGISTRY: dict[str, ModelEntry]
+    MODELS: dict[str, str]
+else:
 
-def __getattr__(name: str) -> Any:
-    """Import a public name the first time it is asked for (PEP 562)."""
-    if name not in _NAMES:
-        raise AttributeError(f"module 'genrec' has no attribute {name!r}")
-    return getattr(import_module(_NAMES[name]), name)
+    def __getattr__(name: str) -> Any:
+        """Import a public name, or look for plug-ins, the first time it is asked for (PEP 562).
+
+        ``REGISTRY`` is made late, so that the module of a plug-in's entry can itself import this package.
+        """
+        if name == "REGISTRY":
+            found = _OURS | registered("genrec.models", _OURS, ModelEntry)
+        elif name == "MODELS":
+            found = {model: entry.target for model, entry in __getattr__("REGISTRY").items()}
+        elif name in _NAMES:
+            return getattr(import_module(_NAMES[name]), name)
+        else:
+            raise AttributeError(f"module 'genrec' has no attribute {name!r}")
+        return globals().setdefault(name, found)
 
 
 def __dir__() -> list[str]:

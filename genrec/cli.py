@@ -1,4 +1,4 @@
-"""The command ``genrec``: train, evaluate, recommend, export, compare, list. Parses, calls one function, prints."""
+"""The command ``genrec``: train, evaluate, recommend, serve, export, compare, list. It parses and prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from genrec import MODELS, REGISTRY, SHAPES
 from recbase.arguments import Beams, rule_of
-from recbase.cli.models import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
+from recbase.cli.models import compare, form_option, print_metrics, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -26,6 +26,7 @@ from recbase.cli.options import (
     summary_of,
 )
 from recbase.cli.options import given as typed_names
+from recbase.cli.runs import evaluate_command, recommend_command, serve_command
 from recbase.console import failures, print_json, say
 
 __all__ = ["main"]
@@ -122,46 +123,33 @@ def _training_command(name: str) -> click.Command:
     return command
 
 
-@main.command()
-@argument("run")
-@add_options(options_from(_SEARCH, skip=("valid_beams", "valid_users")))
-@add_options(shared("as_json", "quiet"))
-@add_options([Option("exact", "bool", False, "Score every item instead of searching.", flag="exact"), RUN_DATA])
-@failures
-def evaluate(
-    run: Path, beams: int, search_batch: int, exact: bool, data: str | None, as_json: bool, quiet: bool
-) -> None:
-    """Search the items of every validation and test user again, and print the metrics under both seen-item policies."""
-    from genrec.search.generation import Search
-    from genrec.training import evaluate_generator
+def _load(run: Path, data: str | None = None) -> Any:
+    from genrec.recommender import FittedGenerator
     from recbase.data.catalog import load_dataset
-    from recbase.evaluate.compare import print_metrics as print_table
     from recbase.store.runs import load_run
 
-    opened = load_run(run, MODELS)
-    dataset = load_dataset(data or opened.data.get("given", opened.data["name"]))
-    if dataset.hash != opened.data["hash"]:
-        raise ValueError(f"{run} was trained on {opened.data['name']}, not on the data set {dataset.name}")
-    name, recipe = opened.manifest["model"], opened.recipe
-    search = Search(beams=beams, search_batch=search_batch)
-    metrics, _ = evaluate_generator(name, opened.model, dataset, search, recipe, quiet=quiet or as_json, exact=exact)
-    if as_json:
-        print_json(metrics)
-    else:
-        print_table({name: metrics})
+    return FittedGenerator(load_run(run, MODELS), None if data is None else load_dataset(data))
 
 
-@main.command()
-@argument("run")
-@add_options([*ASKED, Option("beams", "int", 50, "Prefixes kept at every step.", rule=rule_of(Beams))])
-@add_options(shared("as_json"))
-@failures
-def recommend(run: Path, history: tuple[str, ...], k: int, beams: int, keep_seen: bool, as_json: bool) -> None:
-    """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
-    from genrec.serving import recommend_ids
-    from recbase.store.runs import load_run
+_EXACT = Option("exact", "bool", False, "Score every item instead of searching.", flag="exact")
+_BEAMS = Option("beams", "int", 50, "Prefixes kept at every step.", rule=rule_of(Beams))
 
-    print_answers(*recommend_ids(load_run(run, MODELS), history, k, beams, keep_seen), as_json=as_json)
+main.add_command(
+    evaluate_command(
+        _load,
+        [
+            *(
+                replace(option, shown="the run's")
+                for option in options_from(_SEARCH, skip=("valid_beams", "valid_users"))
+            ),
+            _EXACT,
+        ],
+        "Search the items of every validation and test user again, and print the metrics under both seen-item "
+        "policies.",
+    )
+)
+main.add_command(recommend_command(_load, [_BEAMS, _EXACT]))
+main.add_command(serve_command(_load, [replace(_BEAMS, default=20), _EXACT]))
 
 
 @main.command()

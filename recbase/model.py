@@ -11,12 +11,12 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import torch
@@ -32,9 +32,28 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from recbase.serving.fitted import FittedRecommender
     from recbase.store.runs import Run
 
 __all__ = ["Network", "Origin", "Pretrained", "initialise"]
+
+
+class _Train:
+    """``Model.train(data, ...)`` trains a recommender; ``model.train(mode)`` of an object is PyTorch's own switch."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Pretrained]) -> Callable[..., FittedRecommender]: ...
+
+    @overload
+    def __get__(self, instance: Pretrained, owner: type[Pretrained]) -> Callable[..., Any]: ...
+
+    def __get__(self, instance: Pretrained | None, owner: type[Pretrained]) -> Callable[..., Any]:
+        if instance is None:
+            family = import_module(f"{owner.registry}.recommender")
+            return partial(family.train, _name_of(owner))
+        if isinstance(instance, nn.Module):
+            return partial(nn.Module.train, instance)
+        raise AttributeError(f"a {type(instance).__name__} has no mode of training; its class trains one")
 
 
 class Pretrained:
@@ -47,6 +66,7 @@ class Pretrained:
     """
 
     registry: ClassVar[str] = "seqrec"
+    train = _Train()
     origin: Origin | None = None
     """Folder that the model was read from, with the ids and titles of its items."""
 

@@ -6,13 +6,14 @@ default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
 from recbase.arguments import spelled
 
-__all__ = ["Given", "described", "filled", "spelled"]
+__all__ = ["Given", "described", "filled", "parted", "spelled"]
 
 Settings = TypeVar("Settings", bound="Given")
 
@@ -34,6 +35,31 @@ def filled(settings: Settings, recipe: Mapping[str, Any]) -> Settings:
     """Return the settings with a recipe's values for those that were not given."""
     names = {field.name for field in fields(settings)} - settings._given  # type: ignore[arg-type]
     return replace(settings, **{name: recipe[name] for name in recipe if name in names})  # type: ignore[type-var]
+
+
+def parted(what: str, settings: Mapping[str, Any], parts: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Any]]:
+    """Deal settings given by name out to the parts that take them; one that several take goes to each.
+
+    Parameters
+    ----------
+    what : str
+        What is set, for the sentence of an error, such as ``"training sasrec"``.
+    settings : mapping
+    parts : mapping
+        Name of each part to the names that it takes.
+
+    Raises
+    ------
+    TypeError
+        If a setting is taken by none; those that are spelled alike are named.
+    """
+    accepted = {part: set(names) for part, names in parts.items()}
+    everything = set().union(*accepted.values())
+    for name in settings:
+        if name not in everything:
+            near = difflib.get_close_matches(name, sorted(everything), 3) or sorted(everything)
+            raise TypeError(f"{what} has no setting {name!r}; did you mean {' or '.join(near)}?")
+    return {part: {name: settings[name] for name in settings if name in names} for part, names in accepted.items()}
 
 
 def described(name: str | None, recipe: Mapping[str, Any], *parts: Any) -> dict[str, Any]:

@@ -1,15 +1,62 @@
 """Sequential recommenders that rank items: histories (and codes, text, images) in, scores of the next item out.
 
 One readable file a model. ``REGISTRY`` says of every model where its class is and what it needs; commands, stages, the
-list and the contract tests read it, and nothing heavy is imported until a name is used. How a model is added: the
-docstring of :mod:`seqrec.item_content`.
+list and the contract tests read it, and nothing heavy is imported until a name is used.
+
+    model = seqrec.SASRec.train(data, epochs=20)                # or seqrec.train("sasrec", data, epochs=20)
+    model.recommend(users=["anna"], k=10)
+    model.save("runs/x"); model = seqrec.load("runs/x")
+
+How a model is added: the docstring of :mod:`seqrec.item_content`. Another package adds one by an entry point of the
+group ``seqrec.models``, whose value names a :class:`ModelEntry`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from recbase import __version__ as __version__
+from recbase.plugins import registered
+
+if TYPE_CHECKING:
+    from recbase.serving.comparison import compare as compare
+    from seqrec.models.bert4rec import BERT4Rec as BERT4Rec
+    from seqrec.models.bpr import BPRMF as BPRMF
+    from seqrec.models.caser import Caser as Caser
+    from seqrec.models.ccfrec import CCFRec as CCFRec
+    from seqrec.models.ccfrec_tabulated import TabulatedCCFRec as TabulatedCCFRec
+    from seqrec.models.cl4srec import CL4SRec as CL4SRec
+    from seqrec.models.din import DIN as DIN
+    from seqrec.models.duorec import DuoRec as DuoRec
+    from seqrec.models.fdsa import FDSA as FDSA
+    from seqrec.models.fmlp import FMLPRec as FMLPRec
+    from seqrec.models.gru4rec import GRU4Rec as GRU4Rec
+    from seqrec.models.gru4rec_features import GRU4RecFeatures as GRU4RecFeatures
+    from seqrec.models.hgn import HGN as HGN
+    from seqrec.models.hstu import HSTU as HSTU
+    from seqrec.models.itemknn import ItemKNN as ItemKNN
+    from seqrec.models.maerec import MAERec as MAERec
+    from seqrec.models.mfn4rec import MFN4Rec as MFN4Rec
+    from seqrec.models.missrec import MISSRec as MISSRec
+    from seqrec.models.mmsr import MMSR as MMSR
+    from seqrec.models.mv_rnn import MVRNN as MVRNN
+    from seqrec.models.mv_trm import MVTRM as MVTRM
+    from seqrec.models.nova import NOVABERT as NOVABERT
+    from seqrec.models.popularity import Popularity as Popularity
+    from seqrec.models.s3rec import S3Rec as S3Rec
+    from seqrec.models.sasrec import SASRec as SASRec
+    from seqrec.models.sasrec_content import SASRecContent as SASRecContent
+    from seqrec.models.sasrec_content import SASRecHybrid as SASRecHybrid
+    from seqrec.models.tedrec import TedRec as TedRec
+    from seqrec.models.transitions import Transitions as Transitions
+    from seqrec.models.tssr import TSSR as TSSR
+    from seqrec.models.unisrec import UniSRec as UniSRec
+    from seqrec.models.vqrec import VQRec as VQRec
+    from seqrec.recommender import FittedRanker as FittedRanker
+    from seqrec.recommender import load as load
+    from seqrec.recommender import train as train
 
 __all__ = [
     "MODELS",
@@ -23,6 +70,7 @@ __all__ = [
     "DuoRec",
     "FDSA",
     "FMLPRec",
+    "FittedRanker",
     "GRU4Rec",
     "GRU4RecFeatures",
     "HGN",
@@ -47,6 +95,9 @@ __all__ = [
     "Transitions",
     "UniSRec",
     "VQRec",
+    "compare",
+    "load",
+    "train",
 ]
 
 
@@ -85,7 +136,7 @@ _SOFTMAX = "full softmax"
 _MODALITIES = ("ids", "text", "images")
 _FEATURES = ("ids", "text", "images", "codes")
 
-REGISTRY: dict[str, ModelEntry] = {
+_OURS: dict[str, ModelEntry] = {
     "popularity": ModelEntry("seqrec.models.popularity:Popularity", "none", ("ids",), "none", kind="counted"),
     "transitions": ModelEntry("seqrec.models.transitions:Transitions", "none (ours)", ("ids",), "none", kind="counted"),
     "itemknn": ModelEntry(
@@ -189,18 +240,34 @@ REGISTRY: dict[str, ModelEntry] = {
     ),
 }
 
-MODELS = {name: entry.target for name, entry in REGISTRY.items()}
-"""Name on the command line to ``module:Class``."""
+_PUBLIC = {
+    target.rpartition(":")[2]: target.partition(":")[0] for target in (entry.target for entry in _OURS.values())
+} | {
+    "FittedRanker": "seqrec.recommender",
+    "compare": "recbase.serving.comparison",
+    "load": "seqrec.recommender",
+    "train": "seqrec.recommender",
+}
 
-_PUBLIC = {target.rpartition(":")[2]: target for target in MODELS.values()}
+if TYPE_CHECKING:
+    REGISTRY: dict[str, ModelEntry]
+    MODELS: dict[str, str]
+else:
 
+    def __getattr__(name: str) -> Any:
+        """Import a public name, or look for plug-ins, the first time it is asked for (PEP 562).
 
-def __getattr__(name: str) -> Any:
-    """Import a model class the first time it is asked for (PEP 562)."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'seqrec' has no attribute {name!r}")
-    module, _, attribute = _PUBLIC[name].partition(":")
-    return getattr(import_module(module), attribute)
+        ``REGISTRY`` is made late, so that the module of a plug-in's entry can itself import this package.
+        """
+        if name == "REGISTRY":
+            found = _OURS | registered("seqrec.models", _OURS, ModelEntry)
+        elif name == "MODELS":
+            found = {model: entry.target for model, entry in __getattr__("REGISTRY").items()}
+        elif name in _PUBLIC:
+            return getattr(import_module(_PUBLIC[name]), name)
+        else:
+            raise AttributeError(f"module 'seqrec' has no attribute {name!r}")
+        return globals().setdefault(name, found)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The command ``seqrec``: train, evaluate, recommend, compare, export, list. Parses, calls one function, prints."""
+"""The command ``seqrec``: train, evaluate, recommend, serve, compare, export, list. It parses and prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from recbase.arguments import Count, IndexName, Range, rule_of
-from recbase.cli.models import ASKED, RUN_DATA, compare, form_option, print_answers, print_metrics, training_options
+from recbase.cli.models import compare, form_option, print_metrics, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -26,6 +26,7 @@ from recbase.cli.options import (
     summary_of,
 )
 from recbase.cli.options import given as typed_names
+from recbase.cli.runs import evaluate_command, recommend_command, serve_command
 from recbase.console import failures, print_json, print_table, say, warn
 from seqrec import MODELS, REGISTRY, ModelEntry
 from seqrec.content import SHAPES
@@ -182,52 +183,26 @@ def _stage_options(function: Any) -> Any:
     )(function)  # fmt: skip
 
 
-@main.command()
-@argument("run")
-@add_options(shared("as_json"))
-@add_options([RUN_DATA])
-@failures
-def evaluate(run: Path, data: str | None, as_json: bool) -> None:
-    """Rank all items for every test user again, and print the metrics under both seen-item policies."""
+def _load(run: Path, data: str | None = None) -> Any:
     from recbase.data.catalog import load_dataset
-    from recbase.evaluate.compare import print_metrics
-    from recbase.evaluate.ranking import rank_targets, summarize
-    from recbase.evaluate.records import metrics_of_run
     from recbase.store.runs import load_run
+    from seqrec.recommender import FittedRanker
 
-    opened = load_run(run, MODELS)
-    dataset = load_dataset(data or opened.data.get("given", opened.data["name"]))
-    if dataset.hash != opened.data["hash"]:
-        raise ValueError(f"{run} was trained on {opened.data['name']}, not on the data set {dataset.name}")
-    split, scorer = dataset.split(), opened.model.scorer()
-    valid = summarize(rank_targets(scorer, split.valid))
-    ranks = rank_targets(scorer, split.test)
-    name, recipe = opened.manifest["model"], opened.recipe
-    metrics = metrics_of_run(name, dataset, split, recipe, valid, ranks, None, scorer)
-    if as_json:
-        print_json(metrics)
-    else:
-        print_metrics({name: metrics})
+    return FittedRanker(load_run(run, MODELS), None if data is None else load_dataset(data))
 
 
-@main.command()
-@argument("run")
-@add_options(
-    [
-        *ASKED,
-        Option("engine", "choice", "model", "What scores: the model, or the index or ONNX scorer of an exported run.",
-               ("model", "faiss", "onnx")),
-    ]
-)  # fmt: skip
-@add_options(shared("as_json"))
-@failures
-def recommend(run: Path, history: tuple[str, ...], k: int, keep_seen: bool, engine: str, as_json: bool) -> None:
-    """Recommend the next items for a history of raw item ids; unknown ids are named and skipped."""
-    from recbase.store.runs import load_run
-    from seqrec.serving import recommend_ids
+_ENGINE = [
+    Option("engine", "choice", "model", "What scores: the model, or the index or ONNX scorer of an exported run.",
+           ("model", "faiss", "onnx")),
+]  # fmt: skip
 
-    rows, unknown = recommend_ids(load_run(run, MODELS), history, k, keep_seen, engine)
-    print_answers(rows, unknown, as_json)
+main.add_command(
+    evaluate_command(
+        _load, [], "Rank all items for every test user again, and print the metrics under both seen-item policies."
+    )
+)
+main.add_command(recommend_command(_load, _ENGINE))
+main.add_command(serve_command(_load, _ENGINE))
 
 
 @main.command()

@@ -152,7 +152,9 @@ class FaissItems:
         self.n_items = int(self.index.ntotal)
 
     @torch.no_grad()
-    def topk(self, model: Any, histories: Histories, k: int, mask_seen: bool) -> Recommendations:
+    def topk(
+        self, model: Any, histories: Histories, k: int, mask_seen: bool, max_len: int | None = None
+    ) -> Recommendations:
         """The ``k`` best items of each history.
 
         Parameters
@@ -163,13 +165,16 @@ class FaissItems:
         k : int
         mask_seen : bool
             Leave out the items of the history.
+        max_len : int, optional
+            Longest history that is read; that of the model's scorer if not given.
 
         Raises
         ------
         ValueError
             If the index is of vectors of another width than the model's.
         """
-        items, lengths = (torch.from_numpy(part) for part in histories.padded(slice(None), model.scorer().max_len))
+        max_len = model.scorer().max_len if max_len is None else max_len
+        items, lengths = (torch.from_numpy(part) for part in histories.padded(slice(None), max_len))
         device = next(model.parameters()).device
         vectors = model.eval().user_vectors(items.to(device), lengths.to(device)).float().cpu().numpy()
         if vectors.shape[1] != self.index.d:

@@ -1,66 +1,14 @@
-"""Using a trained run: raw item ids in, raw item ids out; and the folder that a deployment needs."""
+"""The folder that a deployment needs: a run with tables, item vectors, an index and a scorer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from recbase.data.sequences import Histories
-from recbase.evaluate.answers import answer_rows, known_items
 from recbase.store.folder import FileContent, check_replaceable, folder_lock, open_folder
 from recbase.store.runs import KIND, MANIFEST, Run, save_run
 
-__all__ = ["export_run", "recommend_ids"]
-
-
-def recommend_ids(
-    run: Run, history: Sequence[str | int], k: int = 10, keep_seen: bool = False, engine: str = "model"
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The ``k`` best items for one history of raw ids.
-
-    Parameters
-    ----------
-    run : Run
-    history : sequence of str or int
-        The oldest item first.
-    k : int, default 10
-    keep_seen : bool, default False
-        Whether items of the history may be recommended.
-    engine : {"model", "faiss", "onnx"}, default "model"
-        What scores: the model, or a file that :func:`export_run` wrote: the index (the model still makes the user
-        vector), or the ONNX scorer.
-
-    Returns
-    -------
-    rows : list of dict
-        ``item_id``, ``title`` (where there is one) and ``score``, the best first.
-    unknown : list of str
-        Ids of the history that the run does not know; they are skipped.
-
-    Raises
-    ------
-    ValueError
-        If no id of the history is known, or the run has no such file.
-    ImportError
-        If the engine is not installed.
-    """
-    from recbase.evaluate.ranking import topk
-    from seqrec.export import FAISS_FILE, ONNX_FILE, FaissItems, OnnxScorer
-
-    if engine not in ("model", "faiss", "onnx"):
-        raise ValueError(f"--engine must be one of model, faiss, onnx, got {engine!r}")
-    file = {"faiss": FAISS_FILE, "onnx": ONNX_FILE}.get(engine)
-    if file is not None and file not in run.folder:
-        raise ValueError(f"{run.folder.path} has no {file}; seqrec export RUN --out FOLDER writes one")
-    known, unknown = known_items(run, history)
-    histories, count = Histories.from_lists([known]), min(k, len(run.items))
-    if engine == "faiss":
-        index = FaissItems(run.folder.file(FAISS_FILE), len(run.items))
-        return answer_rows(run, index.topk(run.model, histories, count, mask_seen=not keep_seen)), unknown
-    scorer = OnnxScorer(run.folder.file(ONNX_FILE), len(run.items)) if engine == "onnx" else run.model.scorer()
-    return answer_rows(run, topk(scorer, histories, count, mask_seen=not keep_seen)), unknown
+__all__ = ["export_run"]
 
 
 def _check_export(out: str | os.PathLike[str]) -> None:

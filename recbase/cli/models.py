@@ -9,18 +9,13 @@ from typing import Any
 
 import click
 
-from recbase.arguments import MetricName, MonitorName, Range, rule_of
+from recbase.arguments import MetricName, MonitorName, rule_of
 from recbase.cli.options import Command, Option, add_options, argument, options_from, shared
 from recbase.console import failures, print_json, print_table, say, short, warn
 
-__all__ = ["ASKED", "RUN_DATA", "compare", "form_option", "print_answers", "print_metrics", "training_options"]
+__all__ = ["RUN_DATA", "compare", "form_option", "print_answers", "print_metrics", "training_options"]
 
 RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
-ASKED = [
-    Option("history", "strs", None, "Raw item ids, the oldest first, as a,b,c.", required=True, repeats=True),
-    Option("k", "int", 10, "Items to recommend.", flag="top", short="-k", rule=Range(1, 100_000)),
-    Option("keep_seen", "bool", False, "Items of the history may be recommended again.", flag="keep-seen"),
-]
 _TRAINING = "recbase.train.loop:TrainConfig"
 
 
@@ -57,10 +52,15 @@ def print_answers(rows: list[dict[str, Any]], unknown: list[str], as_json: bool)
         print_json({"items": rows, "unknown": unknown})
         return
     table = [
-        (str(place), str(row["item_id"]), str(row.get("title") or ""), f"{row['score']:.4f}")
+        (
+            str(place),
+            str(row["item_id"]),
+            str(row.get("title") or ""),
+            "" if row["score"] is None else f"{row['score']:.4f}",
+        )
         for place, row in enumerate(rows, 1)
     ]
-    print_table(("rank", "item", "title", "score"), table, clip="title")
+    print_table(("rank", "item", "title", "score"), [tuple(map(str, row)) for row in table], clip="title")
 
 
 @click.command(cls=Command)

@@ -30,7 +30,16 @@ from recbase.store.manifests import check
 if TYPE_CHECKING:
     from recbase.data.readers import Notes
 
-__all__ = ["BUILT_IN", "VIEW_COLUMNS", "Dataset", "Verification", "load_dataset", "prepare_dataset", "verify"]
+__all__ = [
+    "BUILT_IN",
+    "VIEW_COLUMNS",
+    "Dataset",
+    "Verification",
+    "as_dataset",
+    "load_dataset",
+    "prepare_dataset",
+    "verify",
+]
 
 BUILT_IN = ("journey", "synthetic")
 
@@ -73,6 +82,11 @@ def load_dataset(name_or_folder: str | os.PathLike[str], **options: Any) -> Data
         raise FileNotFoundError(f"the folder or file {text} does not exist")
     names = ", ".join([*BUILT_IN, *PUBLISHED])
     raise ValueError(f"unknown data set {text!r}: it is no folder here, and the names are {names}")
+
+
+def as_dataset(data: Dataset | str | os.PathLike[str]) -> Dataset:
+    """The data set itself, or the one that `load_dataset` opens by this name or path."""
+    return data if isinstance(data, Dataset) else load_dataset(data)
 
 
 def prepare_dataset(

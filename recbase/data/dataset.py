@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from recbase.console import say
 from recbase.data import interactions as events
 from recbase.data.sequences import Histories
 from recbase.data.splits import Split, global_time, leave_last_out
@@ -155,6 +157,64 @@ class Dataset:
             dict(facts or {}),
         )
 
+    @classmethod
+    def from_frames(
+        cls,
+        interactions: Any,
+        items: Any = None,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        time: str | None = None,
+        text: Sequence[str] | None = None,
+        name: str = "frames",
+        min_user: int = 5,
+        min_item: int = 5,
+        quiet: bool = False,
+        **options: Any,
+    ) -> Dataset:
+        """Number users and items of one's own tables; ``semtok prepare`` does the same with files.
+
+        Parameters
+        ----------
+        interactions : DataFrame
+            One row an event, of pandas, polars, Arrow or ``datasets.Dataset``.
+        items : DataFrame, optional
+            One row an item, with the column ``item``; items without events are left out.
+        user, item : str, default "user_id", "item_id"
+            Columns of the ids, integers or text.
+        time : str, optional
+            Column of the times, whatever their form; ``timestamp`` where there is such a column, else events count as
+            in order.
+        text : sequence of str, optional
+            Text columns of ``items`` that are encoded; those of a usual name (title, brand, ...) if not given.
+        name : str, default "frames"
+            For tables and messages.
+        min_user, min_item : int, default 5
+            Fewest events that a user and an item keep; 0 or 1 keeps all. Users of less than 3 are not evaluated.
+        quiet : bool, default False
+            Do not print how many events, users and items are left out.
+        **options
+            More arguments of `recbase.data.catalog.prepare_dataset`, such as ``repeats``, ``ties`` and ``time_format``.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, ids are null or of another type, or nothing is left.
+        """
+        # the catalogue of data sets imports this class, so that it is looked up here by name
+        prepare = import_module("recbase.data.catalog").prepare_dataset
+        columns = {"user_id": user, "item_id": item} | ({} if time is None else {"timestamp": time})
+        made: Dataset = prepare(
+            interactions, name, items=items, columns=columns, min_user=min_user, min_item=min_item,
+            views=None if text is None else list(text), **options,
+        )  # fmt: skip
+        dropped = made.manifest["dropped"]
+        if not quiet and any(dropped.values()):
+            left = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in dropped.items() if count)
+            say(f"{name}: {made.n_users:,} users, {made.n_items:,} items; left out: {left}", err=True)
+        return made
+
     @property
     def item_ids(self) -> pl.Series:
         """Ids of the items as the source has them; item number i is row i - 1."""
@@ -208,6 +268,10 @@ class Dataset:
             raw_ids if isinstance(raw_ids, pl.Series) else pl.Series([str(value) for value in raw_ids], dtype=pl.String)
         )
         return events.number(given.cast(pl.String), self.item_ids.cast(pl.String))
+
+    def __repr__(self) -> str:
+        counts = f"{self.n_users:,} users, {self.n_items:,} items, {len(self.histories.items):,} interactions"
+        return f"Dataset({self.name}: {counts}; text: {', '.join(self.views) or 'none'})"
 
     def split(self, name: str = "last", valid_from: int | None = None, test_from: int | None = None) -> Split:
         """Training, validation and test part.

@@ -103,6 +103,13 @@ class Comparison:
         """Return plain lists and numbers for JSON."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = io.StringIO()
+        print_comparison(self, Console(file=text, width=160))
+        return text.getvalue().rstrip()
+
 
 @dataclass(frozen=True)
 class _Run:

@@ -83,6 +83,7 @@ SCHEMA = record(
     }
 )
 """Schema of ``config.json``; more entries may stand in it."""
+_ITEM_COLUMNS = ("item_id", "title", "events")
 _MODEL = record({"model": TEXT, "arguments": OBJECT})
 
 METRICS = record(
@@ -110,7 +111,7 @@ class Run:
     model : object
         The model with its weights, in eval mode.
     items : polars.DataFrame [N]
-        ``item_id`` and ``title``; item number i is row i - 1.
+        ``item_id`` and perhaps ``title`` and ``events``; item number i is row i - 1.
     """
 
     folder: Folder
@@ -186,13 +187,14 @@ def save_run(
     model : object
         A module with ``config()``, or a counting model with ``config()`` and ``tensors()``.
     items : polars.DataFrame [N]
-        The catalogue in the order of item numbers; ``item_id`` and, where there is one, ``title`` are kept.
+        The catalogue in the order of item numbers; ``item_id`` and, where they are there, ``title`` and ``events`` (how
+        often it occurs in training) are kept.
     manifest : mapping
         What else the manifest records.
     files : mapping, optional
         More files, such as ``metrics.json`` and ``ranks.parquet``.
     """
-    columns = [column for column in ("item_id", "title") if column in items.columns]
+    columns = [column for column in _ITEM_COLUMNS if column in items.columns]
     tensors = model.tensors() if hasattr(model, "tensors") else dict(model.state_dict())
     content: dict[str, FileContent] = {
         "model.safetensors": tensor_bytes(tensors),

@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import polars as pl
+
 from recbase.store.files import TEMPORARY, FileContent, write_file
 from recbase.store.locks import folder_lock
 from recbase.store.runs import MANIFEST, check_run_folder, save_run
@@ -110,7 +113,7 @@ class Attempt:
         body = {"data": data} | manifest | {"attempt": self.name}
         content = {"metrics.json": json.dumps(metrics, indent=1).encode()}
         with self.finishing():
-            save_run(self.out, name, model, dataset.items, body, content | dict(files))
+            save_run(self.out, name, model, _with_events(dataset), body, content | dict(files))
 
     def move_in(self) -> None:
         """Put history and checkpoint beside the saved run, which has taken the old one's place, and drop the note."""
@@ -141,6 +144,12 @@ class Attempt:
         else:
             told = "the stages that are complete are kept"
         return told if self.folder == self.out else f"{told}, and the run in {self.out} stays as it was"
+
+
+def _with_events(dataset: Dataset) -> pl.DataFrame:
+    """The catalogue with the number of training events of every item, by which strangers are answered."""
+    counts = np.bincount(dataset.split().train.flat()[0], minlength=dataset.n_items + 1)[1:]
+    return dataset.items.with_columns(events=pl.Series(counts, dtype=pl.UInt32))
 
 
 @contextmanager

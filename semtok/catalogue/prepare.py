@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbase.arguments import EncoderName, FolderName, ModelName, Width
+from recbase.cli.signatures import recipe_of
 from recbase.console import say
-from recbase.pipeline import step
+from recbase.data.catalog import as_dataset
+from recbase.pipeline import cache_for, step
+from recbase.recipes import parted
 from semtok.catalogue.fit import FittedCodes, fit_codes
 from semtok.codes import MANIFEST
 from semtok.content.embed import embeddings_for
 from semtok.content.embeddings import IMAGE_VIEW, Embeddings
 from semtok.content.ready_vectors import VectorSource, open_vectors
+from semtok.registry import methods, tokenizer_class
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
 
-__all__ = ["Encoding", "codes_folder", "item_embeddings", "keep_codes"]
+__all__ = ["Encoding", "codes_folder", "fit", "item_embeddings", "keep_codes"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,71 @@ class Encoding:
     images: bool = False
     image_encoder: ModelName | None = None
     image_root: FolderName | None = None
+
+
+def fit(
+    method: str,
+    data: Dataset | str | os.PathLike[str],
+    *,
+    recipe: str = "default",
+    embeddings: Path | VectorSource | None = None,
+    unique: str | None = None,
+    per_view: bool | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+    **settings: Any,
+) -> FittedCodes:
+    """Fit a tokenizer on the items of a data set: content to vectors to codes, as ``semtok fit METHOD`` does.
+
+    Parameters
+    ----------
+    method : str
+        Name of the tokenizer, such as ``"rqvae"``; ``semtok list`` shows them.
+    data : Dataset, path or str
+        See `recbase.data.catalog.load_dataset` for what a name or a path may be.
+    recipe : str, default "default"
+        Named settings of the method; they apply wherever ``settings`` says nothing.
+    embeddings : Path or VectorSource, optional
+        Vectors to read instead of making them.
+    unique : str, optional
+        How codes that items share are made unique; the method's own way if not given.
+    per_view : bool, optional
+        Codes for each view on its own, or for all in one; the method's own way if not given.
+    cache : path, optional
+        Where vectors and codes are kept, ``runs/cache`` by default; commands and Python share it.
+    seed : int, default 0
+    quiet : bool, default False
+        Show no progress.
+    **settings
+        Arguments of the tokenizer's constructor and fields of `Encoding` (``encoder``, ``views``, ``pca``, ...).
+
+    Returns
+    -------
+    FittedCodes
+        ``codes``, ``tokenizer`` and ``report``; ``save(folder)`` writes what `semtok.load` and a training read.
+
+    Raises
+    ------
+    TypeError
+        If a setting is neither one of the method nor of the encoding.
+    ValueError
+        If the method or the recipe is unknown, or a value is out of its range.
+    """
+    dataset = as_dataset(data)
+    kind = tokenizer_class(method)
+    own = set(inspect.signature(kind).parameters)
+    given = parted(f"fitting {method}", settings, {"own": own, "encoding": {field.name for field in fields(Encoding)}})
+    where = Path(cache) if cache is not None else cache_for("runs/semtok")
+    vectors = item_embeddings(dataset, Encoding(**given["encoding"]), where, embeddings, quiet)
+    shared = {name: value for name, value in {"seed": seed, "quiet": quiet}.items() if name in own}
+    tokenizer = kind(**shared | recipe_of(methods()[method], recipe) | given["own"])
+    fitted = fit_codes(
+        tokenizer, vectors, dataset=dataset, per_view=per_view, unique=unique, seed=seed,
+        made_from={"recipe": recipe}, quiet=quiet,
+    )  # fmt: skip
+    keep_codes(fitted, vectors, where, dataset=dataset, per_view=per_view, seed=seed)
+    return fitted
 
 
 def item_embeddings(

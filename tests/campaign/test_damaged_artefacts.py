@@ -53,20 +53,18 @@ FOREIGN = (
 def open_run_folder(folder: Path) -> None:
     """Load a run and let it answer, by every engine that it holds a file of."""
     from genrec import MODELS as GENERATORS
-    from genrec.serving import recommend_ids as generate_ids
+    from genrec.recommender import FittedGenerator
     from seqrec import MODELS
-    from seqrec.serving import recommend_ids
+    from seqrec.recommender import FittedRanker
 
     run = load_run(folder, MODELS | GENERATORS)
     history = [str(item) for item in run.items["item_id"].head(3).to_list()]
     if hasattr(run.model, "search"):
-        rows, _ = generate_ids(run, history, 5, beams=8)
-        assert len(rows) <= 5
+        assert len(FittedGenerator(run).recommend(histories=[history], k=5, beams=8)) <= 5
         return
     engines = {"faiss": "items.faiss", "onnx": "scorer.onnx"}
     for engine in ("model", *(name for name, file in engines.items() if file in run.folder)):
-        rows, _ = recommend_ids(run, history, 5, engine=engine)
-        assert len(rows) <= 5
+        assert len(FittedRanker(run).recommend(histories=[history], k=5, engine=engine)) <= 5
     if "item_vectors.safetensors" in run.folder:
         assert len(read_item_vectors(open_run(folder))) == len(run.items)
     if "metrics.json" in run.folder:

@@ -24,7 +24,7 @@ def clip(value: object, length: int = 60) -> str:
 
 
 def as_table(source: Any, what: str) -> Any:
-    """A table of pandas, Arrow or polars (lazy too) as a polars DataFrame; a path as it is.
+    """A table of pandas, Arrow, ``datasets`` or polars (lazy too) as a polars DataFrame; a path as it is.
 
     Raises
     ------
@@ -38,6 +38,8 @@ def as_table(source: Any, what: str) -> Any:
             return source.collect()
         if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
             return pl.from_pandas(source)
+        if type(source).__module__.startswith("datasets."):  # a table of the Hugging Face library
+            return pl.from_arrow(source.with_format("arrow")[:])
         if hasattr(source, "__arrow_c_stream__") and hasattr(source, "column_names"):
             return pl.DataFrame(source)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError, ImportError) as error:
@@ -46,7 +48,7 @@ def as_table(source: Any, what: str) -> Any:
             f"{what} cannot be read as a table ({reason}); expected a name and one type a column"
         ) from error
     raise ValueError(
-        f"{what} is of the type {type(source).__name__}; expected a path, or a table of polars, pandas or Arrow"
+        f"{what} is of the type {type(source).__name__}; expected a path, or a table of polars, pandas, Arrow, datasets"
     )
 
 
