@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from recbase.arguments import Count, Range, rule_of
+from recbase.arguments import Count, Range, Word, rule_of
 from recbase.cli.models import RUN_DATA, print_answers
 from recbase.cli.options import Command, Option, add_options, argument, need_paths, shared
 from recbase.cli.options import given as typed_names
@@ -35,8 +36,9 @@ _ANSWER = [
            flag="strict"),
     Option("out", "path", None, "File to write: .parquet, .csv or .jsonl."),
 ]  # fmt: skip
+_HOST = Word("a host name or an address", lambda text: re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", text) is not None)
 _SERVED = [
-    Option("host", "str", "127.0.0.1", "Address to listen on; by default this machine alone can ask."),
+    Option("host", "str", "127.0.0.1", "Address to listen on; by default this machine alone can ask.", rule=_HOST),
     Option("port", "int", 8000, "Port to listen on; 0 takes any that is free.", rule=Range(0, 65_535)),
     Option("workers", "int", 1, "Requests computed at the same time.", rule=rule_of(Count)),
     Option("waiting", "int", 64, "Requests that may wait; more are answered by 503.", rule=rule_of(Count)),
@@ -192,7 +194,8 @@ def serve_command(load: Loader, options: Sequence[Option]) -> click.Command:
         Needs the extra [serve]. POST /reload opens the run folder again and takes the new one into use when it is
         ready, without dropping a request.
         """
-        from recbase.serving.service import Bounds, run_service
+        from recbase.serving.server import run_service
+        from recbase.serving.service import Bounds
 
         names = {option.name for option in options}
         bounds = Bounds(**{name: value for name, value in given.items() if name not in names})

@@ -50,7 +50,7 @@ class Answers:
     table : DataFrame
         See `FittedRecommender.recommend`.
     unknown : list of str
-        Ids in the histories that the model does not know, each once.
+        Ids in the histories and filters that the model does not know, each once.
     strangers : int
         Histories without any known item, which were answered with the most popular items.
     """
@@ -268,7 +268,7 @@ class FittedRecommender(ABC):
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k must be a whole number of 1 or more, got {k!r}")
         asked, rows, known, unknown = self._question(users, histories, strict)
-        allowed = self._allowed(exclude, only)
+        allowed = self._allowed(exclude, only, unknown, strict)
         k = min(int(k), len(self.items))
         familiar = known.lengths > 0  # networks read histories of one item or more
         if familiar.all():
@@ -390,17 +390,21 @@ class FittedRecommender(ABC):
             )
         return rows
 
-    def _allowed(self, exclude: Ids | None, only: Ids | None) -> np.ndarray | None:
-        """Items that may be recommended, bool [N]; None for all."""
+    def _allowed(self, exclude: Ids | None, only: Ids | None, unknown: list[str], strict: bool) -> np.ndarray | None:
+        """Items that may be recommended, bool [N]; None for all. Ids that are unknown are added to ``unknown``."""
         if exclude is None and only is None:
             return None
         allowed = np.full(len(self.items), only is None)
-        for ids, value in ((only, True), (exclude, False)):
+        for what, ids, value in (("only", only, True), ("exclude", exclude, False)):
             if isinstance(ids, str):
-                raise ValueError(f"exclude and only must be sequences of ids, got the text {ids!r:.80}")
-            named = [self._numbers.get(str(item), 0) for item in ([] if ids is None else ids)]
-            chosen = np.array(named, dtype=np.int64)
-            allowed[chosen[chosen > 0] - 1] = value
+                raise ValueError(f"{what} must be a sequence of item ids, got the text {ids!r:.80}")
+            named = [str(item) for item in ([] if ids is None else ids)]
+            strange = [name for name in named if name not in self._numbers]
+            if strict and strange:
+                raise ValueError(f"{what} has item {strange[0]!r:.80}, expected items that {self.folder} knows")
+            unknown.extend(name for name in dict.fromkeys(strange) if name not in unknown)
+            chosen = np.array([self._numbers[name] for name in named if name in self._numbers], dtype=np.int64)
+            allowed[chosen - 1] = value
         return allowed
 
     # ------------------------------------------------------------------------------------------- answers

@@ -6,18 +6,16 @@ which. HTTP is the business of `recbase.serving.web`.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recbase.arguments import Count, check_arguments
-from recbase.console import say
 
 if TYPE_CHECKING:
     from recbase.serving.fitted import FittedRecommender
 
-__all__ = ["Bounds", "Service", "run_service"]
+__all__ = ["Bounds", "Loader", "Service"]
 
 Loader = Callable[[], "FittedRecommender"]
 
@@ -101,54 +99,3 @@ class Service:
             place["popular"] = row.pop("popular")
             place["items"].append(row)
         return {"lists": lists, "unknown": found.unknown, "version": fitted.version}
-
-
-def run_service(
-    load: Loader,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    bounds: Bounds | None = None,
-    answer: Mapping[str, Any] | None = None,
-    quiet: bool = False,
-) -> None:
-    """Serve a model over HTTP until a signal ends it.
-
-    Parameters
-    ----------
-    load : callable
-        Opens the run folder; called now and at every ``POST /reload``.
-    host : str, default "127.0.0.1"
-        Address to listen on; this machine alone can ask by default.
-    port : int, default 8000
-        0 takes any that is free.
-    bounds : Bounds, optional
-    answer : mapping, optional
-        Options of `FittedRecommender.recommend` that the server fixes.
-    quiet : bool, default False
-        Do not print the address.
-
-    Raises
-    ------
-    ImportError
-        If FastAPI or uvicorn is not installed.
-    OSError
-        If the address is taken, or is none of this machine.
-    """
-    try:
-        import uvicorn
-
-        from recbase.serving.web import application
-    except ImportError as error:
-        raise ImportError("serving needs FastAPI and uvicorn: install them with pip install 'semtok[serve]'") from error
-    app = application(Service(load, answer), bounds)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen(128)  # from now on requests wait instead of being refused
-        except (OSError, UnicodeError) as error:
-            raise OSError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
-        if not quiet:
-            address, taken = listener.getsockname()[:2]
-            say(f"Serving on http://{address}:{taken} ({app.description}); /docs describes it", err=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])

@@ -65,6 +65,14 @@ def test_filters(model, data):
     assert data.item_ids[10] in set(model.recommend(histories=history, k=data.n_items, keep_seen=True)["item"])
 
 
+def test_filters_name_what_they_do_not_know(model, data):
+    found = model.answer(
+        histories=[[data.item_ids[0], "x"]], k=2, exclude=["x", "y", "y"], only=["z", data.item_ids[3]]
+    )
+    assert found.unknown == ["x", "z", "y"]
+    assert found.table["item"].to_list() == [data.item_ids[3]]
+
+
 def test_of_whom_nothing_is_known_the_most_popular_items_are_told(model, data):
     counts = np.bincount(data.split().train.flat()[0], minlength=data.n_items + 1)[1:]
     best = data.item_ids.gather(np.argsort(-counts, kind="stable")[:3]).to_list()
@@ -95,7 +103,8 @@ def test_of_whom_nothing_is_known_the_most_popular_items_are_told(model, data):
         ({"users": ["anna", 0]}, "1 of 2 users are not in the data set synthetic, such as 'anna'"),
         ({"histories": [[0], ["odd"]], "strict": True}, "history 1 has item 'odd'"),
         ({"histories": [[0], []], "strict": True}, "history 1 has an empty history"),
-        ({"histories": [[0]], "only": "abc"}, "exclude and only must be sequences of ids"),
+        ({"histories": [[0]], "exclude": ["odd"], "strict": True}, "exclude has item 'odd'"),
+        ({"histories": [[0]], "only": "abc"}, "only must be a sequence of item ids, got the text 'abc'"),
     ],
 )
 def test_bad_questions_are_refused_in_one_sentence(model, asked, sentence):
