@@ -4,8 +4,8 @@
     python -m benchmarks.serving --tasks dense-12000 --rounds 3
 
 Models are untrained: the time of an answer does not depend on the weights. Every call goes the whole way from raw item
-ids to a table of raw item ids and titles; `scores` is the part that implicit and RecTools have too, the best items for a
-user vector that is there already. Rounds alternate between the engines; a round makes 100 calls of one history (50th
+ids to a table of raw item ids and titles; `scores` is the part that implicit and RecTools have too, the best items for
+a user vector that is there already. Rounds alternate between the engines; a round makes 100 calls of one history (50th
 and 99th percentile of all rounds), and one call of 10,000 histories. implicit and RecTools are left out where they are
 not installed. The machine must be otherwise idle.
 """
@@ -55,7 +55,7 @@ def tiger(items: int, folder: Path) -> genrec.FittedGenerator:
     """A TIGER of the small recipe over so many items with four codes each."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    settings = {name: value for name, value in recipe_of("genrec.models.tiger:TIGER", "small").items()}
+    settings = recipe_of("genrec.models.tiger:TIGER", "small")
     accepted = set(TIGER.__init__.__annotations__)
     model = TIGER(items=items, sizes=[256] * 4, **{k: v for k, v in settings.items() if k in accepted})
     codes = rng.integers(256, size=(2 * items, 4))

@@ -109,6 +109,44 @@ class ItemTokenizer(TransformerMixin, BaseEstimator):
         """Encode the vectors of a catalogue, row i being the item ``item_ids[i]``."""
         return ItemCodes(self.encode(X), tuple(self.sizes_), item_ids, dict(self.blocks_))
 
+    def encode_items(self, items: Any, item_ids: Any = None) -> ItemCodes:
+        """Encode new items by their content, with a tokenizer that was read from a folder.
+
+        Parameters
+        ----------
+        items : DataFrame
+            A table of pandas, polars or Arrow: one row an item, with the text columns that the tokenizer was fitted
+            on, and ``item_id``.
+        item_ids : sequence of str or int, optional
+            Ids of the items; the column ``item_id`` if not given, else row numbers.
+
+        Returns
+        -------
+        ItemCodes
+            The codes that the tokenizer gives. They may be those of other items: `semtok.append_items` gives new items
+            codes of their own.
+
+        Raises
+        ------
+        ValueError
+            If this was not read from a folder that carries the rules by which content becomes vectors, or a column is
+            missing.
+        """
+        from recbase.data.tables.raw import as_table
+        from semtok.content.arrange import laid_out_as
+        from semtok.content.embeddings import carried_rules
+
+        origin = getattr(self, "_origin", None)
+        rules = None if origin is None else carried_rules(origin)
+        if origin is None or rules is None:
+            where = "this tokenizer was not read from a folder" if origin is None else f"{origin.path}"
+            raise ValueError(
+                f"{where} carries no rules that make vectors of texts, as `semtok fit` saves them with vectors that it "
+                "made itself: give vectors to encode"
+            )
+        vectors = rules.transform_new(as_table(items, "the items"), item_ids)
+        return self.item_codes(laid_out_as(vectors, origin.manifest["made_from"]).matrix, vectors.item_ids)
+
     def save(
         self,
         folder: str | os.PathLike[str],

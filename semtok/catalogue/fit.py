@@ -50,10 +50,17 @@ class FittedCodes:
     made_from: dict[str, Any]
     unique: str
     errors: np.ndarray | None = None  # how far items are from their codes, for the drift of items appended later
+    embeddings: Embeddings | None = None  # what the vectors came from, where they are one array
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer folder with its codes and ``report.json``; see ``ItemTokenizer.save``."""
+    def save(self, folder: str | os.PathLike[str], carry: bool = True) -> None:
+        """Write the tokenizer folder with its codes and ``report.json``; see ``ItemTokenizer.save``.
+
+        With ``carry`` it also holds the rules by which the content of new items becomes vectors (words and directions
+        of TF-IDF, PCA, name and revision of an encoder), so that it encodes them wherever it is moved.
+        """
         files: dict[str, FileContent] = {"report.json": json.dumps(self.report, indent=1).encode()}
+        if carry and self.embeddings is not None:
+            files |= self.embeddings.carried()
         if self.errors is not None:
             files[ERRORS_FILE] = tensor_bytes({"errors": self.errors})
         self.tokenizer.save(
@@ -218,7 +225,8 @@ def fit_codes(
         "unique and report": time.perf_counter() - encoded,
     }
     errors = error_sample(tokenizer, layout.matrix, codes, seed)
-    return FittedCodes(tokenizer, resolved, report, origin | used | dict(made_from or {}), policy, errors)
+    made_of = embeddings if isinstance(embeddings, Embeddings) else None
+    return FittedCodes(tokenizer, resolved, report, origin | used | dict(made_from or {}), policy, errors, made_of)
 
 
 def _encoded(

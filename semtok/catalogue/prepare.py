@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +210,7 @@ def codes_folder(
             made_from=made_from,
             quiet=quiet,
         )
-        fitted.save(target)
+        fitted.save(target, carry=False)  # the vectors are kept beside it
 
     key = _key(tokenizer, embeddings, dataset, views, per_view, unique, seed)
     return step(cache, f"codes-{tokenizer.method}", key, MANIFEST, build, tokenizer.version)
@@ -227,7 +228,8 @@ def keep_codes(
     """Put codes that `fit_codes` has just made where `codes_folder` finds them."""
     tokenizer, views = fitted.tokenizer, fitted.made_from["views"]
     key = _key(tokenizer, embeddings, dataset, views, per_view, fitted.unique, seed)
-    return step(cache, f"codes-{tokenizer.method}", key, MANIFEST, fitted.save, tokenizer.version)
+    save = partial(fitted.save, carry=False)
+    return step(cache, f"codes-{tokenizer.method}", key, MANIFEST, save, tokenizer.version)
 
 
 def _key(

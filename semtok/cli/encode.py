@@ -57,8 +57,9 @@ def encode(
 ) -> None:
     """Give items the codes of a fitted TOKENIZER: new items by their content, or any vectors of the same views.
 
-    With --items the texts become vectors by the transforms that were fitted with the embeddings. --embeddings may be a
-    folder of shards (part-00000.safetensors or .parquet ...) larger than memory, whose codes are written as shards too.
+    With --items the texts become vectors by the rules that were fitted with the embeddings, which TOKENIZER carries; a
+    folder of an earlier version needs those --embeddings. Without --items, --embeddings may be a folder of shards
+    (part-00000.safetensors or .parquet ...) larger than memory, whose codes are written as shards too.
     With --append the items, which must be new, get codes of their own and become part of the folder; no code that was
     given before changes.
     """
@@ -95,11 +96,15 @@ def encode(
 
 
 def _transforms_of(tokenizer: Path, embeddings: Path | None, made_from: Mapping[str, Any]) -> Embeddings:
-    """The embeddings that a tokenizer was fitted on, which know how texts become vectors."""
+    """The embeddings that a tokenizer was fitted on, or what it carries of them: how texts become vectors."""
+    from semtok.codecs.schemas import open_tokenizer
     from semtok.codes import load_codes
-    from semtok.content.embeddings import Embeddings
+    from semtok.content.embeddings import Embeddings, carried_rules
     from semtok.content.ready_vectors import open_vectors
 
+    carried = carried_rules(open_tokenizer(tokenizer)) if embeddings is None else None
+    if carried is not None:
+        return carried
     folder = embeddings or made_from.get("embeddings_folder")
     if folder is None or not Path(folder).exists():
         raise FileNotFoundError(

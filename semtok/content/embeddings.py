@@ -54,7 +54,15 @@ from semtok.content.encode_views import (
 )
 from semtok.content.encoders import Encoder, ImageEncoder, Pca, Tfidf, text_encoder
 
-__all__ = ["checked_vectors", "as_ids", "Embeddings", "ViewTransform", "load_embeddings"]
+__all__ = [
+    "CARRIED",
+    "Embeddings",
+    "ViewTransform",
+    "as_ids",
+    "carried_rules",
+    "checked_vectors",
+    "load_embeddings",
+]
 
 MANIFEST = "embeddings.json"
 KIND = "embeddings"
@@ -82,6 +90,9 @@ SCHEMA = record(
     }
 )
 """Schema of ``embeddings.json``."""
+CARRIED = "content.json"
+"""File by which a tokenizer folder carries the rules that make vectors of new items."""
+_FITTED, _TERMS = "transforms.safetensors", "terms.json"
 IMAGE_VIEW = "image"
 VERSION = 1  # raised where the same content gets other vectors, so that older folders are not taken for new
 JOINED_VIEW = "joined"
@@ -279,8 +290,9 @@ class Embeddings:
                 else:
                     texts, missing[name] = texts_of(items[column])
                 if transform.tfidf is not None:
-                    raw = transform.tfidf.encode(texts)
-                    _say_unknown(raw, missing[name], name)
+                    weights = transform.tfidf.weights(texts)
+                    raw = transform.tfidf.vectors(weights)
+                    _say_unknown(weights.getnnz(axis=1) == 0, missing[name], name)
                 elif name == IMAGE_VIEW:
                     check_source(made["encoder"], self.manifest.get("image_source"))
                     used = encoder or ImageEncoder(made["encoder"], root=made.get("root"), revision=made["revision"])
@@ -313,11 +325,26 @@ class Embeddings:
             If the folder cannot be written.
         """
         arrays: dict[str, np.ndarray] = {}
-        fitted: dict[str, np.ndarray] = {}
-        terms: dict[str, list[str]] = {}
         for name, vectors in self.views.items():
             arrays[name] = vectors
             arrays[f"{name}.missing"] = self.missing[name]
+        manifest = {**self.manifest, "items": len(self), "widths": self.widths}
+        files: dict[str, Any] = {
+            "embeddings.safetensors": tensor_bytes(arrays),
+            "items.json": json.dumps(self.item_ids.tolist(), ensure_ascii=False).encode(),
+        }
+        save_folder(folder, MANIFEST, KIND, manifest | {"hash": self.hash}, files | self._rule_files())
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of each view's vectors."""
+        return {name: vectors.shape[1] for name, vectors in self.views.items()}
+
+    def _rule_files(self) -> dict[str, bytes]:
+        """What was fitted to make the vectors, as files."""
+        fitted: dict[str, np.ndarray] = {}
+        terms: dict[str, list[str]] = {}
+        for name in self.views:
             transform = self.transforms.get(name, ViewTransform())
             if transform.tfidf is not None:
                 terms[name] = transform.tfidf.terms
@@ -327,14 +354,38 @@ class Embeddings:
                 fitted[f"{name}.mean"] = transform.pca.mean
                 fitted[f"{name}.components"] = transform.pca.components
                 fitted[f"{name}.scale"] = transform.pca.scale
-        manifest = {**self.manifest, "items": len(self), "widths": {n: v.shape[1] for n, v in self.views.items()}}
-        files: dict[str, Any] = {
-            "embeddings.safetensors": tensor_bytes(arrays),
-            "transforms.safetensors": tensor_bytes(fitted),
-            "items.json": json.dumps(self.item_ids.tolist(), ensure_ascii=False).encode(),
-            "terms.json": json.dumps(terms, ensure_ascii=False).encode(),
+        return {
+            _FITTED: tensor_bytes(fitted),
+            _TERMS: json.dumps(terms, ensure_ascii=False).encode(),
         }
-        save_folder(folder, MANIFEST, KIND, manifest | {"hash": self.hash}, files)
+
+    def carried(self) -> dict[str, bytes]:
+        """Files by which another folder carries the rules that make vectors of new items, without the vectors.
+
+        Read back by `carried_rules`. Empty where vectors were given and nothing is known of how they came about.
+        """
+        if not self.manifest.get("views"):
+            return {}
+        manifest = {**self.manifest, "widths": self.widths}
+        return {CARRIED: json.dumps(manifest, indent=1, ensure_ascii=False).encode()} | self._rule_files()
+
+
+def carried_rules(opened: Folder) -> Embeddings | None:
+    """The rules that a folder carries, as embeddings of no items; None where it carries none.
+
+    Raises
+    ------
+    ValueError
+        If a file is damaged.
+    """
+    if CARRIED not in opened:
+        return None
+    path = opened.file(CARRIED)
+    manifest = read_json(path)
+    check(path, manifest, SCHEMA)
+    transforms = _read_transforms(opened, manifest)
+    empty = {name: np.zeros((0, width), dtype=np.float32) for name, width in manifest["widths"].items()}
+    return Embeddings(empty, {}, np.zeros(0, dtype=np.int64), manifest, transforms)
 
 
 @consistent
@@ -356,22 +407,28 @@ def load_embeddings(folder: str | os.PathLike[str]) -> Embeddings:
     opened = open_folder(folder, MANIFEST, KIND)
     check(opened.path / MANIFEST, opened.manifest, SCHEMA)
     item_ids = _read_ids(opened)
-    terms = read_json(opened.file("terms.json"))
-    check(opened.file("terms.json"), terms, map_of(Kind("a list of texts", _is_texts)))
     names = list(opened.manifest["widths"])
     arrays = _read_arrays(opened, "embeddings.safetensors", _vector_arrays(opened.manifest["widths"], len(item_ids)))
-    fitted = _read_fitted(opened, terms)
+    transforms = _read_transforms(opened, opened.manifest)
+    missing = {name: arrays[f"{name}.missing"] for name in names}
+    return Embeddings({name: arrays[name] for name in names}, missing, item_ids, opened.manifest, transforms)
+
+
+def _read_transforms(opened: Folder, manifest: Mapping[str, Any]) -> dict[str, ViewTransform]:
+    """The transform of each view, from the files of a folder and the manifest of its embeddings."""
+    terms = read_json(opened.file(_TERMS))
+    check(opened.file(_TERMS), terms, map_of(Kind("a list of texts", _is_texts)))
+    fitted = _read_fitted(opened, manifest["widths"], terms)
     transforms = {}
-    for name in names:
-        rules = (opened.manifest.get("views") or {}).get(name, {}).get("words", 1)
+    for name in manifest["widths"]:
+        rules = (manifest.get("views") or {}).get(name, {}).get("words", 1)
         tfidf = None
         if name in terms:
             tfidf = Tfidf(terms[name], fitted[f"{name}.idf"], fitted[f"{name}.directions"], rules)
         has_pca = f"{name}.mean" in fitted
         pca = Pca(*(fitted[f"{name}.{part}"] for part in ("mean", "components", "scale"))) if has_pca else None
         transforms[name] = ViewTransform(tfidf, pca)
-    missing = {name: arrays[f"{name}.missing"] for name in names}
-    return Embeddings({name: arrays[name] for name in names}, missing, item_ids, opened.manifest, transforms)
+    return transforms
 
 
 def _is_texts(value: Any) -> bool:
@@ -404,9 +461,9 @@ def _read_arrays(opened: Folder, name: str, expected: Mapping[str, Expected]) ->
     return arrays
 
 
-def _read_fitted(opened: Folder, terms: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
+def _read_fitted(opened: Folder, widths: Mapping[str, int], terms: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
     """Arrays of the transforms: those of TF-IDF where a view has terms, those of the PCA where it has a mean."""
-    path, widths = opened.file("transforms.safetensors"), opened.manifest["widths"]
+    path = opened.file(_FITTED)
     arrays, expected = load_arrays(path), {}
     for name, width in widths.items():
         mean = arrays.get(f"{name}.mean")
@@ -468,9 +525,9 @@ def checked_vectors(vectors: Any, name: str, count: int) -> np.ndarray:
 # --------------------------------------------------------------------------------------- making them
 
 
-def _say_unknown(vectors: np.ndarray, missing: np.ndarray, view: str) -> None:
+def _say_unknown(wordless: np.ndarray, missing: np.ndarray, view: str) -> None:
     """Count the new items whose text has no word that TF-IDF was fitted on."""
-    unknown = int((~missing & ~vectors.any(1)).sum())
+    unknown = int((~missing & wordless).sum())
     if unknown:
         warnings.warn(
             f"view {view!r}: {unknown:,} of {len(missing):,} new items have no word that any item had when the "

@@ -170,9 +170,17 @@ class Tfidf:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts, unknown words ignored: float32 [n, P]."""
+        return self.vectors(self.weights(texts))
+
+    def weights(self, texts: Sequence[str]) -> Any:
+        """Weights of the words of texts, a sparse matrix [n, V]; a row without any has no known word."""
         vectorizer = _vectorizer(self.rules, vocabulary=self.terms)
         vectorizer.idf_ = self.idf
-        return np.asarray(vectorizer.transform(texts) @ self.directions.T, dtype=np.float32)
+        return vectorizer.transform(texts)
+
+    def vectors(self, weights: Any) -> np.ndarray:
+        """Vectors of weights of words: sparse [n, V] to float32 [n, P]."""
+        return np.asarray(weights @ self.directions.T, dtype=np.float32)
 
 
 def _vectorizer(rules: int, **settings: Any) -> Any:
