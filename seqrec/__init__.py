@@ -22,7 +22,9 @@ from recbase.plugins import registered
 
 if TYPE_CHECKING:
     from recbase.serving.comparison import compare as compare
+    from seqrec.blending import blend as blend
     from seqrec.models.bert4rec import BERT4Rec as BERT4Rec
+    from seqrec.models.blend import Blend as Blend
     from seqrec.models.bpr import BPRMF as BPRMF
     from seqrec.models.caser import Caser as Caser
     from seqrec.models.ccfrec import CCFRec as CCFRec
@@ -63,6 +65,7 @@ __all__ = [
     "REGISTRY",
     "BERT4Rec",
     "BPRMF",
+    "Blend",
     "CCFRec",
     "CL4SRec",
     "Caser",
@@ -95,6 +98,7 @@ __all__ = [
     "Transitions",
     "UniSRec",
     "VQRec",
+    "blend",
     "compare",
     "load",
     "train",
@@ -120,7 +124,7 @@ class ModelEntry:
     forms : tuple of str
         Sample forms that do not show the model its own labels, the default first; empty where nothing is trained.
     kind : {"trained", "counted", "deployed"}
-        By gradient; by counting; or made from a trained model and not trained by name.
+        By gradient; by counting; or made from trained models and not trained by name.
     """
 
     target: str
@@ -230,6 +234,7 @@ _OURS: dict[str, ModelEntry] = {
         "softmax by cosine + masked codes + alignment",
         _CAUSAL,
     ),
+    "blend": ModelEntry("seqrec.models.blend:Blend", "none (ours)", ("ids",), "none", kind="deployed"),
     "ccfrec-tabulated": ModelEntry(
         "seqrec.models.ccfrec_tabulated:TabulatedCCFRec",
         "Liu et al., KDD 2025",
@@ -244,6 +249,7 @@ _PUBLIC = {
     target.rpartition(":")[2]: target.partition(":")[0] for target in (entry.target for entry in _OURS.values())
 } | {
     "FittedRanker": "seqrec.recommender",
+    "blend": "seqrec.blending",
     "compare": "recbase.serving.comparison",
     "load": "seqrec.recommender",
     "train": "seqrec.recommender",

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from recbase.arguments import Count, IndexName, Range, rule_of
-from recbase.cli.models import compare, form_option, print_metrics, training_options
+from recbase.arguments import Count, IndexName, LargeOrOff, MetricName, Range, rule_of
+from recbase.cli.models import RUN_DATA, compare, form_option, print_metrics, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -305,6 +305,52 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
         for part, values in report.items()
     ]
     print_table(("run", "over", *(name.replace("_", " ") for name in names)), rows)
+
+
+@main.command()
+@argument("runs", many=True)
+@add_options(
+    [
+        Option("out", "path", None, "Run folder to write.", required=True),
+        Option("scale", "choice", None, "Scale of scores before they are added.", ("standard", "rank", "softmax"),
+               shown="the best of the three on validation"),
+        Option("by_length", "bool", False, "Let weights depend on the length of the history.", flag="by-length"),
+        Option("lists", "int", 100, "Items a list of a generator; 0 scores all.", rule=rule_of(LargeOrOff)),
+        Option("metric", "str", "ndcg@10", "Validation metric that chooses.", rule=rule_of(MetricName)),
+        RUN_DATA,
+    ]
+)  # fmt: skip
+@add_options(shared("as_json", "quiet"))
+@failures
+def blend(
+    runs: tuple[Path, ...],
+    out: Path,
+    scale: Any,
+    by_length: bool,
+    lists: int,
+    metric: str,
+    data: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Add the scores of trained RUNS, of seqrec and genrec alike, with weights chosen on validation, into one run."""
+    from recbase.data.catalog import load_dataset
+    from seqrec import blending
+
+    dataset = None if data is None else load_dataset(data)
+    found = blending.blend(
+        runs, dataset, out=out, scale=scale, by_length=by_length, lists=lists, metric=metric, quiet=quiet or as_json
+    )
+    if not as_json and not quiet:
+        record = found.manifest["blend"]
+        rows = [
+            (row["model"], f"{row['weight']:.3f}", f"{row['alone']:.4f}", f"{row['without']:.4f}",
+             f"{record['valid'] - row['without']:+.4f}")
+            for row in record["members"]
+        ]  # fmt: skip
+        title = f"{metric} on validation: {record['valid']:.4f}, scale {found.manifest['arguments']['scale']}"
+        print_table(("member", "weight", "alone", "blend without it", "gain"), rows, title)
+    print_metrics(found.metrics, out, as_json, quiet)
 
 
 main.add_command(compare)

@@ -187,10 +187,11 @@ class FittedRecommender(ABC):
                     f"the data set {given} that {self.folder} was trained on cannot be opened ({error}); give it as "
                     "data=... when the model is loaded"
                 ) from error
-            self._data = self._checked(found)
+            self._data = self.checked(found)
         return self._data
 
-    def _checked(self, dataset: Dataset) -> Dataset:
+    def checked(self, dataset: Dataset) -> Dataset:
+        """The data set itself; ValueError if it is not the one that the model was trained on."""
         if dataset.hash != self._run.data["hash"]:
             raise ValueError(
                 f"{self.folder} was trained on {self._run.data['name']}, not on the data set {dataset.name}"
@@ -303,7 +304,7 @@ class FittedRecommender(ABC):
         ValueError
             If the data set is another one than the model was trained on.
         """
-        return self._evaluated(self.data if data is None else self._checked(data), **options)
+        return self._evaluated(self.data if data is None else self.checked(data), **options)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the run folder, complete: model, ids, titles, metrics, ranks, learning curve.

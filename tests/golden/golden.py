@@ -72,6 +72,13 @@ def values(folder: Path) -> dict[str, Any]:
     return found
 
 
+def quality(folder: Path) -> float:
+    """Error of the codes of a tokenizer folder, or the last loss of a run: what a user would compare."""
+    for report in folder.glob("report.*.json"):
+        return float(json.loads(report.read_text(encoding="utf-8"))["reconstruction"]["relative_error"])
+    return float(values(folder)["losses"][-1])
+
+
 def encoded(name: str, backend: str) -> np.ndarray:
     """Codes that a saved tokenizer gives the vectors of the golden embeddings, before any are made unique."""
     made_from = json.loads((FOLDERS / name / "semtok.json").read_text(encoding="utf-8"))["made_from"]

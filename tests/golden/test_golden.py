@@ -1,7 +1,9 @@
 """Folders of earlier versions are opened and say the same; the same commands give the same results again.
 
 On the machine that wrote them the results are equal to the last bit (``GOLDEN=exact``). Elsewhere other kernels round
-otherwise, so that losses agree to a thousandth and a few codes and ranks may differ.
+otherwise, so that losses agree to a thousandth and a few codes and ranks may differ. Where a singular value
+decomposition or a share-out of codes turns a rounding into another choice (``DIVERGING``), only how good the outcome is
+can be compared.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import golden
 
 EXACT = os.environ.get("GOLDEN") == "exact"
 NAMES = list(golden.commands())
+DIVERGING = () if EXACT else ("tokenizer-opq", "run-vqrec", "run-letter")
 RUNS = [name for name in NAMES if name.startswith("run-")]
 
 
@@ -51,7 +54,12 @@ def test_the_same_command_gives_the_same_again(name, tmp_path):
     golden.run(name, tmp_path / name)
     found, expected = golden.values(tmp_path / name), golden.values(golden.FOLDERS / name)
     assert expected
-    assert differences(found, expected) == []
+    if name not in DIVERGING:
+        assert differences(found, expected) == []
+        return
+    assert {key: np.shape(value) for key, value in found.items()} == {key: np.shape(v) for key, v in expected.items()}
+    now, before = golden.quality(tmp_path / name), golden.quality(golden.FOLDERS / name)
+    assert now == pytest.approx(before, rel=0.1), (now, before)
 
 
 def test_every_method_and_model_is_here():

@@ -37,9 +37,9 @@ SMALL: dict[str, dict[str, Any]] = {
 """Constructor arguments of each model: seconds on one core, no dropout."""
 
 EPOCHS: dict[str, dict[str, int]] = {
-    "prorec": {"prefix": 24, "all": 120},
-    "bbqrec": {"prefix": 26, "all": 100},
-    "eager": {"prefix": 26},
+    "prorec": {"prefix": 36, "all": 120},
+    "bbqrec": {"prefix": 30, "all": 100},
+    "eager": {"prefix": 30},
 }
 """What a model needs to learn the circle, where it is not the usual."""
 

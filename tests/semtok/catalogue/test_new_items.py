@@ -28,7 +28,11 @@ def moved(data, tmp_path_factory):
         fitted = semtok.fit(method, data, cache=cache, quiet=True, unique="none", pca=12, codebook_size=8)
         fitted.save(root / "made" / method)
         shutil.move(root / "made" / method, root / method)
-        found[method] = root / method, fitted, load_embeddings(next(path.parent for path in cache.rglob("embeddings.json")))
+        found[method] = (
+            root / method,
+            fitted,
+            load_embeddings(next(path.parent for path in cache.rglob("embeddings.json"))),
+        )
         shutil.rmtree(cache)
     return found
 

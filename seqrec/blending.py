@@ -1,0 +1,285 @@
+"""Weights of a blend, chosen on validation, and the run that comes of it.
+
+The members are asked once for every validation user; what can stand near the top of any sum of them is kept, and
+weights are tried on that. Test is looked at once, by the blend that was chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbase.console import progress
+from recbase.evaluate.metrics import parse_metric, user_values
+from recbase.pipeline import evaluate_and_save
+from recbase.serving.fitted import FittedRecommender, scratch_folder
+from recbase.store.runs import MANIFEST, load_run, open_run
+from recbase.train.attempts import attempt_at
+from seqrec import MODELS
+from seqrec.models.blend import SCALES, Blend, Scale, member_scores, scaled
+from seqrec.recommender import FittedRanker
+from seqrec.training import Ranking
+
+if TYPE_CHECKING:
+    from recbase.data.catalog import Dataset
+    from recbase.data.splits import Targets
+
+__all__ = ["Candidates", "best_weights", "blend", "open_member"]
+
+_KEPT = 300  # best items of each member that are kept for a user
+_BATCH = 128
+_STEPS = ((0.0, 0.25, 0.5, 2.0, 4.0), (0.0, 0.7, 1.4), (0.84, 1.19))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that may stand near the top of a sum of members, for each user.
+
+    Attributes
+    ----------
+    scores : float32 Tensor [M, B, C]
+        Scaled scores; -inf for an item that stands there twice.
+    own : float32 Tensor [M, B]
+        Scaled scores of the targets, which are not among the candidates.
+    lengths : int64 ndarray [B]
+        Of the histories.
+    """
+
+    scores: Tensor
+    own: Tensor
+    lengths: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Candidates:
+        """Some of the users."""
+        picked = torch.from_numpy(rows)
+        return Candidates(self.scores[:, picked], self.own[:, picked], self.lengths[rows])
+
+    def ranks(self, weights: Sequence[float]) -> np.ndarray:
+        """Rank of each target under these weights, ties against it: int [B]."""
+        used = [place for place, weight in enumerate(weights) if weight]
+        scores = sum(weights[place] * self.scores[place] for place in used)
+        own = sum(weights[place] * self.own[place] for place in used)
+        assert isinstance(scores, Tensor)
+        assert isinstance(own, Tensor)
+        return 1 + (scores >= own[:, None]).sum(1).numpy()
+
+    def value(self, weights: Sequence[float], metric: str) -> float:
+        """Mean of the metric over the users."""
+        return float(user_values(metric, self.ranks(weights)).mean())
+
+
+def open_member(run: FittedRecommender | str | os.PathLike[str]) -> FittedRecommender:
+    """A run of either family, opened.
+
+    Raises
+    ------
+    ValueError
+        If its model is of neither family.
+    """
+    if isinstance(run, FittedRecommender):
+        return run
+    name = open_run(run).manifest.get("model")
+    for family in ("seqrec", "genrec"):
+        if name in import_module(family).MODELS:
+            found: FittedRecommender = import_module(f"{family}.recommender").load(run)
+            return found
+    raise ValueError(f"{Path(run) / MANIFEST}: 'model' is {name!r}, which neither seqrec nor genrec knows")
+
+
+def candidates(model: Blend, targets: Targets, quiet: bool = False) -> Candidates:
+    """Ask every member once for all targets, and keep what can matter."""
+    scorers, parts, own = model.scorers(), [], []
+    order = np.argsort(targets.histories.lengths, kind="stable")
+    batches = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+    with progress("asking the members", len(batches), quiet) as advance:
+        for rows in batches:
+            found, target = _asked(model, scorers, targets, rows)
+            parts.append(found)
+            own.append(target)
+            advance(1)
+    back = torch.from_numpy(np.argsort(order))
+    return Candidates(torch.cat(parts, 1)[:, back], torch.cat(own, 1)[:, back], targets.histories.lengths)
+
+
+@torch.no_grad()
+def _asked(model: Blend, scorers: Sequence[Any], targets: Targets, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Scores of the candidates [M, B, C] and of the targets [M, B] of some users."""
+    items, lengths = (torch.from_numpy(part) for part in targets.histories.padded(rows, model.max_len))
+    users = torch.from_numpy(np.asarray(targets.users, dtype=np.int64)[rows])
+    scores = torch.stack([scaled(member_scores(one, items, lengths, users), model.scale) for one in scorers])
+    target = torch.from_numpy(targets.items[rows].astype(np.int64) - 1)
+    count = min(_KEPT, model.items)
+    best = scores.topk(count, 2).indices.permute(1, 0, 2).reshape(len(rows), -1).sort(1).values  # [B, M * K]
+    twice = torch.zeros_like(best, dtype=torch.bool)
+    twice[:, 1:] = best[:, 1:] == best[:, :-1]
+    twice |= best == target[:, None]
+    found = scores.gather(2, best.expand(len(scores), -1, -1)).masked_fill(twice, -torch.inf)
+    return found, scores.gather(2, target.expand(len(scores), -1)[:, :, None])[:, :, 0]
+
+
+def best_weights(found: Candidates, metric: str, start: Sequence[float] | None = None) -> tuple[list[float], float]:
+    """Weights of the highest metric: from several starts, one weight at a time, by coarse and then by fine factors.
+
+    Returns
+    -------
+    (list of float, float)
+        The weights, the largest being 1, and the metric.
+    """
+    count = len(found.scores)
+    starts = [list(start)] if start is not None else [[1.0] * count, *np.eye(count).tolist()]
+    reached = max(((weights, found.value(weights, metric)) for weights in starts), key=lambda pair: pair[1])
+    if start is None and count > 1:  # a member that stands alone is joined by the others at a quarter of its weight
+        joined = [max(weight, 0.25) for weight in reached[0]]
+        reached = max((reached, (joined, found.value(joined, metric))), key=lambda pair: pair[1])
+    weights, value = reached
+    for factors in _STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for place in range(count):
+                tried = [_with(weights, place, factor) for factor in factors]
+                tried = [one for one in tried if any(one) and one != weights]
+                for one in tried:
+                    if (now := found.value(one, metric)) > value:
+                        weights, value, improved = one, now, True
+    largest = max(weights)
+    return [round(weight / largest, 4) for weight in weights], value
+
+
+def _with(weights: Sequence[float], place: int, factor: float) -> list[float]:
+    """The weights with one of them multiplied; one that is 0 comes back at a quarter of the largest."""
+    changed = list(weights)
+    changed[place] = factor * changed[place] if changed[place] else 0.25 * factor * max(weights)
+    return changed
+
+
+def _weights_by_length(found: Candidates, weights: list[float], edges: Sequence[int], metric: str) -> list[list[float]]:
+    """Weights of each range of lengths, where those found on one half of its users are better on the other half."""
+    rows = []
+    for number in range(len(edges) + 1):
+        inside = np.flatnonzero(np.searchsorted(edges, found.lengths, side="right") == number)
+        first, second = found.take(inside[::2]), found.take(inside[1::2])
+        if len(inside) < 200:
+            rows.append(weights)
+            continue
+        better = all(
+            other.value(best_weights(half, metric, weights)[0], metric) > other.value(weights, metric)
+            for half, other in ((first, second), (second, first))
+        )
+        rows.append(best_weights(found.take(inside), metric, weights)[0] if better else weights)
+    return rows
+
+
+def blend(
+    runs: Sequence[FittedRecommender | str | os.PathLike[str]],
+    data: Dataset | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    scale: Scale | None = None,
+    by_length: bool = False,
+    lists: int = 100,
+    metric: str = "ndcg@10",
+    quiet: bool = False,
+) -> FittedRanker:
+    """Blend trained recommenders: choose weights on validation, evaluate on test once, and save one run.
+
+    Parameters
+    ----------
+    runs : sequence of FittedRecommender or path
+        Rankers and generators of one data set and split.
+    data : Dataset, optional
+        The data set; by default the one the first run was trained on.
+    out : path, optional
+        Run folder. Without it a temporary one is used, which is gone with the object unless it is saved.
+    scale : {"standard", "rank", "softmax"}, optional
+        See `seqrec.models.blend.Blend`; all three are tried on validation if not given.
+    by_length : bool, default False
+        Let the weights depend on the length of the history, where validation confirms it on users apart.
+    lists : int, default 100
+        Length of the lists of generators; 0 scores every item.
+    metric : str, default "ndcg@10"
+        Validation metric that chooses, seen items kept.
+    quiet : bool, default False
+        Show no progress.
+
+    Returns
+    -------
+    FittedRanker
+        Its manifest holds, under ``blend``, each member's weight, its metric alone and the blend's without it.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two runs, they are of different data sets, or the scale is unknown.
+    """
+    members = [open_member(run) for run in runs]
+    if len(members) < 2:
+        raise ValueError(f"a blend needs two runs or more, got {len(members)}")
+    if scale is not None and scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    parse_metric(metric)
+    for member in members[1:]:
+        if member.manifest["data"]["hash"] != members[0].manifest["data"]["hash"]:
+            raise ValueError(f"{member.folder} and {members[0].folder} were trained on different data sets")
+    dataset = members[0].data if data is None else members[0].checked(data)
+    target = scratch_folder("blend") if out is None else Path(out)
+    begun = time.perf_counter()
+    with attempt_at(target, "blending") as attempt:
+        model, record = _chosen(members, dataset, scale, by_length, lists, metric, quiet)
+        manifest = {"form": "counts", "recipe": "default", "blend": record}
+        manifest |= {"given": members[0].manifest["data"].get("given", dataset.name)}
+        evaluate_and_save("blend", model, dataset, attempt, Ranking(), manifest, time.perf_counter() - begun)
+    found = FittedRanker(load_run(target, MODELS), dataset)
+    return found.own(target) if out is None else found
+
+
+def _chosen(
+    members: Sequence[FittedRecommender],
+    dataset: Dataset,
+    scale: Scale | None,
+    by_length: bool,
+    lists: int,
+    metric: str,
+    quiet: bool,
+) -> tuple[Blend, dict[str, Any]]:
+    """The blend that is best on validation, and what is said of it."""
+    valid, count = dataset.split().valid, len(members)
+    tried: dict[str, float] = {}
+    best: tuple[float, Blend, Candidates] | None = None
+    for name in SCALES if scale is None else (scale,):
+        model = Blend.of(members, [[1.0] * count], scale=name, lists=lists)
+        found = candidates(model, valid, quiet)
+        weights, value = best_weights(found, metric)
+        model.weights, tried[name] = [weights], value
+        if best is None or value > best[0]:
+            best = value, model, found
+    assert best is not None
+    value, model, found = best
+    rows = []
+    for place, member in enumerate(members):
+        others = [one for one in range(count) if one != place]
+        without = Candidates(found.scores[others], found.own[others], found.lengths)
+        rows.append(
+            {
+                "model": member.name,
+                "folder": str(member.folder),
+                "version": member.version,
+                "weight": model.weights[0][place],
+                "alone": found.value(np.eye(count)[place].tolist(), metric),
+                "without": best_weights(without, metric)[1],
+            }
+        )
+    if by_length:
+        edges = sorted(set(np.quantile(found.lengths, [1 / 3, 2 / 3]).astype(int).tolist()))
+        model.weights = _weights_by_length(found, model.weights[0], edges, metric)
+        model.edges = edges
+    return model, {"metric": metric, "valid": value, "scales": tried, "members": rows}
