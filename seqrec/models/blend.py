@@ -174,11 +174,9 @@ def scaled(scores: Tensor, scale: Scale) -> Tensor:
     if scale == "softmax":
         return scores.softmax(1)
     if scale == "rank":
-        count = min(_RANKED, scores.shape[1])
-        best = scores.topk(count, 1).indices
-        steps = torch.arange(2, count + 2, device=scores.device, dtype=torch.float32)
-        rest = torch.full_like(scores, -float(np.log2(count + 2)))
-        return rest.scatter(1, best, -steps.log2().expand_as(best))
+        best = scores.topk(min(_RANKED, scores.shape[1]), 1).values
+        higher = torch.searchsorted(-best, -scores.contiguous())  # items that score higher; equal ones share a place
+        return -(higher + 2).float().log2()
     spread = scores.std(1, keepdim=True).clamp(min=1e-12)
     return (scores - scores.mean(1, keepdim=True)) / spread
 

@@ -25,8 +25,8 @@ def data():
 
 
 def ranker(dataset, **settings):
-    return seqrec.SASRec.train(dataset, quiet=True, epochs=1, **TRANSFORMER | settings)
+    return seqrec.SASRec.train(dataset, quiet=True, **TRANSFORMER | {"epochs": 1} | settings)
 
 
 def generator(dataset, cache, **settings):
-    return genrec.TIGER.train(dataset, quiet=True, epochs=1, cache=cache, **SMALL_TIGER | settings)
+    return genrec.TIGER.train(dataset, quiet=True, cache=cache, **SMALL_TIGER | {"epochs": 1} | settings)
