@@ -189,6 +189,11 @@ class CCFRec(Network):
         False is the ablation "w/o cross attention": an item is the mean of its code embeddings and text vectors.
     mask_equal_targets : bool, default False
         In the sequence alignment, rows of the same target are no negatives of each other.
+    item_ids : {"none", "inputs", "shared", "two"}, default "none"
+        Item embeddings trained together with the fusion: none (the paper's main stage); added to the inputs; one table
+        for inputs and candidates; or a table for each. Not in the paper, whose ids come in a stage of their own.
+    normalize_fused : bool, default False
+        Give the fused vectors unit length before ids are added, so that neither drowns the other. Not in the paper.
     """
 
     def __init__(
@@ -219,6 +224,8 @@ class CCFRec(Network):
         text: Literal["views", "codes"] = "views",
         fusion: bool = True,
         mask_equal_targets: bool = False,
+        item_ids: Literal["none", "inputs", "shared", "two"] = "none",
+        normalize_fused: bool = False,
     ) -> None:
         super().__init__(locals() | {"sizes": [int(size) for size in sizes]})
         if not sizes or min(sizes) < 1:
@@ -248,6 +255,11 @@ class CCFRec(Network):
         self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer("codes", torch.zeros(items + 1, levels, dtype=torch.int64))
         self.register_buffer("text", torch.zeros(items + 1, views, text_dim))
+        self.item_ids, self.normalize_fused = item_ids, normalize_fused
+        if item_ids != "none":
+            self.input_ids = nn.Embedding(items + 1, dim, padding_idx=0)
+        if item_ids == "two":
+            self.candidate_ids = nn.Embedding(items + 1, dim, padding_idx=0)
         initialise(self)
 
     def with_content(self, codes: np.ndarray | Tensor, views: np.ndarray | Tensor) -> CCFRec:
@@ -322,11 +334,23 @@ class CCFRec(Network):
 
     def _represent(self, items: Tensor) -> tuple[Tensor, Tensor]:
         hidden, code_mean = self.fuse(self.codes[items], self.text[items])
-        return self._inputs(hidden, code_mean), hidden.mean(1) + code_mean
+        return self._inputs(hidden, code_mean, items), self._outputs(hidden, code_mean, items)
 
-    def _inputs(self, hidden: Tensor, code_mean: Tensor) -> Tensor:
+    def _inputs(self, hidden: Tensor, code_mean: Tensor, items: Tensor) -> Tensor:
+        """Vectors that the backbone reads: [M, D]."""
         pooled = hidden.mean(1)
-        return pooled + code_mean if self.residual_in_sequence else pooled
+        pooled = self._scaled(pooled + code_mean if self.residual_in_sequence else pooled)
+        return pooled if self.item_ids == "none" else pooled + self.input_ids(items)
+
+    def _outputs(self, hidden: Tensor, code_mean: Tensor, items: Tensor) -> Tensor:
+        """Vectors that states are scored against: [M, D]."""
+        pooled = self._scaled(hidden.mean(1) + code_mean)
+        if self.item_ids in ("none", "inputs"):
+            return pooled
+        return pooled + (self.candidate_ids if self.item_ids == "two" else self.input_ids)(items)
+
+    def _scaled(self, pooled: Tensor) -> Tensor:
+        return F.normalize(pooled, dim=1) if self.normalize_fused else pooled
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -405,7 +429,7 @@ class CCFRec(Network):
         selected = packing.pack(self._selected(batch.seed, batch.positions[rows], packing.width))
         codes = self.codes[tokens]
         masked = self._mask(codes, selected, batch.seed, packing.pack(self._keys(batch.positions[rows], packing.width)))
-        inputs, mcm = self._fuse_masked(masked, codes, selected, self.text[tokens])
+        inputs, mcm = self._fuse_masked(masked, codes, selected, tokens)
         hidden_last = self.backbone(inputs, packing)[packing.last]
         msa = self._align(hidden_last, clean[rows], self._last_targets(batch)[rows])
         return mcm / max(1, code_total), msa / chosen_count
@@ -430,12 +454,12 @@ class CCFRec(Network):
         replaced = torch.where(fate < 0.8, hidden, torch.where(fate < 0.9, random, codes))
         return torch.where(selected, replaced, codes)
 
-    def _fuse_masked(self, masked: Tensor, codes: Tensor, selected: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def _fuse_masked(self, masked: Tensor, codes: Tensor, selected: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         inputs, states, truths, positions = [], [], [], []
         for at in range(0, len(masked), _CHUNK):
             part = slice(at, at + _CHUNK)
-            hidden, code_mean = self.fuse(masked[part], text[part])
-            inputs.append(self._inputs(hidden, code_mean))
+            hidden, code_mean = self.fuse(masked[part], self.text[items[part]])
+            inputs.append(self._inputs(hidden, code_mean, items[part]))
             if self.mcm_weight:
                 where = selected[part].nonzero(as_tuple=True)
                 states.append(hidden[where])
