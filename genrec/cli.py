@@ -26,7 +26,7 @@ from recbase.cli.options import (
     summary_of,
 )
 from recbase.cli.options import given as typed_names
-from recbase.cli.runs import evaluate_command, recommend_command, serve_command
+from recbase.cli.runs import evaluate_command, recommend_command, refresh_command, serve_command
 from recbase.console import failures, print_json, say
 
 __all__ = ["main"]
@@ -150,6 +150,21 @@ main.add_command(
 )
 main.add_command(recommend_command(_load, [_BEAMS, _EXACT]))
 main.add_command(serve_command(_load, [replace(_BEAMS, default=20), _EXACT]))
+
+
+def _refresh(run: Path, **given: Any) -> Any:
+    from genrec.refreshing import refresh
+
+    return refresh(run, **given)
+
+
+main.add_command(
+    refresh_command(
+        _refresh,
+        [Option("codes", "path", None, "Tokenizer folder that the new items were appended to.", required=True)],
+        "Take new items into a trained run, and old ones out, by their codes and without training it again.",
+    )
+)
 
 
 @main.command()

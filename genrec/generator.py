@@ -54,6 +54,7 @@ class Generator(Network):
     """
 
     registry: ClassVar[str] = "genrec"
+    training_arrays: ClassVar[tuple[str, ...]] = ()  # rows an item that only a training reads
     code_table: Tensor
     priority: Tensor
 

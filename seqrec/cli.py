@@ -26,7 +26,7 @@ from recbase.cli.options import (
     summary_of,
 )
 from recbase.cli.options import given as typed_names
-from recbase.cli.runs import evaluate_command, recommend_command, serve_command
+from recbase.cli.runs import evaluate_command, recommend_command, refresh_command, serve_command
 from recbase.console import failures, print_json, print_table, say, warn
 from seqrec import MODELS, REGISTRY, ModelEntry
 from seqrec.content import SHAPES
@@ -203,6 +203,21 @@ main.add_command(
 )
 main.add_command(recommend_command(_load, _ENGINE))
 main.add_command(serve_command(_load, _ENGINE))
+
+
+def _refresh(run: Path, **given: Any) -> Any:
+    from seqrec.refreshing import refresh
+
+    return refresh(run, **given)
+
+
+main.add_command(
+    refresh_command(
+        _refresh,
+        [Option("tokenizer", "path", None, "Folder of semtok fit, of the vectors and codes of the training.")],
+        "Take new items into a trained run, and old ones out, without training it again.",
+    )
+)
 
 
 @main.command()

@@ -154,6 +154,8 @@ class EAGER(Generator):
     behaviour: Tensor
     semantic: Tensor
 
+    training_arrays = ("behaviour", "semantic")
+
     def __init__(
         self,
         items: Large,

@@ -318,6 +318,8 @@ class PRORec(Generator):
 
     vectors: Tensor
 
+    training_arrays = ("vectors",)
+
     def __init__(
         self,
         items: Large,

@@ -18,7 +18,7 @@ from recbase.console import failures, print_json, print_table, say, short, warn
 if TYPE_CHECKING:
     from recbase.serving.fitted import FittedRecommender
 
-__all__ = ["evaluate_command", "recommend_command", "serve_command"]
+__all__ = ["evaluate_command", "recommend_command", "refresh_command", "serve_command"]
 
 Loader = Callable[..., "FittedRecommender"]
 
@@ -201,5 +201,47 @@ def serve_command(load: Loader, options: Sequence[Option]) -> click.Command:
         bounds = Bounds(**{name: value for name, value in given.items() if name not in names})
         answer = {name: value for name, value in given.items() if name in names}
         run_service(lambda: load(run), host, port, bounds, answer, quiet)
+
+    return command
+
+
+def refresh_command(refresh: Callable[..., dict[str, Any]], options: Sequence[Option], said: str) -> click.Command:
+    """Command ``refresh`` of a family: ``refresh(run, out, items, remove, **options)`` writes the run."""
+
+    @click.command("refresh", cls=Command, help=said)
+    @argument("run")
+    @add_options(options)
+    @add_options(
+        [
+            Option("items", "path", None, "Table of the new items: item_id, title and the text columns trained on."),
+            Option("remove", "path", None, "File of items to take out, one id a line."),
+            Option("out", "path", None, "Run folder to write: new, or refreshed before.", required=True),
+        ]
+    )
+    @add_options(shared("as_json", "quiet"))
+    @failures
+    def command(
+        run: Path, items: Path | None, remove: Path | None, out: Path, as_json: bool, quiet: bool, **given: Any
+    ) -> None:
+        from recbase.data.readers import read_items
+        from recbase.serving.refresh import texts_to_remove
+
+        need_paths("items", "remove", *(option.name for option in options))
+        table = None if items is None else read_items(items)
+        report = refresh(run, out=out, items=table, remove=texts_to_remove(remove), **given)
+        if as_json:
+            print_json(report | {"out": str(out)})
+        elif not quiet:
+            asked = report["histories_asked"]
+            say(
+                f"{out}: {report['items']:,} items; {report['kept']:,} stayed, {report['added']:,} are new, "
+                f"{report['removed']:,} are gone"
+            )
+            if report.get("hidden"):
+                warn(f"{report['hidden']:,} new items share their codes with others, of which one alone can be found")
+            say(
+                f"Of {asked} lists for histories of items that stayed, {report['lists_changed']} changed and "
+                f"{report['lists_with_new_items']} show a new item"
+            )
 
     return command
