@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from genrec import MODELS, REGISTRY, SHAPES
+from recbase import __version__
 from recbase.arguments import Beams, rule_of
 from recbase.cli.models import compare, form_option, print_metrics, training_options
 from recbase.cli.options import (
@@ -39,6 +40,7 @@ _FORMS = {
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="genrec")
 def main() -> None:
     """Train, evaluate and use recommenders that generate the codes of the next item."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from recbase import __version__
 from recbase.arguments import Count, IndexName, LargeOrOff, MetricName, Range, rule_of
 from recbase.cli.models import RUN_DATA, compare, form_option, print_metrics, training_options
 from recbase.cli.options import (
@@ -52,6 +53,7 @@ _CONTENT_OPTIONS = {
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="seqrec")
 def main() -> None:
     """Train, evaluate and use sequential recommenders."""
 

@@ -27,6 +27,7 @@ from recbase.store.files import write_file
 from recbase.store.folder import Folder, load_arrays, open_folder, save_folder, tensor_bytes
 from recbase.store.manifests import check
 from recbase.train.resuming import CHECKPOINT, check_generators, check_moments, check_weights
+from recbase.train.telling import tell_validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -219,6 +220,8 @@ class TrainingState:
         flat = {"loss": line["loss"], "lr": line["lr"]} | {f"loss/{name}": value for name, value in means.items()}
         for tracker in trackers:
             tracker.log(flat | metrics, step=loop["step"])
+        if self.accelerator.is_main_process:
+            tell_validation(line, loop, self.config)
         self.save()
 
     def _improves(self, metrics: dict[str, float]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from recbase import __version__
 from recbase.cli.options import Group
 from semtok.cli.codes import export_codes, import_codes, report_codes
 from semtok.cli.encode import encode
@@ -32,6 +33,7 @@ class _Semtok(Group):
 
 
 @click.group(cls=_Semtok, context_settings=_SETTINGS)
+@click.version_option(__version__, prog_name="semtok")
 def main() -> None:
     """Turn item content into short tuples of discrete codes (semantic IDs).
 
