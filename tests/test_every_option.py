@@ -32,6 +32,7 @@ LOOKED_UP = {
     "data": "built-in and public sets, folders, files",
     "exclude": "items of the run",
     "format": "formats of files",
+    "header": "names of columns",
     "history": "items of the run",
     "method": "methods of the file",
     "only": "items of the run",

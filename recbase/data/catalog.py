@@ -8,27 +8,27 @@ manifest ``dataset.json``. Nothing is ever written into a folder that was given.
 from __future__ import annotations
 
 import os
-import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recbase.arguments import DatasetName, Large, LargeOrOff, Seed, check_arguments, spelled
+from recbase.arguments import Count, DatasetName, Large, LargeOrOff, Seed, check_arguments, spelled
 from recbase.console import short
 from recbase.data import interactions as events
-from recbase.data.dataset import MANIFEST, SCHEMA, VIEW_COLUMNS, Dataset, checked_items, read_images, same_id_type
-from recbase.data.interactions import Order, Ties
+from recbase.data.dataset import MANIFEST, SCHEMA, VIEW_COLUMNS, Dataset, read_images, usual_views
+from recbase.data.interactions import Order, Ties, checked_items
+from recbase.data.preparation import Duplicates, Rules, prepared_tables
 from recbase.data.same_data import Verification, verify
+from recbase.data.tables.columns import EVENT_COLUMNS, listed
+from recbase.data.tables.raw import RawData
 from recbase.data.times import with_seconds
 from recbase.store.folder import consistent, open_folder
 from recbase.store.manifests import check
-
-if TYPE_CHECKING:
-    from recbase.data.readers import Notes
 
 __all__ = [
     "BUILT_IN",
@@ -90,7 +90,7 @@ def as_dataset(data: Dataset | str | os.PathLike[str]) -> Dataset:
 
 
 def prepare_dataset(
-    source: str | os.PathLike[str] | pl.DataFrame,
+    source: str | os.PathLike[str] | pl.DataFrame | Sequence[str | os.PathLike[str]],
     name: DatasetName | None = None,
     *,
     items: str | os.PathLike[str] | pl.DataFrame | None = None,
@@ -105,9 +105,14 @@ def prepare_dataset(
     ties: Ties = "file",
     order: Order | None = None,
     time_format: str | None = None,
+    separator: str | None = None,
+    header: Sequence[str] | None = None,
+    drop_null: bool = False,
+    sample_users: Count | None = None,
     seed: Seed = 0,
     limit: Large | None = None,
     repeats: bool = False,
+    duplicates: Duplicates | None = None,
     views: Sequence[str] | None = None,
     quiet: bool = True,
 ) -> Dataset:
@@ -119,9 +124,9 @@ def prepare_dataset(
 
     Parameters
     ----------
-    source : str, path or DataFrame
-        A named public set, a file, a folder, a table of events, or the Hugging Face name of a set with
-        ``format="huggingface"``.
+    source : str, path, list of paths or DataFrame
+        A named public set, a file, several files or a pattern such as ``"events-*.csv"``, a folder, a table of events,
+        or the Hugging Face name of a set with ``format="huggingface"``.
     name : str, optional
         Name of the data set; by default that of the source.
     items : path or DataFrame, optional
@@ -129,7 +134,8 @@ def prepare_dataset(
     format : str, optional
         Format of the file (``csv``, ``recbase.data.readers.FORMATS`` has all); told from its name if not given.
     columns : mapping, optional
-        Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``, ``history``.
+        Which column of the file is ``user_id``, ``item_id``, ``timestamp``, ``position``, ``history``; any other name
+        is that of a text column of the items, as in ``{"title": "Product Name"}``, which is encoded.
     hub : mapping, optional
         Arguments of ``datasets.load_dataset`` for ``format="huggingface"``, such as ``split``.
     category : str, optional
@@ -146,12 +152,23 @@ def prepare_dataset(
         What orders a user's events; by default position, else time, else the file, as the source has them.
     time_format : str, optional
         How times are written, in the codes of strptime, such as ``"%d/%m/%Y %H:%M"``; numbers and ISO dates need none.
+    separator : str, optional
+        What stands between the fields of a table; told from its header if not given.
+    header : list of str, optional
+        Names of the columns of a table that has no header, such as ``user,item,rating,time``.
+    drop_null : bool, default False
+        Leave out events without a user or an item, and count them, instead of refusing them.
+    sample_users : int, optional
+        Users that are drawn, by the seed, before anything is filtered; all by default.
     seed : int, default 0
-        Seed of ``ties="shuffle"``.
+        Seed of ``ties="shuffle"`` and of ``sample_users``.
     limit : int, optional
         Number of latest events of a user that are kept; all by default.
     repeats : bool, default False
-        Keep repeated events of a user with an item.
+        Keep repeated events of a user with an item; the same as ``duplicates="keep"``.
+    duplicates : {"keep", "first", "last", "refuse"}, optional
+        Repeated events of a user with an item: keep them, the first or last of them, or refuse them; the first by
+        default. In the table of items the first or last row of an id stays; two are refused by default.
     views : list of str, optional
         Text columns to encode.
     quiet : bool, default True
@@ -167,9 +184,12 @@ def prepare_dataset(
     from recbase.data import fetch as downloads
     from recbase.data import readers
 
-    source = readers.as_table(source, "the source")
+    if not isinstance(source, list | tuple):
+        source = readers.as_table(source, "the source")
     check_arguments(prepare_dataset, {"min_user": min_user, "min_item": min_item, "limit": limit, "seed": seed})
     _check_source(source, category=category, from_file=from_file, format=format, columns=columns, items=items)
+    if repeats and duplicates not in (None, "keep"):
+        raise ValueError(f"repeats keeps repeated events and duplicates={duplicates} does not; give one of them")
     if isinstance(source, str) and source in BUILT_IN:
         if (min_user, min_item, limit, order) != (None, None, None, None):
             raise ValueError(
@@ -178,40 +198,51 @@ def prepare_dataset(
         return _built_in(source, name, seed)
     if isinstance(source, str) and source in downloads.PUBLISHED:
         raw = downloads.published(source, category, from_file, items, cache, quiet, time_format)
-    elif not isinstance(source, pl.DataFrame) and format is None and _is_dataset_folder(Path(source)):
+    elif isinstance(source, str | os.PathLike) and format is None and _is_dataset_folder(Path(source)):
         for option, given in (("items", items), ("columns", columns), ("time_format", time_format)):
             if given is not None:
                 raise ValueError(f"{option} is for files of events; the folder {source} has its own")
         raw = _raw_folder(Path(source))
-        min_user, min_item = min_user or 0, min_item or 0
-        repeats = True
+        min_user, min_item, repeats = min_user or 0, min_item or 0, duplicates is None
     else:
-        raw = readers.read(source, items, format, columns, hub, time_format)
-    least = (5 if min_user is None else min_user, 5 if min_item is None else min_item)
-    found = raw.interactions.columns
-    order = order or ("position" if "position" in found else "time" if "timestamp" in found else "file")
-    table = events.order_events(raw.interactions, order, ties, seed)
-    read = table.height
-    table, dropped = _filtered(table, least, limit, repeats)
-    manifest: dict[str, Any] = {
-        "source": raw.source,
-        "filters": {"min_user": least[0], "min_item": least[1], "iterated": True, "limit": limit, "repeats": repeats},
-        "order": order,
-        "ties": ties if order == "time" else None,
-        "seed": seed if order == "time" and ties == "shuffle" else None,
-        "events_read": read,
-        "events_distinct": read - dropped["repeated_events"],
-        "dropped": dropped,
-    }
-    if views is not None or raw.views:
-        manifest["views"] = list(views or raw.views)
-    catalogue = _catalogue(table, raw.items_of(table["item_id"].unique()), manifest, raw.notes)
+        raw = readers.read_all(source, items, format, columns, hub, time_format, separator, header, drop_null)
+    raw.views = _named_views(raw, columns) or raw.views
+    rules = Rules(
+        order, ties, seed, sample_users, "keep" if repeats else duplicates, 5 if min_user is None else min_user,
+        5 if min_item is None else min_item, limit, None if views is None else tuple(views),
+    )  # fmt: skip
+    table, catalogue, manifest = prepared_tables(raw, rules)
     if raw.notes.entries:
-        folders = [Path(given).parent for given in (source, items, from_file) if isinstance(given, str | os.PathLike)]
+        several = source if isinstance(source, list | tuple) else (source,)
+        folders = [Path(given).parent for given in (*several, items, from_file) if isinstance(given, str | os.PathLike)]
         manifest["reading"] = [_without_folders(note, folders) for note in raw.notes.entries]
     made = Dataset.from_tables(name or raw.name, table, catalogue, manifest)
+    _say_no_view(made)
     made.manifest["texts"] = {view: _with_text(made.items[view]) for view in made.views}
     return made
+
+
+def _named_views(raw: RawData, columns: Mapping[str, str] | None) -> list[str]:
+    """Text columns that were named, beside those of usual names; none if none was named."""
+    named = [name for name in columns or {} if name not in EVENT_COLUMNS]
+    if named and not isinstance(raw.items, pl.DataFrame):
+        raise ValueError(f"columns names {named[0]} of the items, but no table of items was given")
+    usual = usual_views(raw.items) if named and isinstance(raw.items, pl.DataFrame) else []
+    return [*usual, *(name for name in named if name not in usual)] if named else []
+
+
+def _say_no_view(made: Dataset) -> None:
+    """Warn that nothing of the items is encoded although they have texts, and say how that is mended."""
+    texts = [name for name, kind in made.items.schema.items() if kind == pl.String and name != "item_id"]
+    named = {column.strip().casefold() for column in texts} & set(VIEW_COLUMNS)
+    if texts and not made.views and not named:
+        warnings.warn(
+            f"no text column of the items of {made.name} has a usual name, so that models of content have nothing to "
+            f"read; the text columns are {listed(texts)}: name them with --views {','.join(texts[:2])} (views=) or "
+            f"--columns title={texts[0]}",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check_source(source: Any, **given: Any) -> None:
@@ -236,25 +267,6 @@ def _is_dataset_folder(path: Path) -> bool:
     return path.is_dir() and not any((path / name).is_file() for name in ("ratings.dat", "ratings.csv"))
 
 
-def _filtered(
-    table: pl.DataFrame, least: tuple[int, int], limit: int | None, repeats: bool
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Ordered events without repeats, rare users, rare items and old events, and how many of each there were."""
-    distinct = table if repeats else events.drop_repeats(table)
-    core = events.k_core(distinct, *least)
-    kept = core if limit is None else events.latest(core, limit)
-    whole = core.height == distinct.height
-    gone = {name: 0 if whole else distinct[name].n_unique() - core[name].n_unique() for name in ("user_id", "item_id")}
-    dropped = {
-        "repeated_events": table.height - distinct.height,
-        "rare_events": distinct.height - core.height,
-        "rare_users": gone["user_id"],
-        "rare_items": gone["item_id"],
-        "events_beyond_limit": core.height - kept.height,
-    }
-    return kept, dropped
-
-
 def _with_text(column: pl.Series) -> int:
     """Count of the values of a text column that have a letter or digit to encode."""
     return int((column.str.strip_chars().str.len_chars() > 0).sum())
@@ -266,57 +278,6 @@ def _without_folders(note: Mapping[str, Any], folders: Sequence[Path]) -> dict[s
     for folder in folders:
         sentence = sentence.replace(f"{folder}{os.sep}", "") if folder.name else sentence
     return {**note, "sentence": sentence}
-
-
-def _catalogue(table: pl.DataFrame, items: pl.DataFrame | None, manifest: dict[str, Any], notes: Notes) -> pl.DataFrame:
-    """One row for every item with events: rows of ``items`` in their order, or by id; unknown items have null texts."""
-    ids = table.select("item_id").unique().sort("item_id")
-    if items is None:
-        return ids
-    items = checked_items(items, "the items")
-    table, items = same_id_type(table, items, "the source")
-    ids = table.select("item_id").unique().sort("item_id")
-    unknown = ids.join(items, on="item_id", how="anti")
-    if unknown.height:
-        manifest["items_without_text"] = unknown.height
-    events_of_known = table.height - table.join(unknown, on="item_id", how="semi").height
-    matched = ids.height - unknown.height
-    manifest["matching"] = {
-        "items": matched,
-        "events": events_of_known,
-        "rows_without_events": items.height - matched,
-    }
-    if unknown.height:
-        _say_strangers(ids, unknown, items, notes)
-    return ids.join(items, on="item_id", how="left", maintain_order="left")
-
-
-def _say_strangers(ids: pl.DataFrame, unknown: pl.DataFrame, items: pl.DataFrame, notes: Notes) -> None:
-    """Say that items of the events are not in the catalogue, if they are most or may only be written otherwise."""
-    unused = items.join(ids, on="item_id", how="anti")["item_id"]
-    here, there = (
-        ", ".join(repr(str(value)[:40]) for value in series.head(3)) for series in (unknown["item_id"], unused)
-    )
-    hint, twins = "", 0
-    if items.schema["item_id"] == pl.String:
-        alike = {_folded(value) for value in unused.to_list()}
-        twins = sum(_folded(value) in alike for value in unknown["item_id"].to_list())
-        hint = f"; {twins:,} would match but for case, leading zeros, blanks, '.0' or Unicode form" if twins else ""
-    if not twins and 2 * unknown.height <= ids.height:
-        return
-    notes.say(
-        "items_not_in_catalogue",
-        unknown.height,
-        f"{unknown.height:,} of {ids.height:,} items of the events are not in the table of items and have no text: "
-        f"events have ids as {here}, the table {'as ' + there if there else 'no others'}{hint}",
-        warn=twins > 0 or len(unused) > 0 or unknown.height == ids.height,
-    )
-
-
-def _folded(identifier: str) -> str:
-    """An id without what two programs write differently."""
-    text = unicodedata.normalize("NFKC", identifier).strip().casefold()
-    return text.removesuffix(".0").lstrip("0")
 
 
 def _raw_folder(path: Path) -> Any:

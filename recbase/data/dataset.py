@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,9 @@ import polars as pl
 
 from recbase.console import say
 from recbase.data import interactions as events
+from recbase.data.preparation import Rules, prepared_tables
+from recbase.data.readers import as_table
+from recbase.data.readers import read as read_source
 from recbase.data.sequences import Histories
 from recbase.data.splits import Split, global_time, leave_last_out
 from recbase.store.folder import Folder, load_arrays, save_folder, sha256_of, tensor_bytes
@@ -27,9 +29,8 @@ __all__ = [
     "UNKNOWN_TIME",
     "VIEW_COLUMNS",
     "Dataset",
-    "checked_items",
     "read_images",
-    "same_id_type",
+    "usual_views",
 ]
 
 MANIFEST = "dataset.json"
@@ -130,8 +131,8 @@ class Dataset:
         ValueError
             If items repeat, an event is of an item that is not in ``items``, or the listed views are not columns.
         """
-        items = checked_items(items, f"items of {name}")
-        ordered, items = same_id_type(ordered, items, name)
+        items = events.checked_items(items, f"items of {name}")
+        ordered, items = events.same_id_type(ordered, items, name)
         numbers = events.number(ordered["item_id"], items["item_id"])
         if (numbers == 0).any():
             strange = ordered["item_id"].filter(pl.Series(numbers == 0)).unique(maintain_order=True)
@@ -195,20 +196,20 @@ class Dataset:
         quiet : bool, default False
             Do not print how many events, users and items are left out.
         **options
-            More arguments of `recbase.data.catalog.prepare_dataset`, such as ``repeats``, ``ties`` and ``time_format``.
+            ``time_format`` and ``drop_null`` of `recbase.data.readers.read`, and fields of
+            `recbase.data.preparation.Rules`, such as ``duplicates``, ``order``, ``limit`` and ``sample_users``.
 
         Raises
         ------
         ValueError
             If a column is missing, ids are null or of another type, or nothing is left.
         """
-        # the catalogue of data sets imports this class, so that it is looked up here by name
-        prepare = import_module("recbase.data.catalog").prepare_dataset
         columns = {"user_id": user, "item_id": item} | ({} if time is None else {"timestamp": time})
-        made: Dataset = prepare(
-            interactions, name, items=items, columns=columns, min_user=min_user, min_item=min_item,
-            views=None if text is None else list(text), **options,
-        )  # fmt: skip
+        read = {name: options.pop(name) for name in ("time_format", "drop_null") if name in options}
+        catalogue = None if items is None else as_table(items, "the items")
+        raw = read_source(as_table(interactions, "the interactions"), catalogue, columns=columns, **read)
+        rules = Rules(min_user=min_user, min_item=min_item, views=None if text is None else tuple(text), **options)
+        made = cls.from_tables(name, *prepared_tables(raw, rules))
         dropped = made.manifest["dropped"]
         if not quiet and any(dropped.values()):
             left = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in dropped.items() if count)
@@ -359,30 +360,17 @@ def read_images(folder: Folder, count: int | None) -> np.ndarray:
     return arrays["images"]
 
 
-def checked_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
-    """The catalogue with one row an item, ``item_id`` first; ValueError names ``what`` is wrong."""
-    items = events.check_ids(items, ("item_id",), what)
-    if items.height == 0:
-        raise ValueError(f"{what} has no rows; expected at least one item")
-    repeated = items["item_id"].filter(items["item_id"].is_duplicated()).unique(maintain_order=True)
-    if len(repeated):
-        raise ValueError(f"{what} has {len(repeated)} item ids more than once, such as {str(repeated[0])[:60]}")
-    return items.select("item_id", pl.exclude("item_id"))
-
-
-def same_id_type(table: pl.DataFrame, items: pl.DataFrame, what: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events and catalogue with ids of one type; a mixture of integers and strings is compared as strings."""
-    if table.schema["item_id"] == items.schema["item_id"]:
-        return table, items
-    return table.with_columns(pl.col("item_id").cast(pl.String)), items.with_columns(pl.col("item_id").cast(pl.String))
+def usual_views(items: pl.DataFrame) -> list[str]:
+    """Text columns of usual names, in the usual order, as far as there is something to encode in them."""
+    named = {column.strip().casefold(): column for column in reversed(items.columns)}
+    usual = [view if view in items.columns else named.get(view, view) for view in VIEW_COLUMNS]
+    texts = [column for column in usual if items.schema.get(column) == pl.String]
+    return [column for column in texts if _worth_encoding(items[column])]
 
 
 def _checked_views(given: Sequence[str] | None, items: pl.DataFrame, name: str) -> list[str]:
     if given is None:
-        named = {column.strip().casefold(): column for column in reversed(items.columns)}
-        usual = [view if view in items.columns else named.get(view, view) for view in VIEW_COLUMNS]
-        texts = [column for column in usual if items.schema.get(column) == pl.String]
-        return [column for column in texts if _worth_encoding(items[column])]
+        return usual_views(items)
     for view in given:
         if items.schema.get(view) != pl.String:
             columns = ", ".join(column for column in items.columns if items.schema[column] == pl.String)

@@ -21,6 +21,7 @@ __all__ = [
     "Ties",
     "check_ids",
     "check_interactions",
+    "checked_items",
     "drop_repeats",
     "hash_events",
     "hash_ids",
@@ -30,6 +31,7 @@ __all__ = [
     "latest",
     "number",
     "order_events",
+    "same_id_type",
     "segment_offsets",
 ]
 
@@ -111,6 +113,24 @@ def _whole_floats(ids: pl.Series, what: str) -> pl.Series:
             f"is no whole number below 2^{bits})"
         )
     return known.cast(pl.Int64)
+
+
+def checked_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
+    """The catalogue with one row an item, ``item_id`` first; ValueError names ``what`` is wrong."""
+    items = check_ids(items, ("item_id",), what)
+    if items.height == 0:
+        raise ValueError(f"{what} has no rows; expected at least one item")
+    repeated = items["item_id"].filter(items["item_id"].is_duplicated()).unique(maintain_order=True)
+    if len(repeated):
+        raise ValueError(f"{what} has {len(repeated)} item ids more than once, such as {str(repeated[0])[:60]}")
+    return items.select("item_id", pl.exclude("item_id"))
+
+
+def same_id_type(table: pl.DataFrame, items: pl.DataFrame, what: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events and catalogue with ids of one type; a mixture of integers and strings is compared as strings."""
+    if table.schema["item_id"] == items.schema["item_id"]:
+        return table, items
+    return table.with_columns(pl.col("item_id").cast(pl.String)), items.with_columns(pl.col("item_id").cast(pl.String))
 
 
 def check_interactions(frame: pl.DataFrame, what: str = "the interactions") -> pl.DataFrame:
@@ -214,9 +234,9 @@ def _known_times(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def drop_repeats(frame: pl.DataFrame) -> pl.DataFrame:
-    """Keep the first row of every user-item pair (sort first: "first" is by row)."""
-    return frame.unique(subset=list(_IDS), keep="first", maintain_order=True)
+def drop_repeats(frame: pl.DataFrame, keep: Literal["first", "last"] = "first") -> pl.DataFrame:
+    """Keep the first or the last row of every user-item pair (sort first: it is by row)."""
+    return frame.unique(subset=list(_IDS), keep=keep, maintain_order=True)
 
 
 def k_core(frame: pl.DataFrame, min_user: int = 5, min_item: int = 5, iterate: bool = True) -> pl.DataFrame:

@@ -32,24 +32,33 @@ _PREPARE_OPTIONS = [
     Option("items", "path", None, "Table of the items, in the format of SOURCE."),
     Option("from_file", "path", None, "Read a public set from this file instead of downloading it.", flag="from"),
     Option("cache", "path", None, "Where downloads are kept; ~/.cache/semtok if not given."),
-    *options_from(_PREPARE, skip=("items", "from_file", "cache", "columns", "quiet", "source")),
-]
+    Option("separator", "choice", None, "What stands between the fields of a table.", (",", ";", "|", "tab", "blank"),
+           shown="told from the header"),
+    Option("header", "strs", None, "Names of the columns of a table without a header, as user,item,rating,time."),
+    *options_from(_PREPARE, skip=("items", "from_file", "cache", "columns", "quiet", "source", "separator", "header")),
+]  # fmt: skip
+_SPELLED = {"tab": "\t", "blank": " "}
 
 
 @click.command(cls=Command)
-@argument("source", "str")
+@argument("source", "str", many=True)
 @add_options(
     [
         Option("out", "path", None, "Folder to write; runs/data/NAME if not given."),
         Option("verify", "str", None, "Compare sequence by sequence with this data set (folder or name)."),
-        Option("columns", "strs", None, "What the columns are called, as user_id=uid,item_id=sku,timestamp=when."),
+        Option(
+            "columns",
+            "strs",
+            None,
+            "What the columns are called, as user_id=uid,item_id=sku,timestamp=when,title=Product Name.",
+        ),
     ]
 )
 @add_options(_PREPARE_OPTIONS, section="Reading and filtering")
 @add_options(shared("as_json", "quiet"))
 @failures
 def prepare(
-    source: str,
+    source: tuple[str, ...],
     out: Path | None,
     verify: str | None,
     columns: tuple[str, ...] | None,
@@ -59,8 +68,10 @@ def prepare(
 ) -> None:
     """Read SOURCE, filter and order its events, and write a dataset folder.
 
-    SOURCE is a named public set, a folder with interactions.parquet and items.parquet, a file in a known format, or
-    (with --format huggingface) a name on the hub. With --verify the exit code is 1 if any sequence differs.
+    SOURCE is a named public set, a folder with interactions.parquet and items.parquet, one or more files in a known
+    format (a pattern in quotes stands for all that match), or with --format huggingface a name on the hub. Columns are
+    found by their usual names; --columns says what others are called, of events and items alike. With --verify the
+    exit code is 1 if any sequence differs.
     """
     from recbase.data.catalog import load_dataset, prepare_dataset
     from recbase.data.catalog import verify as compare
@@ -72,7 +83,10 @@ def prepare(
     pairs = dict(_column(text) for text in columns) if columns else None
     need_paths("items", "from_file")
     other = None if verify is None else load_dataset(verify)
-    dataset = prepare_dataset(source, columns=pairs, quiet=quiet or as_json, **chosen(_PREPARE_OPTIONS))
+    settings = chosen(_PREPARE_OPTIONS)
+    settings["separator"] = _SPELLED.get(settings["separator"], settings["separator"])
+    given = source[0] if len(source) == 1 else list(source)
+    dataset = prepare_dataset(given, columns=pairs, quiet=quiet or as_json, **settings)
     out = dataset.save(out or Path("runs/data") / Path(dataset.name).name)
     found = None if other is None else compare(dataset, other)
     result = {"folder": str(out), "name": dataset.name, **dataset.manifest["counts"], "views": dataset.views}
@@ -93,7 +107,7 @@ def prepare(
             for line in found.summary().splitlines():
                 say(line)
     if found is not None and not found.same:
-        raise ValueError(f"{source} and {verify} differ: {found.equal} of {found.users} sequences are equal")
+        raise ValueError(f"{', '.join(source)} and {verify} differ: {found.equal} of {found.users} sequences are equal")
 
 
 def _prepared_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:

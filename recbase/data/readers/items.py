@@ -11,7 +11,7 @@ import polars as pl
 
 from recbase.data.interactions import check_ids
 from recbase.data.tables.blocks import decoded, plain_name
-from recbase.data.tables.columns import ITEM_COLUMNS, listed, usual_name
+from recbase.data.tables.columns import EVENT_COLUMNS, ITEM_COLUMNS, listed, usual_name
 from recbase.data.tables.delimited import dialect_of, read_fields
 from recbase.data.tables.ids import typed_ids
 from recbase.data.tables.jsonlines import json_items
@@ -20,6 +20,13 @@ from recbase.data.tables.raw import Notes, Request, as_table, clip
 from recbase.data.tables.texts import clean_column
 
 __all__ = ["given_items", "item_table", "read_items"]
+
+_TEXTS = {
+    "title": ("prod_name", "product_name", "business_name", "name"),
+    "description": ("detail_desc", "abstract"),
+    "product_type": ("product_type_name",),
+}
+"""Names of text columns in public sets and shops, by the usual name that stands for them where it is missing."""
 
 _SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv",
@@ -128,6 +135,7 @@ def item_table(
     ValueError
         If there is no column of ids, or an id is none.
     """
+    table = _renamed(table, what, columns)
     column = (columns or {}).get("item_id")
     if column not in table.columns:
         column = usual_name(table.columns, ITEM_COLUMNS)
@@ -139,6 +147,24 @@ def item_table(
     table = table.with_columns(typed_ids(check_ids(table, ("item_id",), what)["item_id"], what, notes))
     texts = [name for name, kind in table.schema.items() if kind == pl.String and name != "item_id"]
     return table.with_columns(clean_column(table[name], what, notes) for name in texts) if clean else table
+
+
+def _renamed(table: pl.DataFrame, what: str, columns: Mapping[str, str] | None) -> pl.DataFrame:
+    """The table with the text columns that were named under their names, and those of public sets under usual ones."""
+    given = {name: column for name, column in (columns or {}).items() if name not in EVENT_COLUMNS}
+    for name, column in given.items():
+        if column not in table.columns:
+            raise ValueError(
+                f"{what} has no column {clip(column)} to take as {name}; its columns are {listed(table.columns)}"
+            )
+    usual = {
+        name: column
+        for name, guesses in _TEXTS.items()
+        for column in guesses
+        if name not in given and name not in table.columns and column in table.columns and column not in given.values()
+    }
+    moved = {column: name for name, column in (usual | given).items() if name != column}
+    return table.drop(set(moved.values()) & set(table.columns), strict=False).rename(moved)
 
 
 def _without_nested(table: pl.DataFrame, what: str, notes: Notes) -> pl.DataFrame:

@@ -24,7 +24,7 @@ __all__ = ["csv_events", "delimited_events", "jsonl_events", "parquet_events", "
 
 def csv_events(request: Request) -> RawData:
     """A table with a header; Amazon's official CSVs, with or without a header, are told by their columns."""
-    if request.columns is None:
+    if request.columns is None and request.header is None:
         header = first_line(request.path)
         if is_ratings_only(header):
             return amazon_ratings(request)
@@ -44,10 +44,10 @@ def delimited_events(request: Request, separator: str) -> RawData:
     def read(path: Path) -> pl.DataFrame:
         given = request.columns or {}
         expected = [(given.get(name, ""), *guesses) for name, guesses in EVENT_COLUMNS.items()]
-        dialect = dialect_of(path, separator, expected)
+        dialect = dialect_of(path, separator, expected, request.separator, request.header)
         wanted = choose_columns(dialect.names, request.columns, str(path))
         columns = list(dict.fromkeys(wanted.values()))
-        parts = list(read_fields(path, dialect, columns, request.notes))
+        parts = list(read_fields(path, dialect, columns, request.notes, request.header is None))
         table = pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
         _refuse_second_header(table, wanted, path)
         return table.select(pl.col(column).alias(name) for name, column in wanted.items())

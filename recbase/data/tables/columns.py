@@ -27,9 +27,18 @@ __all__ = [
     "with_times",
 ]
 
-USER_COLUMNS = ("user_id", "user", "userId", "reviewerID", "UserID", "userid")
-ITEM_COLUMNS = ("item_id", "parent_asin", "asin", "item", "itemId", "movieId", "MovieID", "itemid")
-TIME_COLUMNS = ("timestamp", "unixReviewTime", "time", "Timestamp")
+USER_COLUMNS = (
+    *("user_id", "user", "userId", "reviewerID", "UserID", "userid", "customer_id", "customer", "visitorid"),
+    *("session_id", "sessionId", "SessionId"),
+)
+ITEM_COLUMNS = (
+    *("item_id", "parent_asin", "asin", "item", "itemId", "movieId", "MovieID", "itemid", "article_id", "business_id"),
+    *("product_id", "sku", "ItemId", "news_id"),
+)
+TIME_COLUMNS = (
+    *("timestamp", "unixReviewTime", "time", "Timestamp", "t_dat", "date", "datetime", "created_at", "event_time"),
+    *("eventdate", "Time"),
+)
 HISTORY_COLUMNS = ("item_id_list", "history_item_id", "item_id_history", "hist_item_id", "item_list", "item_id_seq")
 """Names under which the columns are looked for when none are given, in this order."""
 
@@ -40,6 +49,9 @@ EVENT_COLUMNS = {
     "position": ("position",),
     "history": HISTORY_COLUMNS,
 }
+
+
+_MEANT = {"user", "userid", "users", "item", "itemid", "items", "time", "timestamps", "date", "positions", "histories"}
 
 
 def header_names(line: str, separator: str) -> list[str]:
@@ -66,11 +78,16 @@ def choose_columns(found: Sequence[str], given: Mapping[str, str] | None, what: 
     ------
     ValueError
         If user or item are missing (a history in a column stands for the item), a given column is, or a name that is
-        needed stands there twice; the sentence lists the columns found.
+        needed stands there twice; the sentence lists the columns found. A key that is none of our names is that of a
+        text of the items, and is read with them.
     """
-    given = dict(given or {})
-    if strange := set(given) - set(EVENT_COLUMNS):
-        raise ValueError(f"columns has the key {sorted(strange)[0]!r}; expected {', '.join(EVENT_COLUMNS)}")
+    if meant := [
+        name for name in given or {} if name not in EVENT_COLUMNS and _folded(name).replace("_", "") in _MEANT
+    ]:
+        raise ValueError(
+            f"columns has the key {meant[0]!r}; expected {', '.join(EVENT_COLUMNS)}, or a text of the items"
+        )
+    given = {name: column for name, column in (given or {}).items() if name in EVENT_COLUMNS}
     chosen: dict[str, str] = {}
     for name, guesses in EVENT_COLUMNS.items():
         column = given.get(name) or usual_name(found, guesses)
@@ -123,7 +140,7 @@ def checked_events(table: pl.DataFrame, request: Request, what: str, numbers: bo
     ValueError
         If there is no event, or an id, time or position is none.
     """
-    table = with_times(table, request, what)
+    table = with_times(_without_nulls(table, request, what), request, what)
     if "history" in table.columns:
         inner = getattr(table.schema["history"], "inner", pl.String())
         numbers = numbers or inner.is_integer() or table.schema.get("item_id", pl.String()).is_integer()
@@ -138,6 +155,19 @@ def checked_events(table: pl.DataFrame, request: Request, what: str, numbers: bo
             raise ValueError(f"position of {what} has the value {clip(value)}; expected a whole number")
         table = table.with_columns(position.alias("position"))
     return check_interactions(table, what)
+
+
+def _without_nulls(table: pl.DataFrame, request: Request, what: str) -> pl.DataFrame:
+    """The table without rows that have no user or no item, where that was asked for; they are counted."""
+    names = [name for name in ("user_id", "item_id") if name in table.columns]
+    if not request.drop_null or "history" in table.columns:
+        return table
+    whole = pl.all_horizontal(pl.col(name).is_not_null() for name in names)
+    kept = table.filter(whole)
+    if lost := table.height - kept.height:
+        share = f"{lost:,} of {table.height:,} rows of {what}"
+        request.notes.say("null_dropped", lost, f"{share} have no user or no item and were left out", warn=False)
+    return kept
 
 
 def with_times(table: pl.DataFrame, request: Request, what: str) -> pl.DataFrame:

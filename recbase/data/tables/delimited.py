@@ -45,7 +45,13 @@ class Dialect:
     names: list[str]
 
 
-def dialect_of(path: Path, separator: str = ",", wanted: Sequence[Sequence[str]] = ()) -> Dialect:
+def dialect_of(
+    path: Path,
+    separator: str = ",",
+    wanted: Sequence[Sequence[str]] = (),
+    fixed: str | None = None,
+    header: Sequence[str] | None = None,
+) -> Dialect:
     """Read the header of a file and tell its separator.
 
     Parameters
@@ -55,16 +61,22 @@ def dialect_of(path: Path, separator: str = ",", wanted: Sequence[Sequence[str]]
         The one its name promises.
     wanted : sequence of sequences of str
         Names of which one each should be found; decides for another separator where the promised one finds none.
+    fixed : str, optional
+        The separator, where it is known.
+    header : sequence of str, optional
+        Names of the columns of a file without a header.
 
     Raises
     ------
     ValueError
-        If the first line is longer than a header can be.
+        If the first line is longer than a header can be, or has another number of fields than ``header``.
     """
     line = text_blocks.first_line(path)
     if len(line) > _HEADER_LIMIT:
         raise ValueError(f"{path} begins with a line of {len(line):,} characters; expected the names of columns")
-    tries = [separator, *(other for other in SEPARATORS if other != separator)]
+    tries = [fixed] if fixed else [separator, *(other for other in SEPARATORS if other != separator)]
+    if header is not None:
+        return _without_names(path, line, tries, header)
     found = {mark: header_names(line, mark) for mark in tries}
 
     def hits(mark: str) -> int:
@@ -74,6 +86,19 @@ def dialect_of(path: Path, separator: str = ",", wanted: Sequence[Sequence[str]]
     best = max(tries, key=lambda mark: (hits(mark), len(found[mark]) > 1 and not hits(mark)))
     quoted = best != "\t" or line.startswith('"') or _quotes_fields(path)
     return Dialect(best, quoted, found[best])
+
+
+def _without_names(path: Path, line: str, tries: Sequence[str], header: Sequence[str]) -> Dialect:
+    """Spelling of a file whose first line is an event: the separator that gives as many fields as there are names."""
+    counts = {mark: len(header_names(line, mark)) for mark in tries}
+    best = next((mark for mark in tries if counts[mark] == len(header)), None)
+    if best is None:
+        most = max(tries, key=lambda mark: counts[mark])
+        raise ValueError(
+            f"{path} has {counts[most]} fields in its first line but the header names {len(header)}: "
+            f"{listed(list(header))}"
+        )
+    return Dialect(best, best != "\t" or _quotes_fields(path), list(header))
 
 
 def _quotes_fields(path: Path) -> bool:

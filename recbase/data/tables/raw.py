@@ -131,6 +131,12 @@ class Request:
         How times are written, in the codes of strptime.
     notes : Notes
         Where the reader says what it lost or guessed.
+    separator : str or None
+        What stands between the fields of a table; told from the header if None.
+    header : sequence of str or None
+        Names of the columns of a table that has no header.
+    drop_null : bool
+        Leave out events without a user or an item instead of refusing them.
     """
 
     path: Path
@@ -138,3 +144,6 @@ class Request:
     columns: Mapping[str, str] | None = None
     time_format: str | None = None
     notes: Notes = field(default_factory=Notes)
+    separator: str | None = None
+    header: Sequence[str] | None = None
+    drop_null: bool = False
