@@ -6,7 +6,7 @@ RUNS ?= runs
 # PyTorch comes first and pinned, so that no other package's range decides which build is downloaded.
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
-.PHONY: install demo test test-slow test-gpu fuzz smoke lint clean
+.PHONY: install demo test test-slow test-gpu fuzz smoke lint clean docs
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(RUNS)/site
+	@echo "The site is in $(RUNS)/site"
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu -rs

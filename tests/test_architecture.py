@@ -1,8 +1,7 @@
-"""Guards of the architecture: import arrows, light imports, public names, the README's code and lint."""
+"""Guards of the architecture: import arrows, light imports, public names and lint."""
 
 import ast
 import importlib
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -157,31 +156,6 @@ def test_rooms_import_in_one_direction():
 def test_generators_take_from_rankers_only_models():
     taken = {other for module, others in import_graph().items() if module.startswith("genrec") for other in others}
     assert {name for name in taken if name.startswith("seqrec") and not name.startswith("seqrec.models.")} <= {"seqrec"}
-
-
-def test_readme_python_runs(tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    monkeypatch.chdir(tmp_path)
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
-
-
-def test_readme_names_only_options_that_exist():
-    """Every `semtok ...` or `seqrec ...` line of the README parses, option by option."""
-    from click.testing import CliRunner
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^    ((?:semtok|seqrec) .*?)(?: +#.*)?$", text, re.MULTILINE)
-    assert len(lines) >= 5
-    for line in lines:
-        package, *words = line.split()
-        command = importlib.import_module(f"{package}.cli").main
-        path = [word for word in words[:2] if not word.startswith("-") and word not in ("RUN", "...")]
-        path = path if path[0] == "train" else path[:1]
-        shown = CliRunner().invoke(command, [*path, "--help-all"]).output
-        for flag in (word for word in words if word.startswith("--")):
-            assert flag in shown, f"{line!r}: {flag} is not an option"
 
 
 def test_lint_and_format():

@@ -50,8 +50,3 @@ def test_a_worked_example_runs(page: str, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         assert done.stdout.strip()
-
-
-def test_every_page_with_code_is_run() -> None:
-    pages = {path.stem for path in DOCS.glob("*.md") if "```python" in path.read_text(encoding="utf-8")}
-    assert pages == set(CASES)

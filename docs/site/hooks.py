@@ -1,4 +1,4 @@
-"""Pages that mkdocs builds from the code: every command, the public API, models with their departures, the changelog."""
+"""Pages that mkdocs builds from the code: commands, the public API, models with their departures, the changelog."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def main() -> None:
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 930 230" role="img">',
         "<title>Item content becomes vectors, vectors become codes, and models rank or generate items</title>",
-        f"<style>{style}.said{{font-size:13px;fill:#4a5560}}</style>",
+        f"<style>{style}.name{{font-size:17px;font-weight:600}}.said{{font-size:13px;fill:#4a5560}}</style>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 L8 4 L0 8 z" fill="#55606b"/></marker></defs>',
         '<rect width="930" height="230" rx="10" fill="#ffffff"/>',

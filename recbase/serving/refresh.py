@@ -73,7 +73,7 @@ class Moves:
 
     @property
     def added(self) -> int:
-        """How many items are new."""
+        """Number of new items."""
         return int((self.rows == 0).sum())
 
     def moved(self, table: Tensor, axis: int, like: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def save_refreshed(
 
 
 def _answers(old: FittedRecommender, new: FittedRecommender, moves: Moves) -> dict[str, Any]:
-    """How lists differ for histories of items that stayed, drawn at random."""
+    """Count the lists that differ, for histories of items that stayed, drawn at random."""
     rng, kept = np.random.default_rng(0), moves.rows[moves.rows > 0]
     drawn = rng.choice(kept, (_ASKED, min(5, len(kept))))
     names = old.items["item_id"].cast(pl.String)

@@ -341,7 +341,7 @@ class Embeddings:
         return {name: vectors.shape[1] for name, vectors in self.views.items()}
 
     def _rule_files(self) -> dict[str, bytes]:
-        """What was fitted to make the vectors, as files."""
+        """Files of the transforms that were fitted to make the vectors."""
         fitted: dict[str, np.ndarray] = {}
         terms: dict[str, list[str]] = {}
         for name in self.views:

@@ -247,6 +247,9 @@ def test_new_items_are_not_encoded_by_other_embeddings_than_those_of_the_fit(tmp
     same = again.select("c0", "c1").cast(pl.Int64).to_numpy() == load_codes(codes).codes
     assert same.all()
     assert CliRunner().invoke(main, [*embedded, "--pca", "3"]).exit_code == 0
-    done = CliRunner().invoke(main, encode)
+    done = CliRunner().invoke(main, encode)  # the folder carries the rules of its own vectors
+    assert done.exit_code == 0, done.output
+    assert pl.read_csv(tmp_path / "again.csv", infer_schema=False).equals(again)
+    done = CliRunner().invoke(main, [*encode, "--embeddings", made])
     assert done.exit_code == 1
     assert "was fitted on other embeddings than those that are in" in done.output

@@ -381,7 +381,7 @@ def test_counted_and_trained_models_are_told_apart():
 
 
 def test_unknown_model_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown model 'sasrek'; known: bert4rec, bpr, caser, ccfrec"):
+    with pytest.raises(ValueError, match="unknown model 'sasrek'; known: bert4rec, blend, bpr, caser, ccfrec"):
         resolve("sasrek", MODELS)
 
 
