@@ -11,7 +11,7 @@ import click
 from genrec import MODELS, REGISTRY, SHAPES
 from recbase import __version__
 from recbase.arguments import Beams, rule_of
-from recbase.cli.models import compare, form_option, print_metrics, training_options
+from recbase.cli.models import compare, curves, form_option, print_metrics, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -182,6 +182,7 @@ def export(run: Path, out: Path) -> None:
 
 
 main.add_command(compare)
+main.add_command(curves)
 
 
 @main.command("list")

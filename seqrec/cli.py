@@ -11,7 +11,7 @@ import click
 
 from recbase import __version__
 from recbase.arguments import Count, IndexName, LargeOrOff, MetricName, Range, rule_of
-from recbase.cli.models import RUN_DATA, compare, form_option, print_metrics, training_options
+from recbase.cli.models import RUN_DATA, compare, curves, form_option, print_metrics, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -371,6 +371,7 @@ def blend(
 
 
 main.add_command(compare)
+main.add_command(curves)
 
 
 @main.command("list")

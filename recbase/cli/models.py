@@ -13,7 +13,7 @@ from recbase.arguments import MetricName, MonitorName, rule_of
 from recbase.cli.options import Command, Option, add_options, argument, options_from, shared
 from recbase.console import failures, print_json, print_table, say, short, warn
 
-__all__ = ["RUN_DATA", "compare", "form_option", "print_answers", "print_metrics", "training_options"]
+__all__ = ["RUN_DATA", "compare", "curves", "form_option", "print_answers", "print_metrics", "training_options"]
 
 RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
 _TRAINING = "recbase.train.loop:TrainConfig"
@@ -69,18 +69,58 @@ def print_answers(rows: list[dict[str, Any]], unknown: list[str], as_json: bool)
     [
         Option("metric", "str", "ndcg@10", "Metric that the tests compare.", rule=rule_of(MetricName)),
         Option("figure", "path", None, "PNG to write (needs the extra [plots])."),
+        Option("seeds_apart", "bool", False, "Compare runs that differ in their seed alone as rivals.",
+               flag="seeds-apart"),
     ]
-)
+)  # fmt: skip
 @add_options(shared("as_json", "seed"))
 @failures
-def compare(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: bool, seed: int) -> None:
-    """Compare runs on the same test users: metrics, bootstrap intervals, paired t and Wilcoxon tests."""
+def compare(
+    runs: tuple[Path, ...], metric: str, figure: Path | None, seeds_apart: bool, as_json: bool, seed: int
+) -> None:
+    """Compare runs on the same test users: metrics, bootstrap intervals, paired t and Wilcoxon tests.
+
+    Runs that differ in their seed alone are one row, mean and standard deviation.
+    """
     from recbase.evaluate.compare import compare_runs, draw_comparison, print_comparison
 
-    comparison = compare_runs(runs, metric=metric, seed=seed)
+    comparison = compare_runs(runs, metric=metric, seed=seed, seeds_apart=seeds_apart)
     if figure is not None:
         draw_comparison(comparison, figure)
     if as_json:
         print_json(comparison.as_dict())
     else:
         print_comparison(comparison)
+
+
+@click.command(cls=Command)
+@argument("runs", many=True)
+@add_options(
+    [
+        Option("metric", "str", "ndcg@10", "Validation metric that is shown.", rule=rule_of(MetricName)),
+        Option("figure", "path", None, "PNG to write (needs the extra [plots])."),
+    ]
+)
+@add_options(shared("as_json"))
+@failures
+def curves(runs: tuple[Path, ...], metric: str, figure: Path | None, as_json: bool) -> None:
+    """Show the learning curves of runs: a line a validation, of trainings that still go on too."""
+    from recbase.evaluate.curves import draw_curves, read_curve
+
+    found = {str(path): read_curve(path) for path in runs}
+    if figure is not None:
+        draw_curves({Path(name).name: lines for name, lines in found.items()}, metric, figure)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (Path(name).name, line["epoch"], f"{line['seconds']:,.0f}", f"{line['loss']:.4f}", _figure(line, metric))
+        for name, lines in found.items()
+        for line in lines
+    ]
+    print_table(("run", "epoch", "seconds", "loss", metric), [tuple(map(str, row)) for row in rows])
+
+
+def _figure(line: Mapping[str, Any], metric: str) -> str:
+    value = line["metrics"].get(metric)
+    return "" if value is None else f"{value:.4f}"

@@ -7,6 +7,7 @@ alike, since both leave one rank a user.
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -58,6 +59,11 @@ class ComparedRun:
         This run against the first; None for the first.
     t_p, wilcoxon_p : float or None
         p-values after Holm's correction over the runs compared.
+    seeds : int
+        Runs that differ in their seed alone and stand here as one: metrics are their means, and a user's value in
+        interval and test is the mean over them.
+    sd : dict or None
+        Standard deviation of every metric over the seeds; None for one seed.
     """
 
     label: str
@@ -67,6 +73,8 @@ class ComparedRun:
     test: PairedTest | None = None
     t_p: float | None = None
     wilcoxon_p: float | None = None
+    seeds: int = 1
+    sd: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ class _Run:
     folder: str
     metrics: dict[str, Any]
     ranks: pl.DataFrame
+    settings: str = ""  # all that decides the run but its seed
 
     @property
     def dataset(self) -> dict[str, Any]:
@@ -135,8 +144,11 @@ def compare_runs(
     confidence: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
+    seeds_apart: bool = False,
 ) -> Comparison:
     """Compare run folders on their saved ranks, user by user; the first is what the others are tested against.
+
+    Runs that differ in their seed alone are one entry, with mean and standard deviation: seeds are no rivals.
 
     Parameters
     ----------
@@ -152,6 +164,8 @@ def compare_runs(
         Bootstrap resamplings.
     seed : int, default 0
         Seed of the resampling.
+    seeds_apart : bool, default False
+        Compare every run on its own.
 
     Returns
     -------
@@ -176,29 +190,52 @@ def compare_runs(
     for run in runs:
         _check_lists(run, column, k)
     ranks, left_out = _join(runs, column)
-    values = [user_values(metric, rank) for rank in ranks]
+    groups = _groups(runs, seeds_apart)
+    values = [np.mean([user_values(metric, ranks[one]) for one in group], axis=0) for group in groups]
     tests = [paired_test(values[0], value, confidence, samples, seed) for value in values[1:]]
     t_p, wilcoxon_p = holm([test.t_p for test in tests]), holm([test.wilcoxon_p for test in tests])
-    compared = tuple(
-        ComparedRun(
-            label,
-            run.folder,
-            _reported(rank, run, k),
-            bootstrap_interval(value, confidence, samples, seed),
-            tests[i - 1] if i else None,
-            t_p[i - 1] if i else None,
-            wilcoxon_p[i - 1] if i else None,
+    compared = []
+    for i, (label, group, value) in enumerate(zip(_labels(runs, groups), groups, values, strict=True)):
+        reported = [_reported(ranks[one], runs[one], k) for one in group]
+        names = [name for name in reported[0] if all(name in one for one in reported)]
+        table = {name: np.array([one[name] for one in reported]) for name in names}
+        compared.append(
+            ComparedRun(
+                label,
+                runs[group[0]].folder,
+                {name: float(column.mean()) for name, column in table.items()},
+                bootstrap_interval(value, confidence, samples, seed),
+                tests[i - 1] if i else None,
+                t_p[i - 1] if i else None,
+                wilcoxon_p[i - 1] if i else None,
+                len(group),
+                {name: float(column.std(ddof=1)) for name, column in table.items()} if len(group) > 1 else None,
+            )
         )
-        for i, (label, run, rank, value) in enumerate(zip(_labels(runs), runs, ranks, values, strict=True))
-    )
     policy = "masked" if masked else "kept"
-    return Comparison(metric, str(runs[0].dataset["name"]), policy, len(ranks[0]), left_out, confidence, compared)
+    dataset = str(runs[0].dataset["name"])
+    return Comparison(metric, dataset, policy, len(ranks[0]), left_out, confidence, tuple(compared))
+
+
+def _groups(runs: Sequence[_Run], apart: bool) -> list[list[int]]:
+    """Places of the runs, those together that differ in their seed alone, in order of the first of each."""
+    found: dict[Any, list[int]] = {}
+    for place, run in enumerate(runs):
+        found.setdefault(place if apart or not run.settings else run.settings, []).append(place)
+    return list(found.values())
 
 
 @consistent
 def _read(folder: Path) -> _Run:
     opened = open_run(folder)
-    return _Run(str(folder), read_metrics(opened), read_ranks(opened.file("ranks.parquet")))
+    metrics, manifest = read_metrics(opened), opened.manifest
+    training = dict(manifest.get("training") or {})
+    if training.pop("seed", None) is None:  # nothing was drawn: two such runs are two
+        return _Run(str(folder), metrics, read_ranks(opened.file("ranks.parquet")))
+    names = ("model", "arguments", "recipe", "form", "content", "preparation", "search", "embeddings")
+    settings = [training, *(manifest.get(name) for name in names)]
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return _Run(str(folder), metrics, read_ranks(opened.file("ranks.parquet")), text)
 
 
 def _check_same(first: _Run, other: _Run, mask_seen: bool | None) -> None:
@@ -249,11 +286,14 @@ def _reported(rank: np.ndarray, run: _Run, k: int) -> dict[str, float]:
     return mean_metrics(rank, [length for length in sorted({*KS, k}) if length <= n_best])
 
 
-def _labels(runs: Sequence[_Run]) -> list[str]:
-    names = [str(run.metrics["model"]) for run in runs]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{name} ({Path(run.folder).name})" for name, run in zip(names, runs, strict=True)]
+def _labels(runs: Sequence[_Run], groups: Sequence[Sequence[int]]) -> list[str]:
+    firsts = [runs[group[0]] for group in groups]
+    names = [str(run.metrics["model"]) for run in firsts]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({Path(run.folder).name})" for name, run in zip(names, firsts, strict=True)]
+    return [
+        name if len(group) == 1 else f"{name}, {len(group)} seeds" for name, group in zip(names, groups, strict=True)
+    ]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -289,6 +329,8 @@ def comparison_table(comparison: Comparison) -> Table:
             cells.append(f"{change.mean:+.4f} ({change.low:+.4f}..{change.high:+.4f})")
             cells += [_p_value(run.t_p), _p_value(run.wilcoxon_p)]
         table.add_row(cell(run.label), *cells)
+        if run.sd is not None:
+            table.add_row(cell("  ± sd"), *[f"{run.sd[name]:.4f}" if name in run.sd else "-" for name in shown])
     return table
 
 

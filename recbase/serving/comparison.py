@@ -12,7 +12,10 @@ __all__ = ["compare"]
 
 
 def compare(
-    runs: Sequence[FittedRecommender | str | os.PathLike[str]], metric: str = "ndcg@10", seed: int = 0
+    runs: Sequence[FittedRecommender | str | os.PathLike[str]],
+    metric: str = "ndcg@10",
+    seed: int = 0,
+    seeds_apart: bool = False,
 ) -> Comparison:
     """Compare recommenders on the same test users: metrics, bootstrap intervals, paired t and Wilcoxon tests.
 
@@ -24,6 +27,9 @@ def compare(
         Metric that the tests compare.
     seed : int, default 0
         Seed of the bootstrap.
+    seeds_apart : bool, default False
+        Compare every run on its own. Otherwise runs that differ in their seed alone are one entry, with mean and
+        standard deviation.
 
     Returns
     -------
@@ -36,4 +42,4 @@ def compare(
         If the runs were evaluated on different data sets or under different protocols, or the metric is unknown.
     """
     folders = [run.folder if isinstance(run, FittedRecommender) else run for run in runs]
-    return compare_runs(folders, metric=metric, seed=seed)
+    return compare_runs(folders, metric=metric, seed=seed, seeds_apart=seeds_apart)

@@ -280,3 +280,20 @@ def test_tables_say_what_is_left_out_and_what_is_wrong(capsys):
             pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [3, 4, 5, 3]}), min_user=0, min_item=0, quiet=True
         )
     assert (small_one.n_users, small_one.n_items) == (2, 3)
+
+
+def test_seeds_are_no_rivals(data):
+    runs = [small.ranker(data, seed=seed) for seed in (0, 1, 2)]
+    other = seqrec.Popularity.train(data)
+    found = seqrec.compare([other, *runs])
+    assert [run.seeds for run in found.runs] == [1, 3]
+    assert found.runs[1].label == "sasrec, 3 seeds"
+    values = [run.metrics["test"]["ndcg@10"] for run in runs]
+    assert found.runs[1].metrics["ndcg@10"] == pytest.approx(np.mean(values))
+    assert found.runs[1].sd["ndcg@10"] == pytest.approx(np.std(values, ddof=1))
+    assert found.runs[1].interval.mean == pytest.approx(np.mean(values))
+    assert "± sd" in str(found)
+    apart = seqrec.compare([other, *runs], seeds_apart=True)
+    assert [run.seeds for run in apart.runs] == [1, 1, 1, 1]
+    wider = small.ranker(data, dim=16)
+    assert len(seqrec.compare([runs[0], wider]).runs) == 2  # they differ in more than the seed
