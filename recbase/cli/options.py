@@ -67,6 +67,7 @@ __all__ = [
     "argument",
     "attribute_of",
     "chosen",
+    "column_pairs",
     "given",
     "need_paths",
     "failures",
@@ -126,6 +127,23 @@ def chosen(
         option.name: context.params[option.name] if option.name in typed else recipe.get(option.name, option.default)
         for option in options
     }
+
+
+def column_pairs(texts: Iterable[str] | None) -> dict[str, str] | None:
+    """Names of columns as ``--columns`` spells them, ``NAME=COLUMN`` each; None where it was not given.
+
+    Raises
+    ------
+    click.UsageError
+        If a text is no such pair.
+    """
+    if not texts:
+        return None
+    pairs = [text.partition("=") for text in texts]
+    for (name, equal, column), text in zip(pairs, texts, strict=True):
+        if not (name.strip() and equal and column.strip()):
+            raise click.UsageError(f"--columns has {text!r}; expected NAME=COLUMN, such as user_id=uid")
+    return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 # --------------------------------------------------------------------------------------- click

@@ -11,7 +11,7 @@ import click
 
 from recbase.arguments import Count, Range, Word, rule_of
 from recbase.cli.models import RUN_DATA, print_answers
-from recbase.cli.options import Command, Option, add_options, argument, need_paths, shared
+from recbase.cli.options import Command, Option, add_options, argument, column_pairs, need_paths, shared
 from recbase.cli.options import given as typed_names
 from recbase.console import failures, print_json, print_table, say, short, warn
 
@@ -214,6 +214,7 @@ def refresh_command(refresh: Callable[..., dict[str, Any]], options: Sequence[Op
     @add_options(
         [
             Option("items", "path", None, "Table of the new items: item_id, title and the text columns trained on."),
+            Option("columns", "strs", None, "What its columns are called, as item_id=sku,title=Product Name."),
             Option("remove", "path", None, "File of items to take out, one id a line."),
             Option("out", "path", None, "Run folder to write: new, or refreshed before.", required=True),
         ]
@@ -221,13 +222,20 @@ def refresh_command(refresh: Callable[..., dict[str, Any]], options: Sequence[Op
     @add_options(shared("as_json", "quiet"))
     @failures
     def command(
-        run: Path, items: Path | None, remove: Path | None, out: Path, as_json: bool, quiet: bool, **given: Any
+        run: Path,
+        items: Path | None,
+        columns: tuple[str, ...] | None,
+        remove: Path | None,
+        out: Path,
+        as_json: bool,
+        quiet: bool,
+        **given: Any,
     ) -> None:
         from recbase.data.readers import read_items
         from recbase.serving.refresh import texts_to_remove
 
         need_paths("items", "remove", *(option.name for option in options))
-        table = None if items is None else read_items(items)
+        table = None if items is None else read_items(items, columns=column_pairs(columns))
         report = refresh(run, out=out, items=table, remove=texts_to_remove(remove), **given)
         if as_json:
             print_json(report | {"out": str(out)})

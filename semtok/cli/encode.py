@@ -13,6 +13,7 @@ from recbase.cli.options import (
     Option,
     add_options,
     argument,
+    column_pairs,
     shared,
 )
 from recbase.console import failures, print_json, print_table, say
@@ -32,6 +33,7 @@ __all__ = ["encode"]
 @add_options(
     [
         Option("items", "path", None, "Table of new items (.parquet, .csv, .jsonl) with the views as columns."),
+        Option("columns", "strs", None, "What the columns of --items are called, as item_id=sku,title=Product Name."),
         Option("embeddings", "path", None, "Vectors to encode, or with --items those the tokenizer was fitted on."),
         Option("embeddings_ids", "path", None, "File of the ids of the rows, where --embeddings is a file of vectors."),
         Option("out", "path", None, "Table to write (.parquet, .csv, .jsonl), or folder of shards for shards.",
@@ -46,6 +48,7 @@ __all__ = ["encode"]
 def encode(
     tokenizer: Path,
     items: Path | None,
+    columns: tuple[str, ...] | None,
     embeddings: Path | None,
     embeddings_ids: Path | None,
     out: Path | None,
@@ -78,7 +81,9 @@ def encode(
     if items is None:
         vectors = open_vectors(cast(VectorSource, VectorSource.of(embeddings, embeddings_ids)))
     else:
-        vectors = _transforms_of(tokenizer, embeddings, made_from).transform_new(read_items(items))
+        vectors = _transforms_of(tokenizer, embeddings, made_from).transform_new(
+            read_items(items, columns=column_pairs(columns))
+        )
     if append:
         _append(tokenizer, vectors, made_from, out, grow, as_json, quiet)
         return

@@ -14,6 +14,7 @@ from recbase.cli.options import (
     add_options,
     argument,
     chosen,
+    column_pairs,
     need_paths,
     options_from,
     shared,
@@ -80,7 +81,7 @@ def prepare(
 
     if out is not None:
         check_replaceable(out, MANIFEST, "dataset")
-    pairs = dict(_column(text) for text in columns) if columns else None
+    pairs = column_pairs(columns)
     need_paths("items", "from_file")
     other = None if verify is None else load_dataset(verify)
     settings = chosen(_PREPARE_OPTIONS)
@@ -128,13 +129,6 @@ def _prepared_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     texts = manifest.get("texts", {})
     rows += [(f"items with a text: {view}", f"{count:,} of {counts['items']:,}") for view, count in texts.items()]
     return [*rows, ("views", ", ".join(manifest["views"]) or "none")]
-
-
-def _column(text: str) -> tuple[str, str]:
-    name, equal, column = text.partition("=")
-    if not equal or not column:
-        raise click.UsageError(f"--columns has {text!r}; expected NAME=COLUMN, such as user_id=uid")
-    return name.strip(), column.strip()
 
 
 _EMBED_OPTIONS = options_from(_EMBED, skip=("dataset", "encoder", "views", "seed", "out", "quiet"))
