@@ -67,7 +67,7 @@ RECIPES = {
         "batch_size": 256,
         "lr": 2e-3,
         "warmup_steps": 100,
-        "patience": 3,
+        "patience": 6,
         "validate_every": 1,
         "precision": "auto",
     },
