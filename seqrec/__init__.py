@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from seqrec.models.sasrec_content import SASRecContent as SASRecContent
     from seqrec.models.sasrec_content import SASRecHybrid as SASRecHybrid
     from seqrec.models.tedrec import TedRec as TedRec
+    from seqrec.models.transition_graph import TransitionGraph as TransitionGraph
     from seqrec.models.transitions import Transitions as Transitions
     from seqrec.models.tssr import TSSR as TSSR
     from seqrec.models.unisrec import UniSRec as UniSRec
@@ -95,6 +96,7 @@ __all__ = [
     "TSSR",
     "TabulatedCCFRec",
     "TedRec",
+    "TransitionGraph",
     "Transitions",
     "UniSRec",
     "VQRec",
@@ -145,6 +147,13 @@ _OURS: dict[str, ModelEntry] = {
     "transitions": ModelEntry("seqrec.models.transitions:Transitions", "none (ours)", ("ids",), "none", kind="counted"),
     "itemknn": ModelEntry(
         "seqrec.models.itemknn:ItemKNN", "Deshpande and Karypis, TOIS 2004", ("ids",), "none", kind="counted"
+    ),
+    "transition-graph": ModelEntry(
+        "seqrec.models.transition_graph:TransitionGraph",
+        "Han et al. 2026, arXiv 2605.07125",
+        ("ids", "text"),
+        "none",
+        kind="counted",
     ),
     "bpr": ModelEntry("seqrec.models.bpr:BPRMF", "Rendle et al., UAI 2009", ("ids",), "BPR", ("all",)),
     "gru4rec": ModelEntry("seqrec.models.gru4rec:GRU4Rec", "Hidasi et al., ICLR 2016", ("ids",), _SOFTMAX, _CAUSAL),

@@ -79,17 +79,27 @@ def train() -> None:
 
 def _counted_command(name: str) -> click.Command:
     options = options_from(MODELS[name], skip=SHAPES)
+    folders, content = _content_options(REGISTRY[name], {})
 
     @click.command(name, cls=Command, help=summary_of(MODELS[name]))
     @add_options(shared("data", "out", "as_json", "quiet"))
+    @add_options(shared(*folders), section="Content")
+    @add_options(content, section="Content")
     @add_options(options, section="Model")
     @failures
-    def command(data: str, out: Path | None, as_json: bool, quiet: bool, **_: Any) -> None:
+    def command(data: str, out: Path | None, as_json: bool, quiet: bool, **given: Any) -> None:
         from recbase.data.catalog import load_dataset
+        from semtok.content.ready_vectors import VectorSource
+        from seqrec.item_content import Content
         from seqrec.training import train_counted
 
+        need_paths("embeddings", "embeddings_ids")
         target = out or Path("runs/seqrec") / name
-        metrics = train_counted(name, load_dataset(data), target, chosen(options), {"given": data})
+        typed = {option.name: given[option.name] for option in content if option.name in typed_names()}
+        where = given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)
+        vectors = VectorSource.of(*where, typed) if content else None
+        reads = Content(**chosen(content)) if content else None
+        metrics = train_counted(name, load_dataset(data), target, chosen(options), {"given": data}, reads, vectors)
         print_metrics(metrics, target, as_json, quiet)
 
     return command

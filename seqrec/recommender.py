@@ -181,18 +181,18 @@ def train(
     own = set(inspect.signature(kind).parameters) - set(SHAPES)
     counted, reads = entry.kind == "counted", set(entry.inputs) - {"ids", "histories"}
     parts: dict[str, set[str]] = {"model": own}
+    parts["content"] = {field.name for field in fields(Content)} if reads else set()
     if not counted:
-        parts |= {"training": {field.name for field in fields(TrainConfig)}, "content": set()}
-        parts["content"] = {field.name for field in fields(Content)} if reads else set()
+        parts["training"] = {field.name for field in fields(TrainConfig)}
     given = parted(f"training {model}", settings, parts)
     target = scratch_folder(model) if out is None else Path(out)
     record = {} if not isinstance(data, str | os.PathLike) else {"given": os.fspath(data)}
+    content = Content(**given["content"]) if reads else None
+    where = Path(cache) if cache is not None else cache_for("runs/seqrec" if out is None else out)
     if counted:
-        train_counted(model, dataset, target, given["model"], record)
+        train_counted(model, dataset, target, given["model"], record, content, embeddings, where)
     else:
         config = TrainConfig(**given["training"] | {"quiet": quiet})
-        content = Content(**given["content"]) if reads else None
-        where = Path(cache) if cache is not None else cache_for("runs/seqrec" if out is None else out)
         train_network(
             model, dataset, target, given["model"], config, form, recipe, record, content, embeddings,
             None if codes is None else Path(codes), where, resume,

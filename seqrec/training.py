@@ -248,15 +248,30 @@ def train_item_ids(
 
 
 def train_counted(
-    name: str, dataset: Dataset, out: Path, arguments: dict[str, Any], record: dict[str, Any] | None = None
+    name: str,
+    dataset: Dataset,
+    out: Path,
+    arguments: dict[str, Any],
+    record: dict[str, Any] | None = None,
+    content: Content | None = None,
+    embeddings: Path | VectorSource | None = None,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Fit a model that only counts (popularity, transitions), evaluate it on test, write its run folder.
 
-    ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
+    ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it. ``content`` and
+    ``embeddings`` are for a model that ranks what it counted by content, and are as in `train_network`; so is ``cache``.
     """
     with attempt_at(out, f"fitting {name}") as attempt:
+        inputs = _inputs(name, arguments)
+        found = ItemContent()
+        made_from: dict[str, Any] = {}
+        if set(inputs) - {"ids"}:
+            where = cache or cache_for(out)
+            found, made_from = item_content(inputs, dataset, content or Content(), where, embeddings, quiet=True)
+            made_from |= {"inputs": list(inputs), "content": asdict(content or Content())}
         start = time.perf_counter()
-        model = resolve(name, MODELS)(dataset.n_items, **arguments).fit(dataset.split().train)
+        model = build_model(name, dataset.n_items, dataset.n_users, found, arguments).fit(dataset.split().train)
         seconds = time.perf_counter() - start
-        manifest = dict(record or {}) | {"form": "counts", "recipe": "default"}
+        manifest = dict(record or {}) | {"form": "counts", "recipe": "default"} | made_from
         return evaluate_and_save(name, model, dataset, attempt, Ranking(), manifest, seconds)

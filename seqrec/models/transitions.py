@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from recbase.arguments import Large, Length, Share, check_arguments
+from recbase.arguments import Large, Length, NonNegative, Share, check_arguments
 from recbase.data.sequences import Histories
 from recbase.model import Pretrained
 from recbase.store.restoring import Expected
@@ -37,19 +37,28 @@ class Transitions(Pretrained):
         Count both directions.
     max_len : int, default 50
         Latest history items used for a score.
+    second_step : float, default 0.0
+        Weight of the second step, what followed the items that followed, for items that nothing led to directly.
     """
 
     def __init__(
-        self, items: Large, window: Length = 20, decay: Share = 0.8, symmetric: bool = False, max_len: Length = 50
+        self,
+        items: Large,
+        window: Length = 20,
+        decay: Share = 0.8,
+        symmetric: bool = False,
+        max_len: Length = 50,
+        second_step: NonNegative = 0.0,
     ) -> None:
         check_arguments(type(self), locals())
         self.items, self.window, self.decay, self.symmetric, self.max_len = items, window, decay, symmetric, max_len
+        self.second_step = second_step
         self.table = sparse.csr_array((items + 1, items + 1), dtype=np.float32)
         self.popularity = np.zeros(items, dtype=np.float32)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        names = ("items", "window", "decay", "symmetric", "max_len")
+        names = ("items", "window", "decay", "symmetric", "max_len", "second_step")
         return {name: getattr(self, name) for name in names}
 
     def fit(self, train: Histories) -> Transitions:
@@ -101,7 +110,7 @@ class TransitionScorer:
 
     def __init__(self, model: Transitions) -> None:
         self.n_items, self.max_len, self.decay = model.items, model.max_len, model.decay
-        self.table = model.table[:, 1:]
+        self.table, self.second_step = model.table, model.second_step
         self.tie_break = model.popularity * 1e-6
 
     def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -112,5 +121,10 @@ class TransitionScorer:
         weights = (self.decay ** ages.astype(np.float64)).astype(np.float32)
         shape = (len(numbers), self.n_items + 1)
         history = sparse.coo_array((weights, (rows, numbers[rows, steps])), shape=shape).tocsr()
-        scores = (history @ self.table).toarray() + self.tie_break
+        first = sparse.csr_array(history @ self.table)
+        scores = first.toarray()[:, 1:] + self.tie_break
+        if self.second_step:
+            # each user's first step sums to 1, so that a long history does not weigh more in the second
+            shares = sparse.diags_array(1 / np.maximum(first.sum(1), 1e-9)) @ first
+            scores = scores + self.second_step * (shares @ self.table).toarray()[:, 1:]
         return torch.from_numpy(scores.astype(np.float32)).to(items.device)

@@ -258,7 +258,7 @@ def test_recipe_paper_is_recorded_and_changes_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["train", "sasrek"], 2, "unknown model 'sasrek'; known: popularity, transitions, itemknn, bpr"),
+        (["train", "sasrek"], 2, "unknown model 'sasrek'; known: popularity, transitions, itemknn, transition-graph"),
         (["train", "fmlp", "--data", "synthetic", "--form", "all"], 1, "--form all is not for fmlp: it would show it"),
         (["train", "bert4rec", "--data", "synthetic", "--form", "prefix"], 1, "is not what it learns from; use cloze"),
         (["train", "sasrec", "--data", "nowhere"], 1, "nowhere"),
