@@ -214,6 +214,6 @@ def evaluate_generator(
         facts |= {"train_seconds": round(result.seconds, 3), "steps": result.steps, "epochs": result.epochs}
         facts |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
     protocol = describe_protocol(split.name, n_best=search.beams, search="exact" if exact else "beam")
-    about = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
+    about = dataset.described()
     facts["colliding_items"] = dataset.n_items - len(model.code_table[1:].unique(dim=0))
     return metrics_record(name, about, protocol, ranks, valid, split.train, lists, recipe=recipe, **facts), ranks

@@ -259,8 +259,9 @@ def train_counted(
 ) -> dict[str, Any]:
     """Fit a model that only counts (popularity, transitions), evaluate it on test, write its run folder.
 
-    ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it. ``content`` and
-    ``embeddings`` are for a model that ranks what it counted by content, and are as in `train_network`; so is ``cache``.
+    ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
+    ``content``, ``embeddings`` and ``cache`` are for a model that ranks what it counted by content, as in
+    `train_network`.
     """
     with attempt_at(out, f"fitting {name}") as attempt:
         inputs = _inputs(name, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ _SERVED = [
     Option("most_bytes", "int", 1_000_000, "Bytes of one request.", rule=rule_of(Count)),
 ]
 _SHOWN_USERS = 20
+_OFTEN = 0.1  # share of repeats from which leaving seen items out is worth a word
 
 
 def evaluate_command(load: Loader, options: Sequence[Option], said: str) -> click.Command:
@@ -107,6 +108,7 @@ def recommend_command(load: Loader, options: Sequence[Option]) -> click.Command:
             raise click.UsageError("give one of --history, --histories and --users")
         need_paths("histories")
         fitted = load(run, data=data)
+        _warn_of_repeats(fitted.manifest, given["keep_seen"])
         if history is not None and out is None:
             found = fitted.answer(histories=[history], k=k, **given)
             if found.strangers:
@@ -129,6 +131,19 @@ def recommend_command(load: Loader, options: Sequence[Option]) -> click.Command:
             say(f"{out}: {counts['rows']:,} recommendations for {counts['users']:,} users")
 
     return command
+
+
+def _warn_of_repeats(manifest: Mapping[str, Any], keep_seen: bool) -> None:
+    """Say where the policy for seen items does not fit what users of the data set do."""
+    data = manifest.get("data", {})
+    share = data.get("repeats")
+    if share is None:
+        return
+    if keep_seen and not share:
+        warn(f"no user of {short(data['name'])} has an item twice: --keep-seen gives places to items already had")
+    if not keep_seen and share >= _OFTEN:
+        name = short(data["name"])
+        warn(f"{share:.1%} of the events of {name} repeat an item: --keep-seen recommends such items too")
 
 
 def _asked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from recbase.data import interactions as events
 from recbase.data.preparation import Rules, prepared_tables
 from recbase.data.readers import as_table
 from recbase.data.readers import read as read_source
+from recbase.data.repeats import Repeats, repeats_of
 from recbase.data.sequences import Histories
 from recbase.data.splits import Split, global_time, leave_last_out
 from recbase.store.folder import Folder, load_arrays, save_folder, sha256_of, tensor_bytes
@@ -53,6 +54,7 @@ SCHEMA = record(
         "name": maybe(TEXT),
         "views": maybe(list_of(TEXT)),
         "counts": maybe(_COUNTS),
+        "repeats": maybe(OBJECT),
         "order": maybe(null_or(one_of("time", "file", "position"))),
         "ties": maybe(null_or(one_of("file", "item", "shuffle"))),
         "seed": maybe(null_or(between(0, 2**63 - 1))),
@@ -243,6 +245,16 @@ class Dataset:
         return sha256_of(self.histories.items, self.offsets, *ids)
 
     @cached_property
+    def repeats(self) -> Repeats:
+        """Measure of how often users have an item again."""
+        return repeats_of(self.histories)
+
+    def described(self) -> dict[str, Any]:
+        """Name, hash, size and share of repeats, as runs and their metrics record them."""
+        about = {"name": self.name, "hash": self.hash, "users": self.n_users, "items": self.n_items}
+        return about | {"repeats": self.repeats.events}
+
+    @cached_property
     def sequences_hash(self) -> str:
         """SHA-256 (hex) of every user's sequence of raw ids: equal for any numbering of the items."""
         keyed = np.column_stack([events.hash_ids(self.user_ids), self.sequence_hashes])
@@ -348,6 +360,7 @@ class Dataset:
             files["images.safetensors"] = tensor_bytes({"images": self.images})
         hashes = {"hash": self.hash, "sequences_hash": self.sequences_hash, "pattern_hash": self.pattern_hash}
         facts = {"facts": self.facts} if self.facts else {}
+        facts["repeats"] = asdict(self.repeats)
         save_folder(folder, MANIFEST, "dataset", self.manifest | hashes | facts, files)
         return folder
 

@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from recbase.console import cell, console_of
+from recbase.data.repeats import repeats_sentence
 from recbase.evaluate.metrics import METRICS, mean_metrics, parse_metric, user_values
 from recbase.evaluate.ranking import KS
 from recbase.evaluate.records import read_ranks
@@ -39,6 +40,10 @@ __all__ = [
     "print_comparison",
     "print_metrics",
 ]
+
+
+_OTHER = ("recall@10", "ndcg@10")
+"""Metrics that stand beside the others under the other policy for seen items."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ class ComparedRun:
         interval and test is the mean over them.
     sd : dict or None
         Standard deviation of every metric over the seeds; None for one seed.
+    other : dict
+        The same metrics under the other policy for seen items; empty where a run has no ranks under it.
+    last_item_first : float or None
+        Share of the users whose latest item stands first, where the run recorded it.
     """
 
     label: str
@@ -75,6 +84,8 @@ class ComparedRun:
     wilcoxon_p: float | None = None
     seeds: int = 1
     sd: dict[str, float] | None = None
+    other: dict[str, float] = field(default_factory=dict)
+    last_item_first: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,8 @@ class Comparison:
         Level of the intervals.
     runs : tuple of ComparedRun
         In the order given; the first is the reference.
+    repeats : float or None
+        Share of the events that repeat an item of their user, where the runs recorded it.
     """
 
     metric: str
@@ -106,6 +119,7 @@ class Comparison:
     left_out: int
     confidence: float
     runs: tuple[ComparedRun, ...]
+    repeats: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers for JSON."""
@@ -190,15 +204,17 @@ def compare_runs(
     for run in runs:
         _check_lists(run, column, k)
     ranks, left_out = _join(runs, column)
+    second = "rank" if masked else "rank_masked"
+    other = _join(runs, second)[0] if all(second in run.ranks.columns for run in runs) else []
     groups = _groups(runs, seeds_apart)
     values = [np.mean([user_values(metric, ranks[one]) for one in group], axis=0) for group in groups]
     tests = [paired_test(values[0], value, confidence, samples, seed) for value in values[1:]]
     t_p, wilcoxon_p = holm([test.t_p for test in tests]), holm([test.wilcoxon_p for test in tests])
     compared = []
     for i, (label, group, value) in enumerate(zip(_labels(runs, groups), groups, values, strict=True)):
-        reported = [_reported(ranks[one], runs[one], k) for one in group]
-        names = [name for name in reported[0] if all(name in one for one in reported)]
-        table = {name: np.array([one[name] for one in reported]) for name in names}
+        table = _over_seeds([_reported(ranks[one], runs[one], k) for one in group])
+        others = _over_seeds([_reported(other[one], runs[one], k) for one in group]) if other else {}
+        firsts: list[Any] = [runs[one].metrics.get("last_item_first") for one in group]
         compared.append(
             ComparedRun(
                 label,
@@ -210,11 +226,20 @@ def compare_runs(
                 wilcoxon_p[i - 1] if i else None,
                 len(group),
                 {name: float(column.std(ddof=1)) for name, column in table.items()} if len(group) > 1 else None,
+                {name: float(column.mean()) for name, column in others.items()},
+                None if None in firsts else float(np.mean(firsts)),
             )
         )
     policy = "masked" if masked else "kept"
     dataset = str(runs[0].dataset["name"])
-    return Comparison(metric, dataset, policy, len(ranks[0]), left_out, confidence, tuple(compared))
+    repeats = runs[0].dataset.get("repeats")
+    return Comparison(metric, dataset, policy, len(ranks[0]), left_out, confidence, tuple(compared), repeats)
+
+
+def _over_seeds(reported: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """Metrics that all seeds of a run have, a value each."""
+    names = [name for name in reported[0] if all(name in one for one in reported)]
+    return {name: np.array([one[name] for one in reported]) for name in names}
 
 
 def _groups(runs: Sequence[_Run], apart: bool) -> list[list[int]]:
@@ -312,6 +337,9 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_column("run")
     for name in shown:
         table.add_column(name.replace("@", "\n@"), justify="right")
+    policy = "masked" if comparison.seen_items == "kept" else "kept"
+    for name in _OTHER:
+        table.add_column(f"{policy}\n{name}", justify="right")
     for heading in (
         f"{comparison.metric}\n{level} interval",
         f"difference\n{level} interval",
@@ -321,6 +349,7 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_column(heading, justify="right")
     for run in comparison.runs:
         cells = [f"{run.metrics[name]:.4f}" if name in run.metrics else "-" for name in shown]
+        cells += [f"{run.other[name]:.4f}" if name in run.other else "-" for name in _OTHER]
         cells.append(f"{run.interval.low:.4f}..{run.interval.high:.4f}")
         if run.test is None:
             cells += ["reference", "", ""]
@@ -339,6 +368,8 @@ def _caption(comparison: Comparison) -> str:
     parts = [f"difference of {comparison.metric} to the first run"] if tests else []
     if tests > 1:
         parts.append(f"p-values after Holm's correction for {tests} runs")
+    if said := repeats_sentence(comparison.repeats):
+        parts.append(said)
     if comparison.left_out:
         parts.append(f"{comparison.left_out:,} users that not every run has were left out")
     return "; ".join(parts)
@@ -362,12 +393,19 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
     named = {f"{record['dataset']['name']}: {record['test']['users']:,} test users" for record in rows.values()}
-    table = Table(title=cell("; ".join(sorted(named))), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    said = {repeats_sentence(record["dataset"].get("repeats")) for record in rows.values()} - {""}
+    table = Table(
+        title=cell("; ".join(sorted(named))),
+        caption=cell("; ".join(sorted(said))) if said else None,
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("run")
     table.add_column("seen\nitems")
     shown = [f"{name}@{k}" for k in KS for name in METRICS]
     for name in shown:
         table.add_column(name.replace("@", "\n@"), justify="right")
+    table.add_column("last item\nfirst", justify="right")
     for label, record in rows.items():
         policy = str(record["protocol"]["seen_items"])
         other = "masked" if policy == "kept" else "kept"
@@ -375,9 +413,10 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         if f"test_{other}" in record:
             blocks.append(("", other, record[f"test_{other}"]))
         for first, seen, values in blocks:
-            table.add_row(
-                cell(first), cell(seen), *[f"{values[name]:.4f}" if name in values else "-" for name in shown]
-            )
+            figures = [f"{values[name]:.4f}" if name in values else "-" for name in shown]
+            # with seen items masked it cannot stand there
+            share = record.get("last_item_first") if seen == "kept" else None
+            table.add_row(cell(first), cell(seen), *figures, "" if share is None else f"{share:.1%}")
     return table
 
 

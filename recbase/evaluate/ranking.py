@@ -63,6 +63,8 @@ class Ranks:
         The item numbers looked for.
     seconds : float
         Time the ranking took.
+    last_first : ndarray of bool [B], optional
+        True where the latest item of the history itself is scored highest (seen items kept); None if not counted.
     """
 
     users: np.ndarray
@@ -71,6 +73,7 @@ class Ranks:
     ties: np.ndarray
     targets: np.ndarray
     seconds: float = 0.0
+    last_first: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -81,7 +84,14 @@ class Ranks:
 
     def take(self, rows: np.ndarray) -> Ranks:
         """Return the ranks of some targets, in the order given (a mask will do)."""
-        names = ("users", "rank", "rank_masked", "ties", "targets")
+        names = [
+            "users",
+            "rank",
+            "rank_masked",
+            "ties",
+            "targets",
+            *(["last_first"] if self.last_first is not None else []),
+        ]
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
@@ -131,7 +141,7 @@ def rank_targets(
     counts = [
         _count(scorer, targets, batches[b], accelerator) for b in _progress(mine, "ranking", progress and rank == 0)
     ]
-    table = np.zeros((len(targets), 4), dtype=np.int32)
+    table = np.zeros((len(targets), 5), dtype=np.int32)
     if counts:
         table[np.concatenate([batches[b] for b in mine])] = torch.cat(counts).cpu().numpy()
     if accelerator is not None and world > 1:
@@ -151,12 +161,13 @@ def rank_targets(
         columns[2],
         np.asarray(targets.items, dtype=np.int32),
         time.perf_counter() - begun,
+        table[:, 4] > 0,
     )
 
 
 @torch.no_grad()
 def _count(scorer: Scorer, targets: Targets, rows: np.ndarray, accelerator: Accelerator | None) -> Tensor:
-    """Return rank, masked rank, ties and "has NaN" of one batch: int32 [B, 4] on the scorer's device."""
+    """Return rank, masked rank, ties, "has NaN" and "last item first" of one batch: int32 [B, 5] on its device."""
     scores = _scores(scorer, targets.histories, rows, accelerator, targets.users)  # [B, N]
     device = scores.device
     column = torch.from_numpy(targets.items[rows].astype(np.int64) - 1).to(device, non_blocking=True)
@@ -168,8 +179,20 @@ def _count(scorer: Scorer, targets: Targets, rows: np.ndarray, accelerator: Acce
     pair_columns = torch.from_numpy(seen_items - 1).to(device, non_blocking=True)
     beats = (scores[pair_rows, pair_columns] >= own[pair_rows, 0]).to(torch.int32)
     seen = torch.zeros_like(at_least).index_add_(0, pair_rows, beats)
-    nan = scores.amax(1).isnan().to(torch.int32)  # amax passes NaN on
-    return torch.stack([at_least, at_least - seen, at_least - higher - 1, nan], 1)
+    best = scores.amax(1)
+    nan = best.isnan().to(torch.int32)  # amax passes NaN on
+    last = _last_items(targets.histories, rows)
+    on_top = scores.gather(1, torch.from_numpy(np.maximum(last, 1) - 1).to(device, non_blocking=True)[:, None])[:, 0]
+    first = ((on_top == best) & torch.from_numpy(last > 0).to(device, non_blocking=True)).to(torch.int32)
+    return torch.stack([at_least, at_least - seen, at_least - higher - 1, nan, first], 1)
+
+
+def _last_items(histories: Histories, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Latest item of some histories, int64 [B]; 0 where there is none."""
+    starts, ends = histories.starts[rows], histories.ends[rows]
+    if not len(histories.items):
+        return np.zeros(len(starts), dtype=np.int64)
+    return np.where(ends > starts, histories.items[np.maximum(ends, 1) - 1], 0).astype(np.int64)
 
 
 def _scores(
@@ -375,7 +398,8 @@ def rank_lists(
     else:
         rank_masked, _ = _places(masked, targets.items, np.zeros(masked.items.shape, dtype=bool))
     users, items = np.asarray(targets.users, dtype=np.int64), np.asarray(targets.items, dtype=np.int32)
-    return Ranks(users, rank, rank_masked, ties, items, seconds)
+    first = (recommendations.items[:, :1] == _last_items(targets.histories)[:, None]).any(1)
+    return Ranks(users, rank, rank_masked, ties, items, seconds, first)
 
 
 def _places(lists: Recommendations, targets: np.ndarray, removed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -197,6 +197,8 @@ def metrics_record(
     record["valid"] = dict(valid) if valid is not None else {}
     record["test"] = {**summarize(test, lengths, masked), **faults, **tied, **coverage}
     record[other] = summarize(test, lengths, not masked)
+    if test.last_first is not None and len(test):
+        record["last_item_first"] = round(float(test.last_first.mean()), 6)
     if train is not None:
         record["slices"] = slices(test, train, int(dataset["items"]), lengths, masked)
     record["evaluation_seconds"] = round(test.seconds, 3)
@@ -257,7 +259,7 @@ def metrics_of_run(
     elif result is not None:
         facts |= {"train_seconds": round(result.seconds, 3), "steps": result.steps, "epochs": result.epochs}
         facts |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
-    about = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
+    about = dataset.described()
     protocol = describe_protocol(split.name, mask_seen)
     return metrics_record(name, about, protocol, ranks, valid, split.train, lists, **facts)
 

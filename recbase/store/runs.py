@@ -65,7 +65,16 @@ SCHEMA = record(
         "model": maybe(TEXT),
         "arguments": maybe(OBJECT),
         "data": maybe(
-            record({"name": TEXT, "hash": TEXT, "given": maybe(TEXT), "users": maybe(COUNT), "items": maybe(COUNT)})
+            record(
+                {
+                    "name": TEXT,
+                    "hash": TEXT,
+                    "given": maybe(TEXT),
+                    "users": maybe(COUNT),
+                    "items": maybe(COUNT),
+                    "repeats": maybe(NUMBER),
+                }
+            )
         ),
         "inputs": maybe(list_of(TEXT)),
         "attributes": maybe(list_of(TEXT)),
@@ -91,6 +100,7 @@ METRICS = record(
         "model": TEXT,
         "dataset": record({"name": TEXT, "hash": TEXT, "users": maybe(COUNT), "items": maybe(COUNT)}),
         "protocol": record({"seen_items": TEXT, "n_best": maybe(null_or(COUNT))}),
+        "last_item_first": maybe(NUMBER),
         "valid": maybe(OBJECT),
         "test": maybe(map_of(NUMBER)),
         "test_kept": maybe(map_of(NUMBER)),

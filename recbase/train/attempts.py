@@ -108,7 +108,7 @@ class Attempt:
         files: Mapping[str, FileContent],
     ) -> None:
         """Save the run that came of it, with its metrics and the data set's name, in the old one's place."""
-        data = {"name": dataset.name, "hash": dataset.hash, "users": dataset.n_users, "items": dataset.n_items}
+        data = dataset.described()
         data["given"] = manifest.pop("given", dataset.name)
         body = {"data": data} | manifest | {"attempt": self.name}
         content = {"metrics.json": json.dumps(metrics, indent=1).encode()}

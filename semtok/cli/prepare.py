@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ def prepare(
     from recbase.data.catalog import load_dataset, prepare_dataset
     from recbase.data.catalog import verify as compare
     from recbase.data.dataset import MANIFEST
+    from recbase.data.repeats import repeats_sentence
     from recbase.store.folder import check_replaceable
 
     if out is not None:
@@ -91,6 +93,7 @@ def prepare(
     out = dataset.save(out or Path("runs/data") / Path(dataset.name).name)
     found = None if other is None else compare(dataset, other)
     result = {"folder": str(out), "name": dataset.name, **dataset.manifest["counts"], "views": dataset.views}
+    result["repeats"] = asdict(dataset.repeats)
     hashes = {"sequences_hash": dataset.sequences_hash, "pattern_hash": dataset.pattern_hash}
     result |= {"hash": dataset.hash} | hashes
     said = ("events_read", "dropped", "matching", "texts", "reading")
@@ -102,6 +105,7 @@ def prepare(
         for note in dataset.manifest.get("reading", []):
             if not note["warned"]:
                 say(f"note: {note['sentence']}")
+        say(f"Repeats: {repeats_sentence(dataset.repeats.events)}")
         say(f"sequences {dataset.sequences_hash[:16]}, whatever users and items are called {dataset.pattern_hash[:16]}")
         say(f"Data set is in {out}")
         if found is not None:

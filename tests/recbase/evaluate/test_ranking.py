@@ -313,15 +313,29 @@ def test_metrics_of_a_run_that_ranks_all_items() -> None:
     train = Histories.from_lists([[1, 2], [2, 3]])
     test = targets_of([[1, 2], [2, 3]], [3, 1])
     scorer = TableOfScores(np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]))
-    dataset = SimpleNamespace(name="toy", hash="abc", n_users=2, n_items=3)
+    about = {"name": "toy", "hash": "abc", "users": 2, "items": 3, "repeats": 0.0}
+    dataset = SimpleNamespace(name="toy", n_users=2, n_items=3, described=lambda: about)
     ranks = rank_targets(scorer, test)
     record = metrics_of_run("pop", dataset, Split("last", train, test, test), "default", {}, ranks, 1.5, scorer)
-    assert record["dataset"] == {"name": "toy", "hash": "abc", "users": 2, "items": 3}
+    assert record["dataset"] == about
     assert record["train_seconds"] == 1.5
     assert record["test"]["coverage@20"] == 1.0
     assert record["test"]["mrr@5"] == pytest.approx((1 / 3 + 1 / 3) / 2)
     assert record["test_masked"]["mrr@5"] == 1.0
     assert sum(part["users"] for part in record["slices"].values()) == 2
+
+
+def test_the_share_of_users_whose_last_item_stands_first_is_counted() -> None:
+    """The scorer likes the items 3, 2, 1 in this order whatever the history."""
+    test = targets_of([[1, 3], [3, 2], [1], [3]], [1, 1, 2, 2])
+    ranks = rank_targets(TableOfScores(np.tile([1.0, 2.0, 3.0], (4, 1))), test)
+    assert ranks.last_first.tolist() == [True, False, False, True]
+    assert ranks.take(np.array([0, 1])).last_first.tolist() == [True, False]
+    about = {"name": "toy", "hash": "abc", "users": 4, "items": 3, "repeats": 0.0}
+    record = metrics_record("m", about, describe_protocol("last"), ranks)
+    assert record["last_item_first"] == 0.5
+    with_lists = rank_lists(Recommendations(np.array([[3, 2]] * 4), np.array([[2.0, 1.0]] * 4)), test)
+    assert with_lists.last_first.tolist() == ranks.last_first.tolist()
 
 
 def test_validator_returns_to_training_mode() -> None:
