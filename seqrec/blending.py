@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -52,16 +52,30 @@ class Candidates:
         Scaled scores of the targets, which are not among the candidates.
     lengths : int64 ndarray [B]
         Of the histories.
+    had : bool Tensor [B, C], optional
+        Candidates that are in the history.
+    again : bool Tensor [B], optional
+        Targets that are in the history.
     """
 
     scores: Tensor
     own: Tensor
     lengths: np.ndarray
+    had: Tensor | None = None
+    again: Tensor | None = None
+
+    def unseen(self) -> Candidates:
+        """The same users where no item of a history can be found, so that a target that is one never is."""
+        if self.had is None or self.again is None:
+            return self
+        scores, own = self.scores.masked_fill(self.had, -torch.inf), self.own.masked_fill(self.again, -torch.inf)
+        return Candidates(scores, own, self.lengths, self.had, self.again)
 
     def take(self, rows: np.ndarray) -> Candidates:
         """Some of the users."""
         picked = torch.from_numpy(rows)
-        return Candidates(self.scores[:, picked], self.own[:, picked], self.lengths[rows])
+        had, again = (None if part is None else part[picked] for part in (self.had, self.again))
+        return Candidates(self.scores[:, picked], self.own[:, picked], self.lengths[rows], had, again)
 
     def ranks(self, weights: Sequence[float]) -> np.ndarray:
         """Rank of each target under these weights, ties against it: int [B]."""
@@ -97,22 +111,24 @@ def open_member(run: FittedRecommender | str | os.PathLike[str]) -> FittedRecomm
 
 def candidates(model: Blend, targets: Targets, quiet: bool = False) -> Candidates:
     """Ask every member once for all targets, and keep what can matter."""
-    scorers, parts, own = model.scorers(), [], []
+    scorers, parts = model.scorers(), []
     order = np.argsort(targets.histories.lengths, kind="stable")
     batches = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
     with progress("asking the members", len(batches), quiet) as advance:
         for rows in batches:
-            found, target = _asked(model, scorers, targets, rows)
-            parts.append(found)
-            own.append(target)
+            parts.append(_asked(model, scorers, targets, rows))
             advance(1)
     back = torch.from_numpy(np.argsort(order))
-    return Candidates(torch.cat(parts, 1)[:, back], torch.cat(own, 1)[:, back], targets.histories.lengths)
+    scores, own, had, again = (torch.cat(part, axis)[(slice(None),) * axis + (back,)] for part, axis in
+                               zip(zip(*parts, strict=True), (1, 1, 0, 0), strict=True))  # fmt: skip
+    return Candidates(scores, own, targets.histories.lengths, had, again)
 
 
 @torch.no_grad()
-def _asked(model: Blend, scorers: Sequence[Any], targets: Targets, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Scores of the candidates [M, B, C] and of the targets [M, B] of some users."""
+def _asked(
+    model: Blend, scorers: Sequence[Any], targets: Targets, rows: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores of the candidates [M, B, C] and of the targets [M, B] of some users, and which of both they had."""
     items, lengths = (torch.from_numpy(part) for part in targets.histories.padded(rows, model.max_len))
     users = torch.from_numpy(np.asarray(targets.users, dtype=np.int64)[rows])
     scores = torch.stack([scaled(member_scores(one, items, lengths, users), model.scale) for one in scorers])
@@ -123,7 +139,9 @@ def _asked(model: Blend, scorers: Sequence[Any], targets: Targets, rows: np.ndar
     twice[:, 1:] = best[:, 1:] == best[:, :-1]
     twice |= best == target[:, None]
     found = scores.gather(2, best.expand(len(scores), -1, -1)).masked_fill(twice, -torch.inf)
-    return found, scores.gather(2, target.expand(len(scores), -1)[:, :, None])[:, :, 0]
+    read = torch.zeros(len(rows), model.items + 1, dtype=torch.bool).scatter_(1, items, True)[:, 1:]
+    own = scores.gather(2, target.expand(len(scores), -1)[:, :, None])[:, :, 0]
+    return found, own, read.gather(1, best), read.gather(1, target[:, None])[:, 0]
 
 
 def best_weights(found: Candidates, metric: str, start: Sequence[float] | None = None) -> tuple[list[float], float]:
@@ -186,6 +204,7 @@ def blend(
     out: str | os.PathLike[str] | None = None,
     scale: Scale | None = None,
     by_length: bool = False,
+    seen: Literal["keep", "drop", "learn"] = "learn",
     lists: int = 100,
     metric: str = "ndcg@10",
     quiet: bool = False,
@@ -204,6 +223,9 @@ def blend(
         See `seqrec.models.blend.Blend`; all three are tried on validation if not given.
     by_length : bool, default False
         Let the weights depend on the length of the history, where validation confirms it on users apart.
+    seen : {"keep", "drop", "learn"}, default "learn"
+        Whether items of the history may stand in a list; learned: they may not where validation is better without them,
+        as it is where nobody has an item twice. The figures with seen items kept and masked are then one.
     lists : int, default 100
         Length of the lists of generators; 0 scores every item.
     metric : str, default "ndcg@10"
@@ -226,6 +248,8 @@ def blend(
         raise ValueError(f"a blend needs two runs or more, got {len(members)}")
     if scale is not None and scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    if seen not in ("keep", "drop", "learn"):
+        raise ValueError(f"seen must be one of keep, drop, learn, got {seen!r}")
     parse_metric(metric)
     for member in members[1:]:
         if member.manifest["data"]["hash"] != members[0].manifest["data"]["hash"]:
@@ -234,7 +258,7 @@ def blend(
     target = scratch_folder("blend") if out is None else Path(out)
     begun = time.perf_counter()
     with attempt_at(target, "blending") as attempt:
-        model, record = _chosen(members, dataset, scale, by_length, lists, metric, quiet)
+        model, record = _chosen(members, dataset, scale, by_length, seen, lists, metric, quiet)
         manifest = {"form": "counts", "recipe": "default", "blend": record}
         manifest |= {"given": members[0].manifest["data"].get("given", dataset.name)}
         evaluate_and_save("blend", model, dataset, attempt, Ranking(), manifest, time.perf_counter() - begun)
@@ -247,6 +271,7 @@ def _chosen(
     dataset: Dataset,
     scale: Scale | None,
     by_length: bool,
+    seen: str,
     lists: int,
     metric: str,
     quiet: bool,
@@ -257,17 +282,20 @@ def _chosen(
     best: tuple[float, Blend, Candidates] | None = None
     for name in SCALES if scale is None else (scale,):
         model = Blend.of(members, [[1.0] * count], scale=name, lists=lists)
-        found = candidates(model, valid, quiet)
-        weights, value = best_weights(found, metric)
-        model.weights, tried[name] = [weights], value
-        if best is None or value > best[0]:
-            best = value, model, found
+        kept = candidates(model, valid, quiet)
+        ways = {"keep": [(True, kept)], "drop": [(False, kept.unseen())]}
+        for allowed, found in ways.get(seen, ways["keep"] + ways["drop"]):
+            weights, value = best_weights(found, metric)
+            tried[name if allowed else f"{name}, without seen items"] = value
+            if best is None or value > best[0]:
+                model.weights, model.seen = [weights], allowed
+                best = value, model, found
     assert best is not None
     value, model, found = best
     rows = []
     for place, member in enumerate(members):
         others = [one for one in range(count) if one != place]
-        without = Candidates(found.scores[others], found.own[others], found.lengths)
+        without = Candidates(found.scores[others], found.own[others], found.lengths, found.had, found.again)
         rows.append(
             {
                 "model": member.name,
@@ -282,4 +310,4 @@ def _chosen(
         edges = sorted(set(np.quantile(found.lengths, [1 / 3, 2 / 3]).astype(int).tolist()))
         model.weights = _weights_by_length(found, model.weights[0], edges, metric)
         model.edges = edges
-    return model, {"metric": metric, "valid": value, "scales": tried, "members": rows}
+    return model, {"metric": metric, "valid": value, "tried": tried, "seen": model.seen, "members": rows}

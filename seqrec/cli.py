@@ -335,6 +335,37 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
 
 
 @main.command()
+@argument("dataset")
+@add_options(
+    [
+        Option("part", "choice", "test", "Held-out events that are to be explained.", ("test", "valid")),
+        Option("embeddings", "path", None, "Item embeddings, to rank the transition graph by text too."),
+    ]
+)
+@add_options(shared("as_json", "quiet", "seed"))
+@failures
+def audit(dataset: Path, part: Any, embeddings: Path | None, as_json: bool, quiet: bool, seed: int) -> None:
+    """Tell how much popularity, order, repetition and one step of transitions explain of a data set, by counting."""
+    from recbase.data.catalog import load_dataset
+    from recbase.data.repeats import repeats_sentence
+    from seqrec.audit import audit_dataset, audit_rows
+
+    found = audit_dataset(load_dataset(str(dataset)), part, embeddings, seed)
+    if as_json:
+        print_json(found)
+        return
+    about, steps = found["dataset"], found["transitions"]
+    columns = ("", "recall@10", "ndcg@10", "masked recall@10", "masked ndcg@10", "last item first")
+    print_table(
+        columns, audit_rows(found), f"{about['name']}: {about['users']:,} users, {about['items']:,} items, {part}"
+    )
+    say(f"Repeats: {repeats_sentence(about['repeats'])}")
+    say(f"Transitions: {steps['one_step']:.1%} of the targets are one step from the latest item in the training part, "
+        f"{steps['two_steps']:.1%} at most two; an item has {steps['successors']:.1f} successors")  # fmt: skip
+    say(f"Cold: {found['cold']:.1%} of the targets never occur in the training part")
+
+
+@main.command()
 @argument("runs", many=True)
 @add_options(
     [
@@ -342,6 +373,8 @@ def streams(runs: tuple[Path, ...], sample: int, items: int, figure: Path | None
         Option("scale", "choice", None, "Scale of scores before they are added.", ("standard", "rank", "softmax"),
                shown="the best of the three on validation"),
         Option("by_length", "bool", False, "Let weights depend on the length of the history.", flag="by-length"),
+        Option("seen", "choice", "learn", "Items of the history in a list: kept, dropped, or what validation says.",
+               ("learn", "keep", "drop")),
         Option("lists", "int", 100, "Items a list of a generator; 0 scores all.", rule=rule_of(LargeOrOff)),
         Option("metric", "str", "ndcg@10", "Validation metric that chooses.", rule=rule_of(MetricName)),
         RUN_DATA,
@@ -354,6 +387,7 @@ def blend(
     out: Path,
     scale: Any,
     by_length: bool,
+    seen: Any,
     lists: int,
     metric: str,
     data: str | None,
@@ -366,8 +400,9 @@ def blend(
 
     dataset = None if data is None else load_dataset(data)
     found = blending.blend(
-        runs, dataset, out=out, scale=scale, by_length=by_length, lists=lists, metric=metric, quiet=quiet or as_json
-    )
+        runs, dataset, out=out, scale=scale, by_length=by_length, seen=seen, lists=lists, metric=metric,
+        quiet=quiet or as_json,
+    )  # fmt: skip
     if not as_json and not quiet:
         record = found.manifest["blend"]
         rows = [
@@ -375,7 +410,8 @@ def blend(
              f"{record['valid'] - row['without']:+.4f}")
             for row in record["members"]
         ]  # fmt: skip
-        title = f"{metric} on validation: {record['valid']:.4f}, scale {found.manifest['arguments']['scale']}"
+        how = f"scale {found.manifest['arguments']['scale']}, seen items {'kept' if record['seen'] else 'dropped'}"
+        title = f"{metric} on validation: {record['valid']:.4f}, {how}"
         print_table(("member", "weight", "alone", "blend without it", "gain"), rows, title)
     print_metrics(found.metrics, out, as_json, quiet)
 

@@ -15,7 +15,7 @@ from recbase.model import Pretrained
 from recbase.store.restoring import Expected, load_weights
 from recbase.store.runs import resolve
 
-__all__ = ["SCALES", "Blend", "BlendScorer", "scaled"]
+__all__ = ["SCALES", "Blend", "BlendScorer", "below_others", "member_scores", "scaled"]
 
 Scale = Literal["standard", "rank", "softmax"]
 SCALES = ("standard", "rank", "softmax")
@@ -43,6 +43,9 @@ class Blend(Pretrained):
         or probabilities.
     edges : list of int, default ()
         Lengths of history at which the next row of weights begins, rising; one fewer than rows of weights.
+    seen : bool, default True
+        Whether items of the history may stand in a list. Where it is False they score below all others, also where
+        seen items are said to be kept.
     lists : int, default 100
         Beams, and items, of a generator's list; items that are not found score as one nat below the last. 0 scores
         every item exactly, which is slow for large catalogues.
@@ -56,10 +59,11 @@ class Blend(Pretrained):
         scale: Scale = "standard",
         edges: Sequence[int] = (),
         lists: LargeOrOff = 100,
+        seen: bool = True,
     ) -> None:
         check_arguments(type(self), {"items": items, "scale": scale, "lists": lists})
         _check(members, weights, edges)
-        self.items, self.scale, self.lists = items, scale, lists
+        self.items, self.scale, self.lists, self.seen = items, scale, lists, seen
         self.members = [dict(member) for member in members]
         self.weights, self.edges = [[float(one) for one in row] for row in weights], [int(edge) for edge in edges]
         self.models = [_built(member) for member in self.members]
@@ -86,7 +90,7 @@ class Blend(Pretrained):
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        names = ("items", "members", "weights", "scale", "edges", "lists")
+        names = ("items", "members", "weights", "scale", "edges", "lists", "seen")
         return {name: getattr(self, name) for name in names}
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -145,6 +149,7 @@ class BlendScorer:
         self.weights = torch.tensor(model.weights, dtype=torch.float32)  # [R, M]
         self.edges = torch.tensor(model.edges, dtype=torch.int64)
         self.reads_users = any(getattr(scorer, "reads_users", False) for scorer in self.scorers)
+        self.seen = model.seen
 
     def __call__(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Tensor:
         """[B, T] -> float32 [B, N]."""
@@ -153,7 +158,7 @@ class BlendScorer:
         for place, scorer in enumerate(self.scorers):
             if bool((weights[:, place] != 0).any()):
                 total += weights[:, place, None] * scaled(member_scores(scorer, items, lengths, users), self.scale)
-        return total
+        return total if self.seen else below_others(total, items)
 
 
 def member_scores(scorer: Any, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Tensor:
@@ -167,6 +172,13 @@ def member_scores(scorer: Any, items: Tensor, lengths: Tensor, users: Tensor | N
     known = (users,) if users is not None and getattr(scorer, "reads_users", False) else ()
     scores: Tensor = scorer(items, lengths, *known)
     return scores.float()
+
+
+def below_others(scores: Tensor, items: Tensor) -> Tensor:
+    """Scores [B, N] with the items of the histories [B, T], as far as they are read, below all others."""
+    floor = scores.amin(1, keepdim=True) - 1
+    filled = torch.cat([floor, scores], 1)  # column 0 is padding
+    return filled.scatter(1, items, floor.expand(-1, items.shape[1]))[:, 1:]
 
 
 def scaled(scores: Tensor, scale: Scale) -> Tensor:

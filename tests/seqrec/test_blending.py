@@ -124,7 +124,7 @@ def test_the_search_finds_what_was_put_in():
 def test_a_blend_is_at_least_as_good_on_validation_as_its_members(blended, members):
     record = blended.manifest["blend"]
     assert record["valid"] >= max(row["alone"] for row in record["members"]) - 1e-12
-    assert record["valid"] == max(record["scales"].values())
+    assert record["valid"] == max(record["tried"].values())
     assert [row["model"] for row in record["members"]] == ["sasrec", "transitions", "tiger"]
     assert all(record["valid"] >= row["without"] - 1e-9 for row in record["members"])
     assert blended.metrics["valid"]["ndcg@10"] == pytest.approx(record["valid"], abs=3e-3)
@@ -154,6 +154,33 @@ def test_weights_may_depend_on_the_length(members, data):
     single = [scaled(member_scores(one, items, lengths), "standard") for one in model.scorers()]
     assert torch.allclose(scores[0], single[0][0])
     assert torch.allclose(scores[1:], single[1][1:])
+
+
+def test_items_of_the_history_stay_out_where_validation_is_better_without_them(members, data):
+    """Nobody has an item twice in this world, so that dropping them can only help."""
+    found = {seen: seqrec.blend(members[:2], data, seen=seen, scale="standard", quiet=True) for seen in
+             ("keep", "drop", "learn")}  # fmt: skip
+    assert found["learn"].manifest["blend"]["seen"] == (
+        found["keep"].manifest["blend"]["valid"] >= found["drop"].manifest["blend"]["valid"]
+    )
+    dropped = found["drop"].metrics
+    assert dropped["test"]["ndcg@10"] == dropped["test_masked"]["ndcg@10"]
+    history = data.item_ids.gather(data.histories[0].astype(np.int64) - 1).to_list()
+    listed = found["drop"].recommend(histories=[history], k=10, keep_seen=True)["item"].to_list()
+    assert not set(listed) & set(history)
+    assert found["drop"].metrics["valid"]["ndcg@10"] == pytest.approx(
+        found["drop"].manifest["blend"]["valid"], abs=3e-3
+    )
+    with pytest.raises(ValueError, match="seen must be one of keep, drop, learn, got 'no'"):
+        seqrec.blend(members, data, seen="no")
+
+
+def test_a_target_that_the_user_had_before_is_lost_without_seen_items():
+    scores = torch.tensor([[[5.0, 1.0, 0.0], [5.0, 1.0, 0.0]]])
+    had = torch.tensor([[True, False, False], [False, False, False]])
+    given_ = Candidates(scores, torch.tensor([[2.0, 9.0]]), np.array([3, 3]), had, torch.tensor([False, True]))
+    assert given_.ranks([1.0]).tolist() == [2, 1]
+    assert given_.unseen().ranks([1.0]).tolist() == [1, 4]
 
 
 def test_refusals(members, data, blended, tmp_path):
