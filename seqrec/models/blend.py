@@ -70,7 +70,7 @@ class Blend(Pretrained):
         for place, model in enumerate(self.models):
             if (count := int(model.config()["items"])) != items:
                 raise ValueError(f"member {place} has {count} items, expected {items} as the blend")
-        self.max_len = max(int(model.max_len) for model in self.models)
+        self.max_len = max(int(getattr(model, "max_len", 1)) for model in self.models)  # popularity reads no history
 
     @classmethod
     def of(cls, runs: Sequence[Any], weights: Sequence[Sequence[float]], **settings: Any) -> Blend:

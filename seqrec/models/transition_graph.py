@@ -59,7 +59,7 @@ class TransitionGraph(Pretrained):
             "rank_by": rank_by,
         }
         check_arguments(type(self), self._config)
-        self.items, self.latest, self.hops = items, latest, hops
+        self.items, self.latest, self.hops, self.max_len = items, latest, hops, latest
         self.table = sparse.csr_array((items + 1, items + 1), dtype=np.float32)
         self.text = np.zeros((items, text_dim), dtype=np.float32)
 

@@ -203,6 +203,16 @@ def test_refusals(members, data, blended, tmp_path):
         open_member(tmp_path / "nothing")
 
 
+def test_every_kind_of_counter_is_a_member(members, data, tmp_path):
+    counters = [
+        seqrec.Popularity.train(data),
+        seqrec.ItemKNN.train(data),
+        seqrec.TransitionGraph.train(data, cache=tmp_path, quiet=True),
+    ]
+    found = seqrec.blend([members[0], *counters], data, scale="rank", quiet=True)
+    assert len(seqrec.load(found.folder, data).recommend(users=data.user_ids[:2], k=3)) == 6
+
+
 def test_a_damaged_blend_is_named(blended, tmp_path):
     import shutil
 
