@@ -1,0 +1,82 @@
+"""CCFRec with item ids, a blend, SASRec and the transition counter on some data sets: one table, means of the seeds.
+
+    python -m benchmarks.past_counter --data runs/scientific runs/beauty runs/movietweetings --seeds 3
+    python -m benchmarks.past_counter --data runs/scientific --seeds 1 --out runs/past
+
+Every row is made by `seqrec` commands in processes of their own, which are printed; a row that is finished is not made
+again. Vectors are TF-IDF of the data set's own views. Epochs, weights, scale and what becomes of seen items are chosen on
+validation; each run looks at test once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rows import finished, metrics_of
+
+SASREC = ["--epochs", "60", "--max-seconds", "900"]
+
+
+def seqrec(*words: object) -> None:
+    """Run a command of seqrec, unless its run folder is complete."""
+    spoken = [str(word) for word in words]
+    if finished(Path(spoken[spoken.index("--out") + 1])):
+        return
+    print("seqrec", *spoken, flush=True)
+    subprocess.run([sys.executable, "-m", "seqrec.cli", *spoken, "--quiet"], check=True)
+
+
+def rows(data: Path, out: Path, seeds: int) -> dict[str, list[Path]]:
+    """Run folders of each row."""
+    counter, graph = out / "transitions", out / "graph"
+    seqrec("train", "transitions", "--data", data, "--out", counter)
+    seqrec("train", "transition-graph", "--data", data, "--out", graph)
+    found: dict[str, list[Path]] = {"transitions": [counter], "transition-graph": [graph]}
+    for seed in range(seeds):
+        sasrec, ids, blend = (out / f"{name}-{seed}" for name in ("sasrec", "ids", "blend"))
+        seqrec("train", "sasrec", "--data", data, "--seed", seed, *SASREC, "--out", sasrec)
+        seqrec("train", "ccfrec", "--recipe", "ids", "--data", data, "--seed", seed, "--out", ids)
+        seqrec("blend", counter, sasrec, ids, graph, "--data", data, "--out", blend)
+        for name, run in (("sasrec", sasrec), ("ccfrec, recipe ids", ids), ("blend of the four", blend)):
+            found.setdefault(name, []).append(run)
+    return found
+
+
+def line(name: str, runs: list[Path]) -> str:
+    """One row of the table."""
+    metrics: list[dict[str, Any]] = [metrics_of(run) for run in runs]
+    cells = []
+    for part in ("test", "test_masked"):
+        for metric in ("recall@10", "ndcg@10"):
+            values = np.array([one[part][metric] for one in metrics])
+            cells.append(f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""))
+    seconds = np.mean([one.get("train_seconds", 0) or 0 for one in metrics])
+    first = [one.get("last_item_first") for one in metrics]
+    last = "" if None in first else f"{np.mean(np.array(first, dtype=float)):.1%}"
+    return f"| {name} | {' | '.join(cells)} | {last} | {seconds:,.0f} | {len(runs)} |"
+
+
+def main() -> None:
+    """Make the runs and print a table a data set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/past"))
+    given = parser.parse_args()
+    for data in given.data:
+        table = rows(data, given.out / data.name, given.seeds)
+        print(f"\n**{data.name}**\n")
+        print("| model | recall@10 | ndcg@10 | masked recall@10 | masked ndcg@10 | last item first | seconds | seeds |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for name, runs in table.items():
+            print(line(name, runs))
+
+
+if __name__ == "__main__":
+    main()
