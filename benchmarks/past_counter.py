@@ -4,8 +4,8 @@
     python -m benchmarks.past_counter --data runs/scientific --seeds 1 --out runs/past
 
 Every row is made by `seqrec` commands in processes of their own, which are printed; a row that is finished is not made
-again. Vectors are TF-IDF of the data set's own views. Epochs, weights, scale and what becomes of seen items are chosen on
-validation; each run looks at test once.
+again. Vectors are TF-IDF of the data set's own views. Epochs, weights, scale and what becomes of seen items are chosen
+on validation; each run looks at test once.
 """
 
 from __future__ import annotations
