@@ -28,15 +28,17 @@ import torch
 import genrec
 import seqrec
 from genrec.models.tiger import TIGER
+from genrec.portable.writing import export_onnx
 from recbase.cli.signatures import recipe_of
 from recbase.data.sequences import Histories
 from recbase.evaluate.ranking import topk
 from recbase.serving.fitted import FittedRecommender
+from recbase.store.runs import load_run
 
 LENGTH = 20
 MANY = 10_000
 CALLS = 100
-GOALS = {"dense-300000": ("p50", 20.0), "dense-12000": ("p50", 3.0), "tiger": ("p99", 40.0)}
+GOALS = {"dense-300000": ("p50", 20.0), "dense-12000": ("p50", 3.0), "tiger": ("p99", 40.0), "onnx": ("p99", 40.0)}
 
 
 def ids(count: int) -> list[str]:
@@ -120,7 +122,10 @@ def measure(task: str, rounds: int, folder: Path) -> dict[str, Any]:
     kind, _, size = task.partition("-")
     items = int(size or 12_000)
     fitted: FittedRecommender = dense(items, folder) if kind == "dense" else tiger(items, folder)
-    options = {} if kind == "dense" else {"beams": 20}
+    options: dict[str, Any] = {} if kind == "dense" else {"beams": 20}
+    if kind == "onnx":  # the same model, by ONNX Runtime and NumPy
+        export_onnx(load_run(folder, genrec.MODELS), folder / "onnx")
+        fitted, options = genrec.load(folder / "onnx"), options | {"engine": "onnx"}
     calls(fitted, items, 0, **options)  # tables are made once
     single: list[float] = []
     batch, scores = [], dict[str, list[float]]()
@@ -157,7 +162,7 @@ def _reached(found: dict[str, Any], what: str, most: float) -> bool:
 def main() -> None:
     """Measure and print one line a task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default="dense-12000,dense-300000,tiger")
+    parser.add_argument("--tasks", default="dense-12000,dense-300000,tiger,onnx")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path)

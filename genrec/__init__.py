@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genrec.models.letter import LETTER as LETTER
     from genrec.models.prorec import PRORec as PRORec
     from genrec.models.tiger import TIGER as TIGER
+    from genrec.portable.runtime import OnnxGenerator as OnnxGenerator
     from genrec.recommender import FittedGenerator as FittedGenerator
     from genrec.recommender import load as load
     from genrec.recommender import train as train
@@ -44,6 +45,7 @@ __all__ = [
     "CodeTrie",
     "FittedGenerator",
     "ModelEntry",
+    "OnnxGenerator",
     "PRORec",
     "TIGER",
     "beam_search",
@@ -134,6 +136,7 @@ _TARGETS = [entry.target.split(":") for entry in _OURS.values()]
 _NAMES = {kind: module for module, kind in _TARGETS} | {
     "CodeTrie": "genrec.search.trie",
     "FittedGenerator": "genrec.recommender",
+    "OnnxGenerator": "genrec.portable.runtime",
     "beam_search": "genrec.search.decoding",
     "compare": "recbase.serving.comparison",
     "load": "genrec.recommender",

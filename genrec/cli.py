@@ -134,6 +134,8 @@ def _load(run: Path, data: str | None = None) -> Any:
 
 
 _EXACT = Option("exact", "bool", False, "Score every item instead of searching.", flag="exact")
+_ENGINE = Option("engine", "choice", "model", "What searches: the model, or the networks of `export --to onnx`.",
+                 ("model", "onnx"))  # fmt: skip
 _BEAMS = Option("beams", "int", 50, "Prefixes kept at every step.", rule=rule_of(Beams))
 
 main.add_command(
@@ -150,8 +152,8 @@ main.add_command(
         "policies.",
     )
 )
-main.add_command(recommend_command(_load, [_BEAMS, _EXACT]))
-main.add_command(serve_command(_load, [replace(_BEAMS, default=20), _EXACT]))
+main.add_command(recommend_command(_load, [_ENGINE, _BEAMS, _EXACT]))
+main.add_command(serve_command(_load, [_ENGINE, replace(_BEAMS, default=20), _EXACT]))
 
 
 def _refresh(run: Path, **given: Any) -> Any:
@@ -171,14 +173,23 @@ main.add_command(
 
 @main.command()
 @argument("run")
-@add_options([Option("out", "path", None, "A new folder.", required=True)])
+@add_options(
+    [
+        Option("out", "path", None, "A new folder, or an earlier export to ONNX.", required=True),
+        Option("to", "choice", "transformers", "transformers: a T5 that `generate` runs; onnx: answers without torch.",
+               ("transformers", "onnx")),
+        Option("beams", "int", 20, "Beams that generation_config.json asks for.", rule=rule_of(Beams)),
+    ]
+)  # fmt: skip
 @failures
-def export(run: Path, out: Path) -> None:
-    """Write a TIGER or LETTER as a T5 of transformers, with the tokens of every item."""
+def export(run: Path, out: Path, to: str, beams: int) -> None:
+    """Write a TIGER or LETTER for other programs: as a T5 of transformers, or as ONNX with its prefix tree."""
     from genrec.export import export_run
+    from genrec.portable.writing import export_onnx
     from recbase.store.runs import load_run
 
-    say(f"{out}: {', '.join(export_run(load_run(run, MODELS), out))}")
+    opened = load_run(run, MODELS)
+    say(f"{out}: {', '.join(export_onnx(opened, out) if to == 'onnx' else export_run(opened, out, beams))}")
 
 
 main.add_command(compare)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.search.generation import Search, generate
@@ -23,10 +25,13 @@ from recbase.store.runs import load_run, resolve
 from recbase.train.loop import TrainConfig
 
 if TYPE_CHECKING:
+    from genrec.portable.runtime import OnnxGenerator
     from recbase.data.catalog import Dataset
     from semtok.content.ready_vectors import VectorSource
 
 __all__ = ["FittedGenerator", "load", "train"]
+
+_ENGINES = ("model", "onnx")
 
 
 class FittedGenerator(FittedRecommender):
@@ -39,7 +44,14 @@ class FittedGenerator(FittedRecommender):
     """
 
     models = MODELS
-    options = ("beams", "exact")
+    options = ("engine", "beams", "exact")
+    kept = ("_onnx",)
+
+    @cached_property
+    def _onnx(self) -> OnnxGenerator:
+        from genrec.portable.runtime import OnnxGenerator
+
+        return OnnxGenerator(self.folder)
 
     def _lists(
         self,
@@ -50,10 +62,20 @@ class FittedGenerator(FittedRecommender):
         users: np.ndarray | None,
         **options: Any,
     ) -> Recommendations:
-        beams, exact = options.get("beams", 50), bool(options.get("exact", False))
-        return generate(
-            self.model, histories, max(beams, k), k, users=users, mask=allowed, mask_seen=not keep_seen, exact=exact
-        )
+        beams, exact = max(options.get("beams", 50), k), bool(options.get("exact", False))
+        engine = options.get("engine", "model")
+        if engine not in _ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(_ENGINES)}, got {engine!r}")
+        if engine == "model":
+            return generate(
+                self.model, histories, beams, k, users=users, mask=allowed, mask_seen=not keep_seen, exact=exact
+            )
+        if exact:
+            raise ValueError("engine onnx searches; exact scores of all items need engine model")
+        tokens = None
+        if users is not None and self._onnx.stranger_token:
+            tokens = self.model.vocabulary.user_tokens(torch.from_numpy(np.asarray(users))).numpy()
+        return self._onnx.lists([histories[row] for row in range(len(histories))], k, beams, keep_seen, allowed, tokens)
 
     def _evaluated(self, data: Dataset, **options: Any) -> dict[str, Any]:
         about = {name: options.pop(name) for name in ("exact", "quiet") if name in options}

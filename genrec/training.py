@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec import MODELS, REGISTRY, SHAPES
+from genrec.export import export_notes
 from genrec.preparation import Ingredients, Sources
 from genrec.search.generation import Search, rank_generated, validator
 from recbase.cli.options import recipe_of
+from recbase.console import say
 from recbase.data.sequences import SampleForm
 from recbase.evaluate.ranking import check_monitor
 from recbase.pipeline import Training, cache_for
@@ -157,6 +159,9 @@ def train_generator(
         found = preparation.prepare(sources)
         set_seed(config.seed)
         model = build_model(name, dataset, found, arguments, settings["form"])
+        if not config.quiet:
+            for note in export_notes(name, model):
+                say(note, err=True)
         manifest |= found.record | {"preparation": asdict(preparation)}
         manifest |= {"search": asdict(search)}
         # a validation by other beams or users could not be compared with the best so far

@@ -6,11 +6,8 @@ maps histories to scores of all items and needs ONNX Runtime and NumPy alone.
 
 from __future__ import annotations
 
-import importlib
-import logging
 import re
 import struct
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recbase.evaluate.recommender import Recommendations
+from recbase.serving.onnx import exported, need, open_session
 from recbase.store.restoring import check_finite_array
 
 if TYPE_CHECKING:
@@ -29,16 +27,6 @@ __all__ = ["FaissItems", "OnnxScorer", "write_faiss", "write_onnx"]
 
 FAISS_FILE = "items.faiss"
 ONNX_FILE = "scorer.onnx"
-
-_EXTRA = {"faiss": "faiss", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
-
-
-def _module(name: str) -> Any:
-    """A package of an extra; ImportError, naming the extra, if it is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"this needs the package {name}: pip install 'semtok[{_EXTRA[name]}]'") from error
 
 
 # --------------------------------------------------------------------------------------- faiss
@@ -62,7 +50,7 @@ def write_faiss(model: Any, factory: str = "Flat") -> Callable[[Path], None]:
         If the model has no such vectors, or faiss does not know the description, or such an index does not fit the
         items.
     """
-    faiss = _module("faiss")
+    faiss = need("faiss")
     if not (hasattr(model, "item_vectors") and hasattr(model, "user_vectors")):
         raise ValueError(f"{type(model).__name__} has no user and item vectors to search by inner product")
     vectors = np.ascontiguousarray(model.item_vectors().detach().cpu().float().numpy())
@@ -141,7 +129,7 @@ class FaissItems:
     """
 
     def __init__(self, path: Path, items: int | None = None) -> None:
-        faiss, self.path = _module("faiss"), path
+        faiss, self.path = need("faiss"), path
         _check_index(path, items)
         try:
             self.index = faiss.read_index(str(path))
@@ -243,8 +231,6 @@ def write_onnx(model: Any) -> Callable[[Path], None]:
     ValueError
         If the model computes something that ONNX cannot express.
     """
-    for package in ("onnx", "onnxscript"):
-        _module(package)
     scores = _Scores(model).eval()
     longest, free = scores.scorer.max_len, getattr(model, "onnx_length", "free") == "free"
     free = free and longest > 2  # the example must be shorter than the longest, or its length would be fixed
@@ -257,24 +243,8 @@ def write_onnx(model: Any) -> Callable[[Path], None]:
     batch = torch.export.Dim("batch")
     length = torch.export.Dim("length", max=longest) if free else None
     shapes = {"items": {0: batch, 1: length}, "lengths": {0: batch}}
-    level = logging.getLogger("torch.onnx").level
-    try:
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                scores,
-                (items, lengths),
-                dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=["items", "lengths"],
-                output_names=["scores"],
-                verbose=False,
-            )
-    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        raise ValueError(f"{type(model).__name__} computes something that ONNX cannot express") from error
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+    example = {"items": items, "lengths": lengths}
+    program = exported(scores, example, shapes, ["scores"], type(model).__name__)
     program.model.metadata_props.update({"max_len": str(longest), "n_items": str(scores.scorer.n_items)})
     return lambda path: program.save(str(path))
 
@@ -296,13 +266,7 @@ class OnnxScorer:
     """
 
     def __init__(self, path: Path, items: int | None = None) -> None:
-        runtime, self.path = _module("onnxruntime"), path
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4  # it would print to the terminal what is raised below
-        try:
-            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no parent of their own
-            raise ValueError(f"{path} is not a readable ONNX file: truncated or damaged") from error
+        self.path, self.session = path, open_session(path)
         facts = self.session.get_modelmeta().custom_metadata_map
         for name in ("n_items", "max_len"):
             if not re.fullmatch(r"[1-9]\d{0,8}", facts.get(name, "")):

@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from recbase.store.folder import FileContent, check_replaceable, folder_lock, open_folder
 from recbase.store.runs import KIND, MANIFEST, Run, save_run
 
 __all__ = ["export_run"]
+
+
+_README = """# {name}, ready to be asked
+
+Written by `seqrec export` from a model that was trained on {data} ({items:,} items).
+
+{parts}
+- `model.safetensors`, `config.json`: the model itself; `seqrec.load` and all commands open this folder as well.
+
+    pip install {packages}
+    python example.py ITEM ITEM ...
+    seqrec recommend . --history ITEM,ITEM{engine}
+"""
+_PARTS = {
+    "scorer.onnx": "histories (`items` int64 [B, T], right padded with 0, and `lengths` int64 [B]) to `scores` of all "
+    "items, float32 [B, N]; needs ONNX Runtime alone",
+    "items.faiss": "index of the item vectors by inner product",
+    "item_vectors.safetensors": "the item vectors, float32 [N, D]",
+    "items.parquet": "ids and titles; item number i is row i - 1",
+}
+
+
+def _guide(name: str, run: Run, files: Mapping[str, FileContent]) -> dict[str, FileContent]:
+    """README.md of an export, and an example that runs."""
+    onnx = "scorer.onnx" in files
+    there = {"items.parquet", "item_vectors.safetensors", *files}
+    text = _README.format(
+        name=name,
+        data=run.manifest.get("data", {}).get("name", "an unknown data set"),
+        items=run.items.height,
+        parts="\n".join(f"- `{file}`: {what}." for file, what in _PARTS.items() if file in there),
+        packages="numpy polars onnxruntime" if onnx else "semtok",
+        engine=" --engine onnx" if onnx else "",
+    )
+    example = Path(__file__).parent / "examples" / ("onnx_example.py" if onnx else "model_example.py")
+    return {"README.md": text.encode(), "example.py": example.read_bytes()}
 
 
 def _check_export(out: str | os.PathLike[str]) -> None:
@@ -79,7 +116,12 @@ def export_run(
     kept = {key: run.manifest[key] for key in ("data", "split", "recipe", "form") if key in run.manifest}
     with folder_lock(out, "exporting a run"):
         _check_export(out)
-        written = save_run(out, name, model, run.items, kept | {"exported_from": run.manifest["model"]}, files)
+        files |= _guide(name, run, files)
+        body = kept | {"exported_from": run.manifest["model"]}
+        written = save_run(out, name, model, run.items, body, files, plain=True)
+        if any(entry["file"] != file for file, entry in written.files.items()):
+            # An older export stood here, whose names are free only now.
+            written = save_run(out, name, model, run.items, body, files, plain=True)
     if refused:
         raise ValueError(f"{refused}; the rest of the export is in {out}")
     return sorted(written), notes

@@ -14,7 +14,7 @@ from semtok.content.encoders import load_backbone
 if TYPE_CHECKING:
     from genrec.nets.t5 import T5
 
-__all__ = ["from_transformers", "to_transformers"]
+__all__ = ["from_transformers", "to_transformers", "why_not_transformers"]
 
 AnyT5 = TypeVar("AnyT5", bound="T5")
 
@@ -57,18 +57,26 @@ def from_transformers(cls: type[AnyT5], source: Any, dropout: float | None = Non
     return model
 
 
+def why_not_transformers(model: T5) -> str | None:
+    """Reason why a T5 of ours cannot be one of transformers; None where it can."""
+    encoder: Any = model.encoder
+    if encoder.causal:
+        return "the encoder is causal, which transformers' T5 cannot be: train with --form prefix"
+    if any(block.attention.mixer is not None for block in encoder.blocks):
+        return "the encoder mixes tokens by more than attention, which transformers' T5 cannot"
+    if not model.tied or model.scale == 1.0:
+        return "the heads are weights of their own or not scaled; transformers' T5 ties and scales its head"
+    return None
+
+
 def to_transformers(model: T5) -> Any:
     """A T5ForConditionalGeneration with the weights of ours; see :meth:`genrec.nets.t5.T5.to_transformers`."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     encoder: Any = model.encoder
     decoder: Any = model.decoder
-    if encoder.causal:
-        raise ValueError("the encoder is causal, which transformers' T5 cannot be: train with --form prefix")
-    if any(block.attention.mixer is not None for block in encoder.blocks):
-        raise ValueError("the encoder mixes tokens by more than attention, which transformers' T5 cannot")
-    if not model.tied or model.scale == 1.0:
-        raise ValueError("the heads are weights of their own or not scaled; transformers' T5 ties and scales its head")
+    if reason := why_not_transformers(model):
+        raise ValueError(reason)
     first, bias = decoder.blocks[0], decoder.bias
     config = T5Config(
         vocab_size=model.embedding.num_embeddings,

@@ -55,7 +55,9 @@ class TrieLogitsProcessor(LogitsProcessor):
         neither; while generating, if a request has no allowed item at all, or the trie or ``end_token`` is a token
         that the model does not have.
 
-    Notes ----- No step is ever unconstrained. A row that is no prefix of an allowed item's code can only end, and
+    Notes
+    -----
+    No step is ever unconstrained. A row that is no prefix of an allowed item's code can only end, and
     :meth:`genrec.search.trie.CodeTrie.find` says -1 for it. Where there are more beams than items, ``generate`` fills
     its lists with rows of a score of about -1e9 that repeat items: drop them.
     """

@@ -186,6 +186,7 @@ def save_run(
     items: pl.DataFrame,
     manifest: Mapping[str, Any],
     files: Mapping[str, FileContent] | None = None,
+    plain: bool = False,
 ) -> Folder:
     """Write a run folder.
 
@@ -203,6 +204,8 @@ def save_run(
         What else the manifest records.
     files : mapping, optional
         More files, such as ``metrics.json`` and ``ranks.parquet``.
+    plain : bool, default False
+        Call files by plain names, for exports that other programs read; see :func:`recbase.store.folder.save_folder`.
     """
     columns = [column for column in _ITEM_COLUMNS if column in items.columns]
     tensors = model.tensors() if hasattr(model, "tensors") else dict(model.state_dict())
@@ -214,7 +217,7 @@ def save_run(
         vectors = model.item_vectors().detach().cpu().numpy().astype(np.float32)
         content["item_vectors.safetensors"] = tensor_bytes({"item_vectors": vectors})
     body = {"model": name, "arguments": model.config()} | dict(manifest)
-    return save_folder(folder, MANIFEST, KIND, body, content | dict(files or {}))
+    return save_folder(folder, MANIFEST, KIND, body, content | dict(files or {}), plain=plain)
 
 
 @consistent

@@ -191,6 +191,18 @@ def test_transformers_generates_the_same_items_from_an_exported_run(
     ties = expected.scores.diff(dim=1).abs() < 1e-5  # equal scores may stand in another order
     assert (same | torch.cat([ties, ties[:, :1]], 1) | torch.cat([ties[:, :1], ties], 1)).all()
     assert same.float().mean() > 0.9
+    processor = TrieLogitsProcessor(trie, 1, theirs.config.eos_token_id, 20, levels=levels, normalize=normalize)
+    to_the_end = theirs.generate(  # as the folder's generation_config.json says: up to the end token
+        source,
+        attention_mask=real.long(),
+        logits_processor=[processor],
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    torch.testing.assert_close(to_the_end.sequences_scores.view(3, 20), expected.scores, atol=1e-4, rtol=0)
+    assert (to_the_end.sequences[:, len(levels) + 1] == theirs.config.eos_token_id).all()
+    again = trie.find(to_the_end.sequences[:, 1 : len(levels) + 1]).view(3, 20)
+    assert (again == trie.find(found.sequences[:, 1:]).view(3, 20)).float().mean() > 0.9
 
 
 def test_only_what_transformers_can_be_is_exported(root: Path, tiger: Path, tmp_path: Path) -> None:

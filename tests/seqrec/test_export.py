@@ -1,6 +1,7 @@
 """Exported runs: the faiss index and the ONNX scorer recommend what the model recommends."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from small_models import ITEMS, TRAINED, build, trained
 
+import seqrec
 from recbase.data.sequences import Histories
 from recbase.evaluate.ranking import topk
 from recbase.store.runs import load_run, save_run
@@ -161,6 +163,25 @@ def test_the_command_exports_and_recommends_with_every_engine(tmp_path):
     assert "has no scorer.onnx; seqrec export RUN --out FOLDER writes one" in refused.output
 
 
+@pytest.mark.parametrize("onnx", [True, False])
+def test_the_example_of_an_export_runs(tmp_path, onnx):
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    out = tmp_path / "out"
+    export_run(exported("sasrec", tmp_path), out, faiss=False, onnx=onnx)
+    script = str(out / "example.py")
+    code = f"import runpy, sys; sys.argv = ['x', 'i3', 'i9']; runpy.run_path({script!r}, None, '__main__')"
+    forbidden = "; assert not {'torch', 'seqrec', 'recbase'} & set(sys.modules)" if onnx else ""
+    done = subprocess.run([sys.executable, "-c", code + forbidden], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = seqrec.load(out).recommend(histories=[["i3", "i9"]], k=10)["item"].to_list()
+    if onnx:
+        assert [line.split()[-1] for line in done.stdout.splitlines()[1:]] == expected
+    else:
+        assert all(f" {item} " in done.stdout for item in expected[:3])
+    assert "- `scorer.onnx`" in (out / "README.md").read_text() or not onnx
+
+
 def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
     run = exported("sasrec", tmp_path)
     monkeypatch.setitem(sys.modules, "faiss", None)
@@ -203,7 +224,13 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path):
     assert (tmp_path / "hub" / "config.json").read_text() == '{"model_type": "t5"}'
     first, _ = export_run(run, tmp_path / "out", faiss=False, onnx=False)
     second, _ = export_run(run, tmp_path / "out", faiss=False, onnx=False)
-    assert first == second == ["item_vectors.safetensors", "items.parquet", "model.safetensors"]
+    assert first == second == [
+        "README.md", "example.py", "item_vectors.safetensors", "items.parquet", "model.safetensors"
+    ]  # fmt: skip
+    trained_more = exported("sasrec", tmp_path / "again")
+    torch.nn.init.normal_(next(trained_more.model.parameters()))
+    export_run(trained_more, tmp_path / "out", faiss=False, onnx=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*first, "config.json"])
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
 

@@ -1,0 +1,1 @@
+"""A generator without torch: its networks as ONNX, its catalogue as arrays, its search in NumPy."""
