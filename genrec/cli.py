@@ -75,7 +75,7 @@ def _training_command(name: str) -> click.Command:
     recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
 
     @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
-    @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
+    @add_options(shared("data", "out", "recipe", "split", "final", "resume", "as_json", "quiet"))
     @add_options([form_option(entry.forms, _FORMS)])
     @add_options(shared("embeddings", "embeddings_ids", "in_order", "codes"), section="Stages before")
     @add_options(preparation, section="Stages before")
@@ -107,7 +107,7 @@ def _training_command(name: str) -> click.Command:
         stages = resolve(name, {name: entry.preparation}, "preparation")
         metrics = train_generator(
             name,
-            load_dataset(data),
+            load_dataset(data).divided(given["split"]),
             target,
             chosen(model, overrides),
             stages(**chosen(preparation, overrides)),
@@ -119,6 +119,7 @@ def _training_command(name: str) -> click.Command:
             vectors,
             given.get("codes"),
             resume=resume,
+            final=given["final"],
         )
         print_metrics(metrics, target, as_json, quiet)
 

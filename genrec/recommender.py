@@ -102,6 +102,8 @@ def train(
     codes: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    split: str = "last",
+    final: bool = False,
     quiet: bool = False,
     **settings: Any,
 ) -> FittedGenerator:
@@ -127,6 +129,10 @@ def train(
         Where vectors and codes are kept, ``runs/cache`` by default; commands and Python share it.
     resume : bool, default False
         Go on from the checkpoint in ``out``.
+    split : {"last", "time", "users"}, default "last"
+        What is held out; see `recbase.data.dataset.Dataset.divided`.
+    final : bool, default False
+        Train again when the model has been judged, on all events, for as many epochs as its best took.
     quiet : bool, default False
         Show no progress.
     **settings
@@ -151,7 +157,7 @@ def train(
         for part, of in (("stages", stages), ("training", TrainConfig), ("search", Search))
     }
     given = parted(f"training {model}", settings, parts)
-    dataset = as_dataset(data)
+    dataset = as_dataset(data).divided(split)
     target = scratch_folder(model) if out is None else Path(out)
     train_generator(
         model,
@@ -168,6 +174,7 @@ def train(
         None if codes is None else Path(codes),
         Path(cache) if cache is not None else cache_for("runs/genrec" if out is None else out),
         resume,
+        final,
     )
     found = FittedGenerator(load_run(target, MODELS), dataset)
     return found.own(target) if out is None else found

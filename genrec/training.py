@@ -97,6 +97,7 @@ def train_generator(
     codes: Path | None = None,
     cache: Path | None = None,
     resume: bool = False,
+    final: bool = False,
 ) -> dict[str, Any]:
     """Run the stages, train a generator, search once for all test users, write its run folder, return its metrics.
 
@@ -128,6 +129,9 @@ def train_generator(
         Where vectors and codes are kept; that of `recbase.pipeline.cache_for` if not given.
     resume : bool, default False
         Go on from the checkpoint in ``out``.
+    final : bool, default False
+        Train the model again when it has been judged, on all events, for as many epochs as its best took, and save that
+        one. Stages before stay; the metrics are those of the judged model, and say so.
 
     Raises
     ------
@@ -157,8 +161,12 @@ def train_generator(
         # before the processes of a launch meet: one of them makes each step, alone, and the others wait for it
         sources = Sources(dataset, cache or cache_for(out), embeddings, codes, config.seed, config.quiet)
         found = preparation.prepare(sources)
-        set_seed(config.seed)
-        model = build_model(name, dataset, found, arguments, settings["form"])
+
+        def fresh() -> Any:
+            set_seed(config.seed)
+            return build_model(name, dataset, found, arguments, settings["form"])
+
+        model = fresh()
         if not config.quiet:
             for note in export_notes(name, model):
                 say(note, err=True)
@@ -171,6 +179,7 @@ def train_generator(
             found.codes.beside_run(), resume=resume, made_from={"codes": found.codes.hash},
             options={"--form": settings["form"]} | {spelled(key): arguments[key] for key in arguments} | judged,
             content={spelled(key): value for key, value in manifest["preparation"].items()},
+            fresh=fresh if final else None,
         ).run()  # fmt: skip
 
 

@@ -117,7 +117,8 @@ class Pretrained:
             warnings.warn(f"{self.origin.folder.path} is gone or was replaced: what it held is not kept", stacklevel=2)
             files = {}
         facts = {key: value for key, value in self.origin.folder.manifest.items() if key not in _KEPT_BY_SAVE_RUN}
-        save_run(folder, self.origin.folder.manifest["model"], self, items, facts, files)
+        plain = all(entry["file"] == name for name, entry in self.origin.folder.files.items())
+        save_run(folder, self.origin.folder.manifest["model"], self, items, facts, files, plain)
 
     def _items(self, item_ids: Sequence[str | int] | None, titles: Sequence[str | None] | None) -> pl.DataFrame:
         """Ids and titles of item 1..N."""

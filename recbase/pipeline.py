@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from recbase.data.catalog import Dataset
+    from recbase.data.sequences import Histories
     from recbase.data.splits import Targets
     from recbase.evaluate.ranking import Ranks
     from recbase.train.loop import TrainConfig, TrainResult
@@ -155,6 +157,9 @@ class Training:
     made_from, options, content : mapping, optional
         What must be the same for a checkpoint to be gone on with; see `recbase.train.loop.fit`.
     resume : bool, default False
+    fresh : callable, optional
+        Makes the model once more, untrained. Then it is trained again when it has been judged, on all events, for as
+        many epochs as the best took, and that one is saved.
     """
 
     name: str
@@ -170,6 +175,7 @@ class Training:
     options: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
+    fresh: Callable[[], Any] | None = None
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate on test once, write the run folder and return the metrics.
@@ -179,16 +185,37 @@ class Training:
         Interrupted
             If a signal stops it: the checkpoint is kept.
         """
-        from recbase.train.loop import fit, make_accelerator
+        from recbase.train.loop import make_accelerator
 
-        model, config = self.model, self.config
-        accelerator, attempt = make_accelerator(config), self.attempt.shared()
+        accelerator, attempt = make_accelerator(self.config), self.attempt.shared()
         split = self.dataset.split()
-        trained = split.train.sampled(config.train_share, config.seed)
+        trained = split.train.sampled(self.config.train_share, self.config.seed)
+        validate = self.judge.validator(split.valid, accelerator)
+        result, timings = self._trained(self.model, trained, validate, accelerator, attempt)
+        manifest = dict(self.manifest) | {"form": self.form, "training": asdict(self.config)}
+        final = None if self.fresh is None else partial(self._final, accelerator, result)
+        return evaluate_and_save(
+            self.name, self.model, self.dataset, attempt, self.judge, manifest, result, self.files, accelerator,
+            timings, final,
+        )  # fmt: skip
+
+    def _trained(
+        self,
+        model: Any,
+        histories: Histories,
+        validate: Callable[[Any], Mapping[str, float]] | None,
+        accelerator: Accelerator,
+        attempt: Attempt | None,
+        last_epoch: int | None = None,
+    ) -> tuple[TrainResult, dict[str, Any]]:
+        """Train a model in its one or two stages; without an attempt nothing is written."""
+        from recbase.train.loop import fit
+
+        config = self.config if attempt is not None else replace(self.config, max_seconds=None, patience=0)
 
         def batches(form: SampleForm, settings: Mapping[str, Any]) -> SequenceBatches:
             return SequenceBatches(
-                trained,
+                histories,
                 form,
                 batch_size=config.batch_size,
                 max_len=model.max_len,
@@ -199,45 +226,51 @@ class Training:
                 **settings,
             )
 
-        validate = self.judge.validator(split.valid, accelerator)
         facts = {
-            "made_from": {"data": self.dataset.hash} | dict(self.made_from),
+            "made_from": {"data": self.dataset.trained_hash} | dict(self.made_from),
             "options": dict(self.options),
             "content": dict(self.content),
         }
         timings: dict[str, Any] = {}
         first: Pretraining | None = model.pretraining() if hasattr(model, "pretraining") else None
-        if first is not None and not (self.resume and attempt.holds()):
+        goes_on = self.resume and attempt is not None and attempt.holds()
+        if first is not None and not goes_on:
             seconds = self._pretrain(first, batches(first.form, first.settings), attempt, accelerator, facts)
             timings["pretrain_seconds"] = round(seconds, 3)
             if config.max_seconds is not None:
                 config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
         reader = batches(self.form, model.batch_settings() if hasattr(model, "batch_settings") else {})
         # a training that was begun and came to no checkpoint starts from its beginning
-        resume = self.resume and attempt.holds()
-        result = fit(model, reader, validate, config, attempt.folder, resume, accelerator, **facts)
+        resume = self.resume and attempt is not None and attempt.holds()
+        folder = None if attempt is None else attempt.folder
+        result = fit(model, reader, validate, config, folder, resume, accelerator, **facts, last_epoch=last_epoch)
         result.check_complete()
-        manifest = dict(self.manifest) | {"form": self.form, "training": asdict(self.config)}
-        return evaluate_and_save(
-            self.name, model, self.dataset, attempt, self.judge, manifest, result, self.files, accelerator, timings
-        )
+        return result, timings
+
+    def _final(self, accelerator: Accelerator, judged: TrainResult) -> tuple[Any, dict[str, Any]]:
+        """The model trained again on all events, and what is recorded of that."""
+        assert self.fresh is not None
+        model, epochs = self.fresh(), judged.best_epoch or judged.epochs
+        result, _ = self._trained(model, self.dataset.histories, None, accelerator, None, max(1, epochs))
+        events = int(self.dataset.histories.lengths.sum())
+        return model, {"epochs": result.epochs, "events": events, "seconds": round(result.seconds, 3)}
 
     def _pretrain(
         self,
         first: Pretraining,
         batches: SequenceBatches,
-        attempt: Attempt,
+        attempt: Attempt | None,
         accelerator: Accelerator,
         facts: Mapping[str, Any],
     ) -> float:
         """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
         from recbase.train.loop import fit
 
-        budget = None if self.config.max_seconds is None else self.config.max_seconds / 2
+        budget = None if self.config.max_seconds is None or attempt is None else self.config.max_seconds / 2
         settings = replace(self.config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
         first.module.unused_parameters = True
-        stage = attempt.first_stage
-        resume = self.resume and attempt.holds(stage)
+        stage = None if attempt is None else attempt.first_stage
+        resume = self.resume and attempt is not None and attempt.holds(stage)
         result = fit(first.module, batches, None, settings, stage, resume, accelerator, **facts)
         result.check_complete()
         return result.seconds
@@ -254,16 +287,22 @@ def evaluate_and_save(
     files: Mapping[str, FileContent] | None = None,
     accelerator: Accelerator | None = None,
     timings: Mapping[str, Any] | None = None,
+    final: Callable[[], tuple[Any, dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a finished model on test once, write its run folder and return its metrics.
 
-    ``result`` is that of the training, or the seconds of a fit that only counts; the rest is as in `Training`.
+    ``result`` is that of the training, or the seconds of a fit that only counts. ``final`` makes the model that is
+    saved in place of the evaluated one, and what is recorded of it. The rest is as in `Training`.
     """
     from recbase.evaluate.records import ranks_file
 
     facts = dict(timings or {}) | {key: manifest[key] for key in ("changed",) if key in manifest}
     facts |= {"recipe": manifest["recipe"], "budget": manifest.get("training", {}).get("max_seconds")}
     metrics, ranks = judge.evaluate(name, model, dataset, accelerator, result, **facts)
+    manifest = dict(manifest)
+    if final is not None:
+        model, metrics["final"] = final()
+        manifest["final"] = metrics["final"]
     if accelerator is None or accelerator.is_main_process:
         content = dict(files or {}) | {"ranks.parquet": ranks_file(ranks, dataset.user_ids)}
         attempt.save(name, model, dataset, {"split": dataset.split().name} | dict(manifest), metrics, content)

@@ -7,7 +7,7 @@ part may be looked at as often as one likes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,7 +91,7 @@ def _counters(dataset: Dataset, train: Histories, targets: Targets, embeddings: 
     yield "popularity", Popularity(items), train, targets
     yield "one step", Transitions(items, window=1, max_len=1), train, targets
     yield "counter", Transitions(items), train, targets
-    mixed = Targets(targets.users, _shuffled(targets.histories, seed), targets.items)
+    mixed = replace(targets, histories=_shuffled(targets.histories, seed))
     yield _SHUFFLED, Transitions(items), _shuffled(train, seed), mixed
     yield "item-item", ItemKNN(items), train, targets
     yield "graph", TransitionGraph(items, rank_by="counts"), train, targets

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from recbase.console import progress
+from recbase.data.splits import DIVISIONS
 from recbase.evaluate.metrics import parse_metric, user_values
 from recbase.pipeline import evaluate_and_save
 from recbase.serving.fitted import FittedRecommender, scratch_folder
@@ -130,7 +131,8 @@ def _asked(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores of the candidates [M, B, C] and of the targets [M, B] of some users, and which of both they had."""
     items, lengths = (torch.from_numpy(part) for part in targets.histories.padded(rows, model.max_len))
-    users = torch.from_numpy(np.asarray(targets.users, dtype=np.int64)[rows])
+    known = np.full(len(targets), -1) if targets.known_users is None else targets.known_users
+    users = torch.from_numpy(known[rows])
     scores = torch.stack([scaled(member_scores(one, items, lengths, users), model.scale) for one in scorers])
     target = torch.from_numpy(targets.items[rows].astype(np.int64) - 1)
     count = min(_KEPT, model.items)
@@ -251,9 +253,13 @@ def blend(
     if seen not in ("keep", "drop", "learn"):
         raise ValueError(f"seen must be one of keep, drop, learn, got {seen!r}")
     parse_metric(metric)
-    for member in members[1:]:
+    for member in members:
+        member.check_judged()
         if member.manifest["data"]["hash"] != members[0].manifest["data"]["hash"]:
             raise ValueError(f"{member.folder} and {members[0].folder} were trained on different data sets")
+        splits = [one.manifest.get("split", DIVISIONS["last"]) for one in (member, members[0])]
+        if splits[0] != splits[1]:
+            raise ValueError(f"{member.folder} has the split {splits[0]} but {members[0].folder} has {splits[1]}")
     dataset = members[0].data if data is None else members[0].checked(data)
     target = scratch_folder("blend") if out is None else Path(out)
     begun = time.perf_counter()

@@ -82,12 +82,12 @@ def _counted_command(name: str) -> click.Command:
     folders, content = _content_options(REGISTRY[name], {})
 
     @click.command(name, cls=Command, help=summary_of(MODELS[name]))
-    @add_options(shared("data", "out", "as_json", "quiet"))
+    @add_options(shared("data", "out", "split", "final", "as_json", "quiet"))
     @add_options(shared(*folders), section="Content")
     @add_options(content, section="Content")
     @add_options(options, section="Model")
     @failures
-    def command(data: str, out: Path | None, as_json: bool, quiet: bool, **given: Any) -> None:
+    def command(data: str, out: Path | None, split: str, final: bool, as_json: bool, quiet: bool, **given: Any) -> None:
         from recbase.data.catalog import load_dataset
         from semtok.content.ready_vectors import VectorSource
         from seqrec.item_content import Content
@@ -99,7 +99,8 @@ def _counted_command(name: str) -> click.Command:
         where = given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)
         vectors = VectorSource.of(*where, typed) if content else None
         reads = Content(**chosen(content)) if content else None
-        metrics = train_counted(name, load_dataset(data), target, chosen(options), {"given": data}, reads, vectors)
+        dataset, record = load_dataset(data).divided(split), {"given": data}
+        metrics = train_counted(name, dataset, target, chosen(options), record, reads, vectors, final=final)
         print_metrics(metrics, target, as_json, quiet)
 
     return command
@@ -124,7 +125,7 @@ def _training_command(name: str) -> click.Command:
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
 
     @click.command(name, cls=Command, help=f"{summary_of(MODELS[name])} Recipes: {recipes}.")
-    @add_options(shared("data", "out", "recipe", "resume", "as_json", "quiet"))
+    @add_options(shared("data", "out", "recipe", "split", "final", "resume", "as_json", "quiet"))
     @add_options([form_option(entry.forms, _FORMS)])
     @add_options(shared(*folders), section="Content")
     @add_options(content, section="Content")
@@ -150,7 +151,7 @@ def _training_command(name: str) -> click.Command:
         typed = {option.name: given[option.name] for option in content if option.name in typed_names()}
         where = given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)
         vectors = VectorSource.of(*where, typed)
-        dataset, record = load_dataset(data), {"given": data}
+        dataset, record = load_dataset(data).divided(given["split"]), {"given": data}
         if given.get("stage") == "item-id":
             base, candidates = given["base"], given["id_in_candidates"]
             metrics = train_item_ids(base, dataset, target, config, candidates, record, resume, recipe)
@@ -168,6 +169,7 @@ def _training_command(name: str) -> click.Command:
                 vectors,
                 given.get("codes"),
                 resume=resume,
+                final=given["final"],
             )
         print_metrics(metrics, target, as_json, quiet)
 
@@ -180,6 +182,8 @@ def _refuse_unread(given: Mapping[str, Any]) -> None:
         raise click.UsageError("--vectors is read with --code-type sasrec or mixed alone")
     if given.get("stage") == "item-id" and given["base"] is None:
         raise click.UsageError("--stage item-id needs --base RUN, the trained run that it starts from")
+    if given.get("stage") == "item-id" and given["final"]:
+        raise click.UsageError("--final trains a whole model again; the item-id stage has a base that stays as it is")
     if given.get("base") is not None and given.get("stage") != "item-id":
         raise click.UsageError("--base is read with --stage item-id alone")
 

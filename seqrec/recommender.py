@@ -132,6 +132,8 @@ def train(
     codes: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    split: str = "last",
+    final: bool = False,
     quiet: bool = False,
     **settings: Any,
 ) -> FittedRanker:
@@ -157,6 +159,10 @@ def train(
         Where vectors and codes are kept, ``runs/cache`` by default; commands and Python share it.
     resume : bool, default False
         Go on from the checkpoint in ``out``.
+    split : {"last", "time", "users"}, default "last"
+        What is held out; see `recbase.data.dataset.Dataset.divided`.
+    final : bool, default False
+        Train again when the model has been judged, on all events, for as many epochs as its best took.
     quiet : bool, default False
         Show no progress.
     **settings
@@ -177,7 +183,7 @@ def train(
         raise ValueError(f"{model} is made from a trained model and is not trained itself")
     if resume and out is None:
         raise ValueError("resume=True needs out=FOLDER, the run that it goes on with")
-    dataset = as_dataset(data)
+    dataset = as_dataset(data).divided(split)
     own = set(inspect.signature(kind).parameters) - set(SHAPES)
     counted, reads = entry.kind == "counted", set(entry.inputs) - {"ids", "histories"}
     parts: dict[str, set[str]] = {"model": own}
@@ -190,12 +196,12 @@ def train(
     content = Content(**given["content"]) if reads else None
     where = Path(cache) if cache is not None else cache_for("runs/seqrec" if out is None else out)
     if counted:
-        train_counted(model, dataset, target, given["model"], record, content, embeddings, where)
+        train_counted(model, dataset, target, given["model"], record, content, embeddings, where, final)
     else:
         config = TrainConfig(**given["training"] | {"quiet": quiet})
         train_network(
             model, dataset, target, given["model"], config, form, recipe, record, content, embeddings,
-            None if codes is None else Path(codes), where, resume,
+            None if codes is None else Path(codes), where, resume, final,
         )  # fmt: skip
     found = FittedRanker(load_run(target, MODELS), dataset)
     return found.own(target) if out is None else found

@@ -26,6 +26,7 @@ from seqrec.item_content import Content, item_content
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
+    from recbase.data.sequences import Histories
     from recbase.data.splits import Targets
     from recbase.evaluate.ranking import Ranks
     from recbase.train.loop import TrainConfig
@@ -72,6 +73,7 @@ def train_network(
     codes: Path | None = None,
     cache: Path | None = None,
     resume: bool = False,
+    final: bool = False,
 ) -> dict[str, Any]:
     """Train a model, evaluate it on test once, write its run folder and return its metrics.
 
@@ -102,6 +104,9 @@ def train_network(
         Where vectors and codes are kept; that of `recbase.pipeline.cache_for` if not given.
     resume : bool, default False
         Go on from the checkpoint in ``out``.
+    final : bool, default False
+        Train the model again when it has been judged, on all events, for as many epochs as its best took, and save that
+        one. Vectors and codes stay; the metrics are those of the judged model, and say so.
 
     Raises
     ------
@@ -135,13 +140,17 @@ def train_network(
         )
         manifest |= made_from | {"inputs": list(inputs)} | ({"content": asdict(content)} if made_from else {})
         files = {} if found.codes is None else found.codes.beside_run()
-        set_seed(config.seed)  # a stage that was made just now must not change the start
-        model = build_model(name, dataset.n_items, dataset.n_users, found, arguments)
+
+        def fresh() -> Any:
+            set_seed(config.seed)  # a stage that was made just now must not change the start
+            return build_model(name, dataset.n_items, dataset.n_users, found, arguments)
+
         return Training(
-            name, model, dataset, attempt, config, used, Ranking(), manifest, files, resume=resume,
+            name, fresh(), dataset, attempt, config, used, Ranking(), manifest, files, resume=resume,
             made_from={part: made_from[part] for part in _MADE_FROM if part in made_from},
             options={"--form": used} | {spelled(key): value for key, value in arguments.items()},
             content={spelled(key): value for key, value in manifest.get("content", {}).items()},
+            fresh=fresh if final else None,
         ).run()  # fmt: skip
 
 
@@ -158,7 +167,7 @@ def _sasrec(dataset: Dataset, cache: Path, seed: int, quiet: bool) -> Path:
 
         gone_on_with(target, train)
 
-    key = {"data": dataset.hash, "model": "sasrec", "dim": 128, "seed": seed}
+    key = {"data": dataset.trained_hash, "model": "sasrec", "dim": 128, "seed": seed}
     return step(cache, "sasrec", key, MANIFEST, build)
 
 
@@ -256,12 +265,13 @@ def train_counted(
     content: Content | None = None,
     embeddings: Path | VectorSource | None = None,
     cache: Path | None = None,
+    final: bool = False,
 ) -> dict[str, Any]:
     """Fit a model that only counts (popularity, transitions), evaluate it on test, write its run folder.
 
     ``record`` holds more entries of the manifest, such as ``given``: the data set as the user named it.
-    ``content``, ``embeddings`` and ``cache`` are for a model that ranks what it counted by content, as in
-    `train_network`.
+    ``content``, ``embeddings`` and ``cache`` are for a model that ranks what it counted by content; ``final`` fits the
+    model once more, to all events. See `train_network`.
     """
     with attempt_at(out, f"fitting {name}") as attempt:
         inputs = _inputs(name, arguments)
@@ -272,7 +282,12 @@ def train_counted(
             found, made_from = item_content(inputs, dataset, content or Content(), where, embeddings, quiet=True)
             made_from |= {"inputs": list(inputs), "content": asdict(content or Content())}
         start = time.perf_counter()
-        model = build_model(name, dataset.n_items, dataset.n_users, found, arguments).fit(dataset.split().train)
+
+        def fitted(histories: Histories) -> Any:
+            return build_model(name, dataset.n_items, dataset.n_users, found, arguments).fit(histories)
+
+        model, whole = fitted(dataset.split().train), dataset.histories
         seconds = time.perf_counter() - start
         manifest = dict(record or {}) | {"form": "counts", "recipe": "default"} | made_from
-        return evaluate_and_save(name, model, dataset, attempt, Ranking(), manifest, seconds)
+        again = None if not final else lambda: (fitted(whole), {"events": int(whole.lengths.sum())})
+        return evaluate_and_save(name, model, dataset, attempt, Ranking(), manifest, seconds, final=again)

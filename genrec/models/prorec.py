@@ -165,7 +165,11 @@ class Preparation(ItemCodePreparation):
                 text = self._joined(sources, record)
             read = None if text is None else record["embeddings"]  # a plain DIN is the same for every text
             options = {name: value for name, value in vars(self).items() if name.startswith("stage1_")}
-            key: dict[str, Any] = {"data": sources.dataset.hash, "embeddings": read, "seed": sources.seed} | options
+            key: dict[str, Any] = {
+                "data": sources.dataset.trained_hash,
+                "embeddings": read,
+                "seed": sources.seed,
+            } | options
             if text is not None:
                 key |= {"align": self.align_weight, "integrate": self.integrate}
             folder = step(sources.cache, "din", key, "config.json", self._trainer(sources, text))

@@ -137,7 +137,7 @@ def rank_generated(
         targets.histories,
         beams,
         batch_size=batch_size,
-        users=np.asarray(targets.users),
+        users=targets.known_users,
         exact=exact,
         accelerator=accelerator,
         progress=progress,
@@ -150,7 +150,7 @@ def some_targets(targets: Targets, count: int, seed: int = 0) -> Targets:
     if not count or len(targets) <= count:
         return targets
     rows = np.sort(np.random.default_rng(seed).choice(len(targets), count, replace=False))
-    return Targets(np.asarray(targets.users)[rows], targets.histories.take(rows), np.asarray(targets.items)[rows])
+    return targets.take(rows)
 
 
 def validator(

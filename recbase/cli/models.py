@@ -40,6 +40,8 @@ def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool
         print_json(metrics | {"out": str(out)})
     elif is_main_process() and not quiet:
         comparison.print_metrics({metrics["model"]: metrics})
+        if "final" in metrics:
+            say("Trained again on all events: these figures are of the model before, which had not seen them.")
         say(f"Run folder: {out}")
     leave_launch()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from recbase.data.readers import as_table
 from recbase.data.readers import read as read_source
 from recbase.data.repeats import Repeats, repeats_of
 from recbase.data.sequences import Histories
-from recbase.data.splits import Split, global_time, leave_last_out
+from recbase.data.splits import DIVISIONS, Split, global_time, held_out_users, leave_last_out
 from recbase.store.folder import Folder, load_arrays, save_folder, sha256_of, tensor_bytes
 from recbase.store.manifests import OBJECT, TEXT, WHOLE, between, list_of, maybe, null_or, one_of, record
 from recbase.store.restoring import Expected, check_arrays
@@ -93,6 +93,8 @@ class Dataset:
         Image vectors, where the data set brings its own.
     facts : dict
         What is known of a generated data set, such as its best possible recall.
+    division : str, default "leave-last-out"
+        Name of the split that `split` returns, one of `recbase.data.splits.DIVISIONS`; see `divided`.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Dataset:
     manifest: dict[str, Any]
     images: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    division: str = DIVISIONS["last"]
 
     @classmethod
     def from_tables(
@@ -244,6 +247,11 @@ class Dataset:
         ids = ["\n".join(series.cast(pl.String).to_list()) for series in (self.user_ids, self.item_ids)]
         return sha256_of(self.histories.items, self.offsets, *ids)
 
+    @property
+    def trained_hash(self) -> str:
+        """Name of what is trained on: `hash`, and the split where it is not the usual one (hex)."""
+        return self.hash if self.division == DIVISIONS["last"] else sha256_of(self.hash, self.division)
+
     @cached_property
     def repeats(self) -> Repeats:
         """Measure of how often users have an item again."""
@@ -286,25 +294,48 @@ class Dataset:
         counts = f"{self.n_users:,} users, {self.n_items:,} items, {len(self.histories.items):,} interactions"
         return f"Dataset({self.name}: {counts}; text: {', '.join(self.views) or 'none'})"
 
-    def split(self, name: str = "last", valid_from: int | None = None, test_from: int | None = None) -> Split:
+    def divided(self, name: str) -> Dataset:
+        """The same data set, whose training, validation and test part are those of another split.
+
+        Parameters
+        ----------
+        name : {"last", "time", "users"}
+            Leave the last two events of every user out; cut all users at the same two times; hold one user of five out.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown.
+        """
+        full = DIVISIONS.get(name, name)
+        if full not in DIVISIONS.values():
+            raise ValueError(f"split must be one of {', '.join(DIVISIONS)}, got {name!r}")
+        if full == self.division:
+            return self
+        made = replace(self, division=full)
+        made.__dict__["hash"] = self.hash  # of the data alone: it is not counted again
+        return made
+
+    def split(self, name: str | None = None, valid_from: int | None = None, test_from: int | None = None) -> Split:
         """Training, validation and test part.
 
         Parameters
         ----------
-        name : {"last", "time"}, default "last"
-            Leave the last two events of every user out, or cut all users at the same two times.
+        name : {"last", "time", "users"}, optional
+            See `divided`; that of the data set if not given.
         valid_from, test_from : int, optional
             Cut times in seconds for ``"time"``; by default the last 20 % and 10 % of all events.
 
         Raises
         ------
         ValueError
-            If the name is unknown, or ``"time"`` is asked of a data set without times in order.
+            If the name is unknown, ``"time"`` is asked of a data set without times in order, or a part is empty.
         """
-        if name in ("last", "leave-last-out"):
+        division = self.divided(name or self.division).division
+        if division == DIVISIONS["last"]:
             return leave_last_out(self.histories)
-        if name not in ("time", "global-time"):
-            raise ValueError(f"split must be one of last, time, got {name!r}")
+        if division == DIVISIONS["users"]:
+            return held_out_users(self.histories, events.hash_ids(self.user_ids))
         if self.timestamps is None:
             raise ValueError(f"split 'time' needs timestamps, but the data set {self.name} has none")
         inside = np.ones(len(self.timestamps), dtype=bool)

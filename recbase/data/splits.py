@@ -8,7 +8,10 @@ import numpy as np
 
 from recbase.data.sequences import Histories
 
-__all__ = ["Split", "Targets", "global_time", "leave_last_out"]
+__all__ = ["DIVISIONS", "Split", "Targets", "global_time", "held_out_users", "leave_last_out"]
+
+DIVISIONS = {"last": "leave-last-out", "time": "global-time", "users": "held-out-users"}
+"""Short name of every split, as options spell it, and the name that results record."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +26,26 @@ class Targets:
         What each had done before the event, [B].
     items : ndarray of int32 [B]
         The item numbers to be found.
+    strangers : bool, default False
+        Whether nothing of these users was trained on: a model is not told who they are.
     """
 
     users: np.ndarray
     histories: Histories
     items: np.ndarray
+    strangers: bool = False
 
     def __len__(self) -> int:
         return len(self.users)
 
+    @property
+    def known_users(self) -> np.ndarray | None:
+        """Rows of the users for models that read them, int64 [B]; None where they are strangers."""
+        return None if self.strangers else np.asarray(self.users, dtype=np.int64)
+
     def take(self, rows: np.ndarray) -> Targets:
         """Some of the events, in the order given."""
-        return Targets(self.users[rows], self.histories.take(rows), self.items[rows])
+        return Targets(self.users[rows], self.histories.take(rows), self.items[rows], self.strangers)
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Split:
     Parameters
     ----------
     name : str
-        ``"leave-last-out"`` or ``"global-time"``, written into every result.
+        One of `DIVISIONS`, written into every result.
     train : Histories
         Training histories of all U users. Statistics of any kind are taken from these alone.
     valid, test : Targets
@@ -115,6 +126,40 @@ def global_time(histories: Histories, timestamps: np.ndarray, valid_from: int, t
         _first_events(histories, valid, before_valid),
         _first_events(histories, test, before_test),
     )
+
+
+def held_out_users(histories: Histories, keys: np.ndarray) -> Split:
+    """Train on four users of five; predict the last event of the others, one half for validation and one for test.
+
+    Nothing of a held-out user is trained on, so a model shows how it serves people it has never met.
+
+    Parameters
+    ----------
+    histories : Histories
+        Of U users.
+    keys : ndarray of uint64 [U]
+        A hash of each user's id: who is held out depends on it alone, not on who else is in the data.
+
+    Raises
+    ------
+    ValueError
+        If no user of two events falls into a part.
+    """
+    part = keys % np.uint64(10)  # 8: validation, 9: test
+    ends = np.where(part < 8, histories.ends, histories.starts)
+    targets = []
+    for number, what in ((8, "validation"), (9, "test")):
+        users = np.flatnonzero((part == number) & (histories.lengths >= 2))
+        if not len(users):
+            raise ValueError(
+                f"held-out-users finds no user of two events for {what} among {len(histories)}: it holds one of ten out"
+            )
+        last = histories.ends[users] - 1
+        before = Histories(histories.items, histories.starts[users], last)
+        targets.append(Targets(users, before, histories.items[last], strangers=True))
+    if not (ends > histories.starts).any():
+        raise ValueError(f"held-out-users leaves no user to train on among {len(histories)}")
+    return Split("held-out-users", Histories(histories.items, histories.starts, ends), *targets)
 
 
 def _first_events(histories: Histories, users: np.ndarray, cut: np.ndarray) -> Targets:

@@ -168,7 +168,7 @@ def rank_targets(
 @torch.no_grad()
 def _count(scorer: Scorer, targets: Targets, rows: np.ndarray, accelerator: Accelerator | None) -> Tensor:
     """Return rank, masked rank, ties, "has NaN" and "last item first" of one batch: int32 [B, 5] on its device."""
-    scores = _scores(scorer, targets.histories, rows, accelerator, targets.users)  # [B, N]
+    scores = _scores(scorer, targets.histories, rows, accelerator, targets.known_users)  # [B, N]
     device = scores.device
     column = torch.from_numpy(targets.items[rows].astype(np.int64) - 1).to(device, non_blocking=True)
     own = scores.gather(1, column[:, None])  # [B, 1]

@@ -252,7 +252,7 @@ def metrics_of_run(
     """
     lists = None
     if scorer is not None and is_main_process():
-        lists = topk(scorer, split.test.histories, max(KS), mask_seen, users=split.test.users)
+        lists = topk(scorer, split.test.histories, max(KS), mask_seen, users=split.test.known_users)
     facts = {"recipe": recipe, "budget": budget} | facts
     if isinstance(result, float | int):
         facts["train_seconds"] = round(float(result), 3)

@@ -88,7 +88,8 @@ class FittedRecommender(ABC):
     kept: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, run: Run, data: Dataset | None = None) -> None:
-        self._run, self._data = run, data
+        self._run = run
+        self._data = None if data is None else data.divided(run.manifest.get("split", data.division))
         self._scratch: weakref.finalize | None = None
 
     @classmethod
@@ -191,12 +192,12 @@ class FittedRecommender(ABC):
         return self._data
 
     def checked(self, dataset: Dataset) -> Dataset:
-        """The data set itself; ValueError if it is not the one that the model was trained on."""
+        """The data set, divided as the run's; ValueError if it is not the one that the model was trained on."""
         if dataset.hash != self._run.data["hash"]:
             raise ValueError(
                 f"{self.folder} was trained on {self._run.data['name']}, not on the data set {dataset.name}"
             )
-        return dataset
+        return dataset.divided(self.manifest.get("split", dataset.division))
 
     # ------------------------------------------------------------------------------------------- what it does
 
@@ -304,7 +305,22 @@ class FittedRecommender(ABC):
         ValueError
             If the data set is another one than the model was trained on.
         """
+        self.check_judged()
         return self._evaluated(self.data if data is None else self.checked(data), **options)
+
+    def check_judged(self) -> None:
+        """Refuse to evaluate a model that was trained on its test events.
+
+        Raises
+        ------
+        ValueError
+            If it was.
+        """
+        if "final" in self.manifest:
+            raise ValueError(
+                f"{self.folder} was trained on all events, those of validation and test too (--final): its figures in "
+                "metrics.json are those of the model before, which was trained on the training part alone"
+            )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the run folder, complete: model, ids, titles, metrics, ranks, learning curve.

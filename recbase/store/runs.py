@@ -87,6 +87,7 @@ SCHEMA = record(
         "recipe": maybe(null_or(TEXT)),
         "form": maybe(null_or(TEXT)),
         "split": maybe(TEXT),
+        "final": maybe(OBJECT),
         "training": maybe(OBJECT),
         "exported_from": maybe(TEXT),
     }

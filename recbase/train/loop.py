@@ -251,6 +251,7 @@ def fit(
     made_from: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     content: Mapping[str, Any] | None = None,
+    last_epoch: int | None = None,
 ) -> TrainResult:
     """Train ``model`` and leave its best weights in it.
 
@@ -282,6 +283,8 @@ def fit(
     content : mapping, optional
         Options of what was made before the training. They may differ as long as what came of them does not, and are
         named where it does.
+    last_epoch : int, optional
+        Epochs after which training ends, on the schedule of ``config.epochs``; all of them if not given.
 
     Returns
     -------
@@ -306,7 +309,7 @@ def fit(
     trackers = _start_trackers(accelerator, config, folder)
     _seed(config.seed + accelerator.process_index)
     facts = {"made_from": dict(made_from or {}), "options": dict(options or {}), "content": dict(content or {})}
-    run = TrainingState(model, batches, config, accelerator, folder, facts)
+    run = TrainingState(model, batches, config, accelerator, folder, facts, last_epoch)
     loop, network, optimizer = run.loop, run.network, run.optimizer
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
@@ -318,7 +321,7 @@ def fit(
             batches.set_epoch(0)
             run.write_history()
         run.save()
-        with collected_signals() as caught, run.bar(run.total_steps - loop["step"]) as show:
+        with collected_signals() as caught, run.bar(run.last_epoch * len(batches) - loop["step"]) as show:
             run.validate_if_due(validate, trackers)  # the interrupted run may have left just before it
             stopped = run.stopped()
             while stopped is None:

@@ -80,12 +80,14 @@ class TrainingState:
         accelerator: Accelerator,
         folder: Path | None,
         facts: Mapping[str, Mapping[str, Any]],
+        last_epoch: int | None = None,
     ) -> None:
         from accelerate.utils import DistributedDataParallelKwargs
 
         self.model, self.batches, self.config, self.accelerator = model, batches, config, accelerator
         self.folder, self.facts = folder, facts
         self.total_steps = config.epochs * len(batches)
+        self.last_epoch = config.epochs if last_epoch is None else min(last_epoch, config.epochs)
         self.own_forward = model.__dict__.get("forward")
         if config.compile:
             model.compile()
@@ -123,7 +125,7 @@ class TrainingState:
         """Reason why training is over, judged by what every process knows; None if it is not."""
         if self.config.patience and self.loop["stale"] >= self.config.patience:
             return "patience"
-        return "epochs" if self.loop["epoch"] >= self.config.epochs else None
+        return "epochs" if self.loop["epoch"] >= self.last_epoch else None
 
     def look_due(self) -> bool:
         """True where this step ends with a `look`; the same on every process."""

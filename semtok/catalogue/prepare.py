@@ -244,7 +244,7 @@ def _key(
     """All that decides what the codes are."""
     idle = {"device", "quiet"}
     return {
-        "data": None if dataset is None else dataset.hash,
+        "data": None if dataset is None else dataset.trained_hash,
         "embeddings": embeddings.hash,
         "views": list(embeddings.views if views is None else views),
         "method": tokenizer.method,

@@ -59,6 +59,7 @@ METHODS, METHOD_OPTIONS, BROKEN = _read_methods()
 ENGINES = ("local", "ray")
 _UNIQUE = ("none", "suffix", "sinkhorn", "nearest-free", "matching", "balanced")
 _INPUT_OPTIONS = [
+    *shared("split"),
     Option("collaborative", "path", None, "Item vectors from behaviour (a run, or a file); of --data if not given."),
     Option("unique", "choice", None, "How codes that items share are made unique; none keeps them.", _UNIQUE,
            shown="the method's, see `semtok list`"),
@@ -125,6 +126,7 @@ def _fit(
     out: Path | None,
     recipe: str,
     seed: int,
+    split: str,
     collaborative: Path | None,
     unique: str | None,
     per_view: bool | None,
@@ -153,6 +155,7 @@ def _fit(
     typed = {name: value for name, value in settings.items() if name in given()}
     given_vectors = VectorSource.of(embeddings, embeddings_ids, in_order, typed)
     made, source, dataset = _vectors_for(data, given_vectors, encoder, views, seed, quiet or as_json, cache_for(out))
+    dataset = None if dataset is None else dataset.divided(split)
     if code_shards or encode_engine != "local":
         need_shards(made, "--code-shards" if code_shards else "--encode-engine ray", source)
     embedded = time.perf_counter()

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
+from semtok.content.pooling import MEAN, read_pooling
 from semtok.content.vector_files import VECTOR_FILES, is_vector_file
 from semtok.content.words import RULES, cohesion, words_of
 
@@ -203,9 +204,11 @@ class Encoder(Protocol):
 
 
 class TextEncoder:
-    """A Hugging Face text model: mean of the last hidden states over the tokens of each text.
+    """A Hugging Face text model: its last hidden states, pooled as its own files say.
 
-    Encoder-decoders (T5, Sentence-T5) use their encoder alone; causal models (Llama) are read the same way.
+    Folders of sentence-transformers say so in ``modules.json`` (pooling, dense layers, normalisation), and the vectors
+    are those of ``SentenceTransformer.encode``; of other models it is the mean over the tokens. Encoder-decoders (T5,
+    Sentence-T5) use their encoder alone; causal models (Llama) are read the same way.
 
     Parameters
     ----------
@@ -223,6 +226,8 @@ class TextEncoder:
         How to spread a large model over devices (``auto``), by accelerate.
     revision : str or None, default None
         Branch, tag or commit on the hub.
+    pooling : {"own", "mean"}, default "own"
+        As the model's files say, or the mean over tokens whatever they say.
 
     Raises
     ------
@@ -239,6 +244,7 @@ class TextEncoder:
         device: str | None = None,
         device_map: str | None = None,
         revision: str | None = None,
+        pooling: Literal["own", "mean"] = "own",
     ) -> None:
         from transformers import AutoConfig, AutoModel, AutoTokenizer, T5EncoderModel
 
@@ -262,7 +268,9 @@ class TextEncoder:
             self.model = self.model.get_encoder()
         if device_map is None:
             self.model.to(device or _device())
-        limits = [max_tokens, self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+        self.pooling = MEAN if pooling == "mean" else read_pooling(name, partial(_model_file, source))
+        longest = getattr(config, "max_position_embeddings", None)
+        limits = [max_tokens, self.pooling.max_tokens, self.tokenizer.model_max_length, longest]
         self.max_tokens = min(limit for limit in limits if limit)
         self.batch_size = batch_size
         self.dtype = dtype
@@ -273,7 +281,7 @@ class TextEncoder:
         return {
             "encoder": self.name,
             "revision": self.revision,
-            "pooling": "mean over tokens",
+            "pooling": self.pooling.describe(),
             "max_tokens": self.max_tokens,
             "dtype": self.dtype,
         }
@@ -284,19 +292,18 @@ class TextEncoder:
 
         batches = []
         for start in range(0, len(entries), self.batch_size):
-            texts = list(entries[start : start + self.batch_size])
+            texts = self.pooling.read(entries[start : start + self.batch_size])
             tokens = self.tokenizer(
                 texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
             )
             tokens = tokens.to(self.model.device)
             if tokens["input_ids"].shape[1] == 0:
-                batches.append(torch.zeros(len(texts), self.model.config.hidden_size))
+                nothing = torch.zeros(len(texts), 1, self.model.config.hidden_size)
+                batches.append(self.pooling(nothing, nothing[:, :, 0].long()))
                 continue
             with torch.inference_mode():
                 hidden = self.model(**tokens).last_hidden_state  # [B, S, D]
-            mask = tokens["attention_mask"].to(hidden.device).unsqueeze(-1)  # [B, S, 1]
-            total = (hidden.float() * mask).sum(1)  # [B, D]
-            batches.append((total / mask.sum(1).clamp(min=1)).cpu())
+                batches.append(self.pooling(hidden, tokens["attention_mask"].to(hidden.device)).cpu())
         return torch.cat(batches).numpy()
 
 
@@ -423,6 +430,32 @@ def _model_source(name: str, revision: str | None) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": name, "local_files_only": local, "revision": revision or "main"}
 
 
+def _model_file(source: dict[str, Any], file: str) -> Path | None:
+    """Path of one file of a model, downloaded where it lies on the hub; None where the model has none.
+
+    Raises
+    ------
+    OSError
+        If the hub cannot be asked and the cache does not know: the vectors could be others than the model's own.
+    """
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    name, revision = source["pretrained_model_name_or_path"], source["revision"]
+    if source["local_files_only"]:
+        return path if (path := Path(name) / file).is_file() else None
+    try:
+        return Path(hf_hub_download(name, file, revision=revision))
+    except LocalEntryNotFoundError as error:
+        if try_to_load_from_cache(name, file, revision=revision) is _CACHED_NO_EXIST:
+            return None
+        raise OSError(
+            f"encoder {name!r} cannot be loaded: the hub cannot be asked for its {file}, which says how it pools"
+        ) from error
+    except EntryNotFoundError:
+        return None
+
+
 def _loaded(name: str, loader: Any, **settings: Any) -> Any:
     """``loader.from_pretrained`` without its chatter, and with one sentence where it fails."""
     from transformers.utils import logging
@@ -485,7 +518,7 @@ def _first_line(error: Exception) -> str:
 
 
 def text_encoder(encoder: str, **settings: Any) -> TextEncoder:
-    """The text encoder of a name; ``minilm`` comes from an installed package and reads 256 tokens.
+    """The text encoder of a name; ``minilm`` comes from an installed package, reads 256 tokens and takes their mean.
 
     Parameters
     ----------
@@ -502,7 +535,8 @@ def text_encoder(encoder: str, **settings: Any) -> TextEncoder:
         If the model cannot be found or read.
     """
     if encoder == "minilm":
-        settings["max_tokens"] = min(settings.get("max_tokens", 256), 256)
+        # not divided by its norm, as its files ask: all published vectors were made without
+        settings |= {"max_tokens": min(settings.get("max_tokens", 256), 256), "pooling": "mean"}
     return TextEncoder(encoder, **settings)
 
 

@@ -59,7 +59,7 @@ def values(folder: Path) -> dict[str, Any]:
         if table.suffix == ".parquet":
             found["codes"] = load_codes(folder).codes
     for name in ("item_vectors", "embeddings"):
-        for path in folder.glob(f"{name}.*.safetensors"):
+        for path in folder.glob(f"{name}*.safetensors"):
             found |= {f"{name}: {key}": tensor for key, tensor in load_file(path).items()}
     for history in folder.glob("history.jsonl"):
         rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]

@@ -139,7 +139,7 @@ def test_splits_of_a_data_set() -> None:
     timed = data.split("time")
     assert timed.name == "global-time"
     assert 0 < len(timed.test) < 50
-    with pytest.raises(ValueError, match="split must be one of last, time, got 'random'"):
+    with pytest.raises(ValueError, match="split must be one of last, time, users, got 'random'"):
         data.split("random")
 
 
