@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from genrec.recommender import train as train
     from genrec.search.decoding import beam_search as beam_search
     from genrec.search.trie import CodeTrie as CodeTrie
+    from genrec.tuning import tune as tune
     from recbase.serving.comparison import compare as compare
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "compare",
     "load",
     "train",
+    "tune",
 ]
 
 
@@ -141,6 +143,7 @@ _NAMES = {kind: module for module, kind in _TARGETS} | {
     "compare": "recbase.serving.comparison",
     "load": "genrec.recommender",
     "train": "genrec.recommender",
+    "tune": "genrec.tuning",
 }
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from recbase.cli.options import (
 )
 from recbase.cli.options import given as typed_names
 from recbase.cli.runs import evaluate_command, recommend_command, refresh_command, serve_command
+from recbase.cli.tuning import TUNING, print_tuned
 from recbase.console import failures, print_json, say
 
 __all__ = ["main"]
@@ -122,6 +123,63 @@ def _training_command(name: str) -> click.Command:
             final=given["final"],
         )
         print_metrics(metrics, target, as_json, quiet)
+
+    return command
+
+
+class _Tuned(_Models):
+    """One sub-command a model."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of one model."""
+        if name not in REGISTRY:
+            raise click.UsageError(f"unknown model {name!r}; known: {', '.join(REGISTRY)}")
+        return _tuning_command(name)
+
+
+@main.group(cls=_Tuned)
+def tune() -> None:
+    """Search a model's settings on validation and write a recipe: genrec tune MODEL."""
+
+
+def _tuning_command(name: str) -> click.Command:
+    entry = REGISTRY[name]
+    usual = recipe_of(entry.target, "default")
+    model, preparation, search = (
+        [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
+        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,))
+    )
+    training = training_options(usual)
+
+    @click.command(name, cls=Command, help=f"Search settings of {name} on validation. {summary_of(entry.target)}")
+    @add_options([*shared("data", "split", "recipe", "as_json", "quiet"), *TUNING])
+    @add_options([form_option(entry.forms, _FORMS)])
+    @add_options(shared("embeddings", "embeddings_ids", "in_order", "codes"), section="Stages before")
+    @add_options(preparation, section="Stages before")
+    @add_options(model, section="Model")
+    @add_options(training, section="Training")
+    @add_options([option for option in search if option.name.startswith("valid_")], section="Search")
+    @failures
+    def command(data: str, split: str, recipe: str, as_json: bool, quiet: bool, **given: Any) -> None:
+        from genrec.tuning import searchable
+        from genrec.tuning import tune as found_by
+        from recbase.data.catalog import load_dataset
+        from recbase.tuning import parse_space
+        from semtok.content.ready_vectors import VectorSource
+
+        need_paths("embeddings", "embeddings_ids", "codes", "stage1")
+        names = {option.name for option in [*model, *preparation, *training, *search]} & typed_names()
+        typed = {name: given[name] for name in names}
+        where = given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)
+        vectors = VectorSource.of(*where, {one: given[one] for one in {"encoder", "views"} & names})
+        space = parse_space(given["search"], searchable(name, recipe)) if given["search"] else None
+        found = found_by(
+            name, load_dataset(data), trials=given["trials"], space=space, storage=given["storage"], out=given["out"],
+            budget_seconds=given["budget_seconds"], recipe=recipe, split=split,
+            form=given["form"] if "form" in typed_names() else None, embeddings=vectors, codes=given.get("codes"),
+            quiet=quiet or as_json, **typed,
+        )  # fmt: skip
+        print_tuned(found, as_json, quiet)
 
     return command
 

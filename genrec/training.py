@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from recbase.console import say
 from recbase.data.sequences import SampleForm
 from recbase.evaluate.ranking import check_monitor
 from recbase.pipeline import Training, cache_for
-from recbase.recipes import described, filled, spelled
+from recbase.recipes import check_names, described, filled, spelled
 from recbase.store.runs import resolve
 from recbase.train.attempts import attempt_at
 
@@ -98,6 +98,7 @@ def train_generator(
     cache: Path | None = None,
     resume: bool = False,
     final: bool = False,
+    report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> dict[str, Any]:
     """Run the stages, train a generator, search once for all test users, write its run folder, return its metrics.
 
@@ -132,6 +133,8 @@ def train_generator(
     final : bool, default False
         Train the model again when it has been judged, on all events, for as many epochs as its best took, and save that
         one. Stages before stay; the metrics are those of the judged model, and say so.
+    report : callable, optional
+        Is told the metrics of every validation; see `recbase.pipeline.Training`.
 
     Raises
     ------
@@ -153,6 +156,8 @@ def train_generator(
     preparation, config = filled(preparation, settings), filled(config, settings)
     search = filled(search, settings)
     check_monitor(config.monitor, search.valid_beams)
+    known = accepted | {"form"} | {one.name for of in (preparation, config, search) for one in fields(of)}
+    check_names(recipe, settings, known)
     named = {} if recipe is None else recipe_of(REGISTRY[name].target, recipe)
     used = {"form": settings["form"]} | arguments
     manifest = dict(record) | described(recipe, named, used, preparation, config, search)
@@ -179,7 +184,7 @@ def train_generator(
             found.codes.beside_run(), resume=resume, made_from={"codes": found.codes.hash},
             options={"--form": settings["form"]} | {spelled(key): arguments[key] for key in arguments} | judged,
             content={spelled(key): value for key, value in manifest["preparation"].items()},
-            fresh=fresh if final else None,
+            fresh=fresh if final else None, report=report,
         ).run()  # fmt: skip
 
 

@@ -160,6 +160,9 @@ class Training:
     fresh : callable, optional
         Makes the model once more, untrained. Then it is trained again when it has been judged, on all events, for as
         many epochs as the best took, and that one is saved.
+    report : callable, optional
+        Is told the metrics of every validation. Then this is a trial of a search: nothing is written, and nothing
+        evaluated on test.
     """
 
     name: str
@@ -176,6 +179,7 @@ class Training:
     content: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
     fresh: Callable[[], Any] | None = None
+    report: Callable[[Mapping[str, float]], None] | None = None
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate on test once, write the run folder and return the metrics.
@@ -187,11 +191,13 @@ class Training:
         """
         from recbase.train.loop import make_accelerator
 
-        accelerator, attempt = make_accelerator(self.config), self.attempt.shared()
-        split = self.dataset.split()
+        accelerator, split = make_accelerator(self.config), self.dataset.split()
         trained = split.train.sampled(self.config.train_share, self.config.seed)
         validate = self.judge.validator(split.valid, accelerator)
-        result, timings = self._trained(self.model, trained, validate, accelerator, attempt)
+        if self.report is not None:
+            return self._trial(trained, validate, accelerator, self.report)
+        attempt = self.attempt.shared()
+        result, timings = self._trained(self.model, trained, validate, accelerator, self.config, attempt)
         manifest = dict(self.manifest) | {"form": self.form, "training": asdict(self.config)}
         final = None if self.fresh is None else partial(self._final, accelerator, result)
         return evaluate_and_save(
@@ -205,13 +211,12 @@ class Training:
         histories: Histories,
         validate: Callable[[Any], Mapping[str, float]] | None,
         accelerator: Accelerator,
-        attempt: Attempt | None,
+        config: TrainConfig,
+        attempt: Attempt | None = None,
         last_epoch: int | None = None,
     ) -> tuple[TrainResult, dict[str, Any]]:
         """Train a model in its one or two stages; without an attempt nothing is written."""
         from recbase.train.loop import fit
-
-        config = self.config if attempt is not None else replace(self.config, max_seconds=None, patience=0)
 
         def batches(form: SampleForm, settings: Mapping[str, Any]) -> SequenceBatches:
             return SequenceBatches(
@@ -235,7 +240,7 @@ class Training:
         first: Pretraining | None = model.pretraining() if hasattr(model, "pretraining") else None
         goes_on = self.resume and attempt is not None and attempt.holds()
         if first is not None and not goes_on:
-            seconds = self._pretrain(first, batches(first.form, first.settings), attempt, accelerator, facts)
+            seconds = self._pretrain(first, batches(first.form, first.settings), config, attempt, accelerator, facts)
             timings["pretrain_seconds"] = round(seconds, 3)
             if config.max_seconds is not None:
                 config = replace(config, max_seconds=max(1.0, config.max_seconds - seconds))
@@ -247,11 +252,29 @@ class Training:
         result.check_complete()
         return result, timings
 
+    def _trial(
+        self,
+        histories: Histories,
+        validate: Callable[[Any], Mapping[str, float]],
+        accelerator: Accelerator,
+        report: Callable[[Mapping[str, float]], None],
+    ) -> dict[str, Any]:
+        """Train for validation alone; what the best one reached."""
+
+        def told(model: Any) -> Mapping[str, float]:
+            found = validate(model)
+            report(found)
+            return found
+
+        result, _ = self._trained(self.model, histories, told, accelerator, self.config)
+        return {"model": self.name, "valid": result.best, "best_epoch": result.best_epoch, "epochs": result.epochs}
+
     def _final(self, accelerator: Accelerator, judged: TrainResult) -> tuple[Any, dict[str, Any]]:
         """The model trained again on all events, and what is recorded of that."""
         assert self.fresh is not None
-        model, epochs = self.fresh(), judged.best_epoch or judged.epochs
-        result, _ = self._trained(model, self.dataset.histories, None, accelerator, None, max(1, epochs))
+        model, epochs = self.fresh(), max(1, judged.best_epoch or judged.epochs)
+        config = replace(self.config, max_seconds=None, patience=0)
+        result, _ = self._trained(model, self.dataset.histories, None, accelerator, config, last_epoch=epochs)
         events = int(self.dataset.histories.lengths.sum())
         return model, {"epochs": result.epochs, "events": events, "seconds": round(result.seconds, 3)}
 
@@ -259,6 +282,7 @@ class Training:
         self,
         first: Pretraining,
         batches: SequenceBatches,
+        config: TrainConfig,
         attempt: Attempt | None,
         accelerator: Accelerator,
         facts: Mapping[str, Any],
@@ -266,8 +290,8 @@ class Training:
         """Train the first stage of a model for its epochs, or half of the budget; the seconds it took."""
         from recbase.train.loop import fit
 
-        budget = None if self.config.max_seconds is None or attempt is None else self.config.max_seconds / 2
-        settings = replace(self.config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
+        budget = None if config.max_seconds is None else config.max_seconds / 2
+        settings = replace(config, epochs=first.epochs, max_seconds=budget, patience=0, schedule="constant")
         first.module.unused_parameters = True
         stage = None if attempt is None else attempt.first_stage
         resume = self.resume and attempt is not None and attempt.holds(stage)

@@ -7,13 +7,29 @@ default.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from recbase.arguments import spelled
+from recbase.store.manifests import OBJECT, TEXT, check, read_json, record
 
-__all__ = ["Given", "described", "filled", "parted", "spelled"]
+__all__ = [
+    "Given",
+    "check_names",
+    "described",
+    "filled",
+    "is_recipe_file",
+    "load_recipe",
+    "parted",
+    "save_recipe",
+    "spelled",
+]
+
+_FILE = record({"kind": TEXT, "model": TEXT, "recipe": TEXT, "settings": OBJECT})
+_KIND = "recipe"
 
 Settings = TypeVar("Settings", bound="Given")
 
@@ -77,7 +93,98 @@ def described(name: str | None, recipe: Mapping[str, Any], *parts: Any) -> dict[
     for part in parts:
         used |= part if isinstance(part, Mapping) else asdict(part)
     changed = {key: used[key] for key in recipe if key in used and _plain(used[key]) != _plain(recipe[key])}
-    return {"recipe": name} | ({"changed": changed} if changed else {})
+    shown = Path(name).name if name is not None and is_recipe_file(name) else name
+    return {"recipe": shown} | ({"changed": changed} if changed else {})
+
+
+def check_names(recipe: str | None, settings: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse a recipe file that sets what the model and its training do not have.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting and those that are spelled alike.
+    """
+    if recipe is None or not is_recipe_file(recipe):
+        return
+    names = set(known)
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, sorted(names), 3)
+            raise ValueError(f"recipe {recipe} sets {name!r:.60}, which is no setting{_meant(near)}")
+
+
+def _meant(near: list[str]) -> str:
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def is_recipe_file(name: str) -> bool:
+    """True of a recipe's name that is the path of a recipe file."""
+    return name.endswith(".json")
+
+
+def load_recipe(path: str | os.PathLike[str], model: str) -> tuple[str, dict[str, Any]]:
+    """Read a recipe file: the recipe of the model that it starts from, and the settings that it changes.
+
+    Parameters
+    ----------
+    path : path
+    model : str
+        Class that it is read for, such as ``"SASRec"``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no recipe, or one of another model.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"recipe {path} does not exist")
+    body = read_json(Path(path))
+    check(path, body, _FILE)
+    if body["kind"] != _KIND:
+        raise ValueError(f"{path} is of the kind {body['kind']!r:.40}, expected a {_KIND}")
+    if body["model"] != model:
+        raise ValueError(f"{path} is a recipe of {body['model']!r:.40}, expected one of {model!r}")
+    return body["recipe"], body["settings"]
+
+
+def save_recipe(
+    path: str | os.PathLike[str], model: str, recipe: str, settings: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
+    """Write a recipe file, which ``--recipe PATH`` and ``recipe=PATH`` take.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.json``.
+    model : str
+        Class, such as ``"SASRec"``.
+    recipe : str
+        The model's recipe that it starts from.
+    settings : mapping
+        What it changes, JSON-able.
+    about : mapping
+        Further JSON-able entries: how it was found.
+
+    Raises
+    ------
+    ValueError
+        If the path does not end in ``.json``, or is a file that is no recipe.
+    OSError
+        If it cannot be written.
+    """
+    import json
+
+    from recbase.store.files import write_file
+
+    if not is_recipe_file(os.fspath(path)):
+        raise ValueError(f"recipe {path} must end in .json")
+    if Path(path).exists():
+        check(path, read_json(Path(path)), _FILE)  # another file would be lost
+    body = {"kind": _KIND, "model": model, "recipe": recipe, "settings": dict(settings), "found": dict(about)}
+    write_file(Path(path), (json.dumps(body, indent=1) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:

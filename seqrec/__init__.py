@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from seqrec.recommender import FittedRanker as FittedRanker
     from seqrec.recommender import load as load
     from seqrec.recommender import train as train
+    from seqrec.tuning import tune as tune
 
 __all__ = [
     "MODELS",
@@ -104,6 +105,7 @@ __all__ = [
     "compare",
     "load",
     "train",
+    "tune",
 ]
 
 
@@ -262,6 +264,7 @@ _PUBLIC = {
     "compare": "recbase.serving.comparison",
     "load": "seqrec.recommender",
     "train": "seqrec.recommender",
+    "tune": "seqrec.tuning",
 }
 
 if TYPE_CHECKING:

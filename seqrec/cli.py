@@ -28,6 +28,7 @@ from recbase.cli.options import (
 )
 from recbase.cli.options import given as typed_names
 from recbase.cli.runs import evaluate_command, recommend_command, refresh_command, serve_command
+from recbase.cli.tuning import TUNING, print_tuned
 from recbase.console import failures, print_json, print_table, say, warn
 from seqrec import MODELS, REGISTRY, ModelEntry
 from seqrec.content import SHAPES
@@ -172,6 +173,63 @@ def _training_command(name: str) -> click.Command:
                 final=given["final"],
             )
         print_metrics(metrics, target, as_json, quiet)
+
+    return command
+
+
+class _Tuned(_Models):
+    """One sub-command a model that is trained by gradient."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the models."""
+        return [name for name in _TRAINABLE if REGISTRY[name].kind != "counted"]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of one model."""
+        if name not in self.list_commands(ctx):
+            raise click.UsageError(f"unknown model {name!r}; known: {', '.join(self.list_commands(ctx))}")
+        return _tuning_command(name)
+
+
+@main.group(cls=_Tuned)
+def tune() -> None:
+    """Search a model's settings on validation and write a recipe: seqrec tune MODEL."""
+
+
+def _tuning_command(name: str) -> click.Command:
+    entry, usual = REGISTRY[name], recipe_of(MODELS[name], "default")
+    model, training = options_from(MODELS[name], skip=SHAPES), training_options(usual)
+    folders, content = _content_options(entry, usual)
+
+    @click.command(name, cls=Command, help=f"Search settings of {name} on validation. {summary_of(MODELS[name])}")
+    @add_options([*shared("data", "split", "recipe", "as_json", "quiet"), *TUNING])
+    @add_options([form_option(entry.forms, _FORMS)])
+    @add_options(shared(*folders), section="Content")
+    @add_options(content, section="Content")
+    @add_options(model, section="Model")
+    @add_options(training, section="Training")
+    @failures
+    def command(data: str, split: str, recipe: str, as_json: bool, quiet: bool, **given: Any) -> None:
+        from recbase.data.catalog import load_dataset
+        from recbase.tuning import parse_space
+        from semtok.content.ready_vectors import VectorSource
+        from seqrec.tuning import searchable
+        from seqrec.tuning import tune as search
+
+        need_paths("embeddings", "embeddings_ids", "codes", "vectors")
+        typed = {
+            option.name: given[option.name] for option in [*model, *training, *content] if option.name in typed_names()
+        }
+        where = given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)
+        vectors = VectorSource.of(*where, {one.name: given[one.name] for one in content if one.name in typed})
+        space = parse_space(given["search"], searchable(name, recipe)) if given["search"] else None
+        found = search(
+            name, load_dataset(data), trials=given["trials"], space=space, storage=given["storage"], out=given["out"],
+            budget_seconds=given["budget_seconds"], recipe=recipe, split=split,
+            form=given["form"] if "form" in typed_names() else None, embeddings=vectors, codes=given.get("codes"),
+            quiet=quiet or as_json, **typed,
+        )  # fmt: skip
+        print_tuned(found, as_json, quiet)
 
     return command
 
@@ -352,7 +410,7 @@ def audit(dataset: Path, part: Any, embeddings: Path | None, as_json: bool, quie
     """Tell how much popularity, order, repetition and one step of transitions explain of a data set, by counting."""
     from recbase.data.catalog import load_dataset
     from recbase.data.repeats import repeats_sentence
-    from seqrec.audit import audit_dataset, audit_rows
+    from seqrec.analysis.audit import audit_dataset, audit_rows
 
     found = audit_dataset(load_dataset(str(dataset)), part, embeddings, seed)
     if as_json:

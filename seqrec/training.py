@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from recbase.cli.options import recipe_of
 from recbase.data.sequences import SampleForm
 from recbase.pipeline import Training, cache_for, evaluate_and_save, step
-from recbase.recipes import described, filled, spelled
+from recbase.recipes import check_names, described, filled, spelled
 from recbase.store.runs import MANIFEST, resolve
 from recbase.train.attempts import attempt_at
 from seqrec import MODELS, REGISTRY
@@ -74,6 +74,7 @@ def train_network(
     cache: Path | None = None,
     resume: bool = False,
     final: bool = False,
+    report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> dict[str, Any]:
     """Train a model, evaluate it on test once, write its run folder and return its metrics.
 
@@ -107,6 +108,8 @@ def train_network(
     final : bool, default False
         Train the model again when it has been judged, on all events, for as many epochs as its best took, and save that
         one. Vectors and codes stay; the metrics are those of the judged model, and say so.
+    report : callable, optional
+        Is told the metrics of every validation; see `recbase.pipeline.Training`.
 
     Raises
     ------
@@ -126,6 +129,7 @@ def train_network(
     accepted = set(inspect.signature(resolve(name, MODELS)).parameters) - set(SHAPES)
     arguments = {key: value for key, value in overrides.items() if key in accepted} | arguments
     config, content = filled(config, overrides), filled(content or Content(), overrides)
+    check_names(recipe, overrides, accepted | {"form"} | {one.name for of in (config, content) for one in fields(of)})
     used: SampleForm = form or overrides.get("form", REGISTRY[name].forms[0])
     check_form(name, used)
     check_monitor(config.monitor)
@@ -150,7 +154,7 @@ def train_network(
             made_from={part: made_from[part] for part in _MADE_FROM if part in made_from},
             options={"--form": used} | {spelled(key): value for key, value in arguments.items()},
             content={spelled(key): value for key, value in manifest.get("content", {}).items()},
-            fresh=fresh if final else None,
+            fresh=fresh if final else None, report=report,
         ).run()  # fmt: skip
 
 

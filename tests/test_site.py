@@ -92,7 +92,7 @@ def test_commands_of_a_page_have_only_options_that_exist(page, line):
     package, *words = re.sub(r'"[^"]*"', "QUOTED", line).split()
     group = importlib.import_module(f"{package}.cli").main
     path = [words[0]]
-    if words[0] in ("train", "fit") and len(words) > 1 and not words[1].startswith("-") and words[1].islower():
+    if words[0] in ("train", "fit", "tune") and len(words) > 1 and not words[1].startswith("-") and words[1].islower():
         path.append(words[1])
     shown = CliRunner().invoke(group, [*path, "--help-all"])
     assert shown.exit_code == 0, shown.output

@@ -20,6 +20,7 @@ from typing import Any
 
 from recbase import arguments
 from recbase.arguments import Range, Word
+from recbase.recipes import is_recipe_file, load_recipe
 
 __all__ = [
     "Option",
@@ -525,17 +526,19 @@ def recipe_of(target: str, name: str) -> dict[str, Any]:
     target : str
         ``"module:Class"``.
     name : str
-        ``default``, ``paper`` or another key of the module's ``RECIPES``; ``default`` need not be listed there.
+        ``default`` (which need not be listed), another key of the module's ``RECIPES``, or the path of a recipe file.
 
     Raises
     ------
-    ValueError
-        If there is no such recipe.
+    ValueError, FileNotFoundError
+        If there is no such recipe, or the file is of another model.
     """
-    recipes = recipes_from(target)
+    recipes, owner = recipes_from(target), target.rpartition(":")[2]
+    if is_recipe_file(name):
+        base, settings = load_recipe(name, owner)
+        return recipe_of(target, base) | settings
     if name not in recipes and name != "default":
-        known = ", ".join(sorted({"default", *recipes}))
-        raise ValueError(f"recipe {name!r} is unknown for {target.rpartition(':')[2]}; known: {known}")
+        raise ValueError(f"recipe {name!r} is unknown for {owner}; known: {', '.join(sorted({'default', *recipes}))}")
     return recipes.get(name, {})
 
 

@@ -53,7 +53,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class SentencePooling:
-    """How hidden states become the vector of a text.
+    """Way from hidden states to the vector of a text.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ def _pooled(mode: str, hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def read_pooling(name: str, file: Reader) -> SentencePooling:
-    """What the files of a model say of its pooling; the mean over tokens where they say nothing.
+    """Pooling of a model as its files say; the mean over tokens where they say nothing.
 
     Parameters
     ----------

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 from recbase.data.catalog import load_dataset
 from recbase.data.sequences import Histories
-from seqrec.audit import _shuffled, audit_dataset
+from seqrec.analysis.audit import _shuffled, audit_dataset
 from seqrec.cli import main
 from seqrec.models.transition_graph import TransitionGraph
 from seqrec.models.transitions import Transitions
 
-FOLDERS = Path(__file__).parents[1] / "golden" / "folders"
+FOLDERS = Path(__file__).parents[2] / "golden" / "folders"
 
 
 def test_the_audit_of_a_data_set_holds_together() -> None:
