@@ -577,12 +577,11 @@ def _united(name: str, owners: dict[str, Option], everywhere: bool) -> Option:
         shown.setdefault(option.shown or shown_default(option.default), []).append(owner)
     text = first.help if everywhere else f"{first.help} [{', '.join(owners)}]"
     default = None if len(shown) == 1 else "; ".join(f"{value} ({', '.join(names)})" for value, names in shown.items())
-    choices = tuple(dict.fromkeys(kind.choices))
     return dataclasses.replace(
         first,
         kind=kind.kind,
         help=text,
-        choices=choices,
+        choices=tuple(dict.fromkeys(kind.choices)),
         optional=kind.optional,
         scalar=kind.scalar,
         shown=default,
