@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", list(CASES))
 def test_a_worked_example_runs(page: str, tmp_path: Path) -> None:
-    code, line = blocks(page, "python")
+    code, line, contract = blocks(page, "python")
     (commands,) = blocks(page, "sh")
     _, room, imports = CASES[page]
     module = re.search(r"^# (\S+)\.py$", code, re.MULTILINE)
@@ -50,3 +51,10 @@ def test_a_worked_example_runs(page: str, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         assert done.stdout.strip()
+    (tmp_path / "test_contract.py").write_text(contract.replace(room + name, name))
+    (tmp_path / "conftest.py").write_text("\n".join([imports, f"lines = {{{entries}}}", REGISTER[page]]))
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(DOCS.parent)])}
+    done = subprocess.run(tests, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, **paths})
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(r"\b(9|1\d) passed", done.stdout), done.stdout

@@ -6,21 +6,47 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from recbase.data.sequences import Histories, SequenceBatches
-from recbase.data.splits import Targets
+from recbase.data.sequences import Histories
 from recbase.store.runs import resolve
-from semtok.codes import ItemCodes
 from seqrec import MODELS, REGISTRY
-from seqrec.content import Attributes, ItemContent
+from seqrec.content import ItemContent
+from seqrec.testing.world import (
+    ITEMS,
+    USERS,
+    WALKED,
+    batches,
+    cycle,
+    drawn_content,
+    popular_world,
+    scores,
+    targets,
+    train,
+)
 from seqrec.training import build_model
 
-ITEMS = 25  # the last one never occurs
-WALKED = 24
-USERS = 160
+__all__ = [
+    "COUNTED",
+    "EXCEPTIONS",
+    "ITEMS",
+    "SHOWN",
+    "SMALL",
+    "TRAINED",
+    "TRAINING",
+    "USERS",
+    "WALKED",
+    "batches",
+    "build",
+    "content",
+    "cycle",
+    "keeps",
+    "popular_world",
+    "scores",
+    "targets",
+    "train",
+    "trained",
+]
 
 TRAINED = [name for name, entry in REGISTRY.items() if entry.kind == "trained"]
 COUNTED = [name for name, entry in REGISTRY.items() if entry.kind == "counted"]
@@ -106,30 +132,9 @@ def keeps(contract: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in EXCEPTIONS[contract]]
 
 
-def cycle(users: int = USERS, length: int = 7) -> Histories:
-    """Histories that walk the cycle 1 -> 2 -> ... -> 24 -> 1."""
-    starts = np.random.default_rng(0).integers(0, WALKED, users)
-    return Histories.from_lists([((start + np.arange(length)) % WALKED + 1).tolist() for start in starts])
-
-
 def content(name: str, items: int = ITEMS, histories: Histories | None = None) -> ItemContent:
-    """What the registry says that a model may read, drawn at random."""
-    rng = np.random.default_rng(1)
-    ids = np.arange(items)
-    made = {
-        "text": rng.standard_normal((items, 16)).astype(np.float32),
-        "views": rng.standard_normal((items, 2, 16)).astype(np.float32),
-        "codes": ItemCodes(rng.integers(0, 6, (items, 4)), (6,) * 4, ids),
-        "images": rng.standard_normal((items, 12)).astype(np.float32),
-        "attributes": Attributes(rng.integers(0, 6, (items, 3)).astype(np.int32), list("abcde")),
-        "histories": cycle() if histories is None else histories,
-        "sentences": [f"item number {number}" for number in range(items)],
-        "pictures": [None] * items,
-    }
-    found = {source: made[source] for source in REGISTRY[name].inputs if source in made}
-    if "images" in found:
-        found["missing_images"] = rng.random(items) < 0.2
-    return ItemContent(**found)
+    """Content of the kinds that the registry says a model may read, drawn at random."""
+    return drawn_content(REGISTRY[name].inputs, items, histories)
 
 
 def build(name: str, **changes: Any) -> Any:
@@ -140,33 +145,6 @@ def build(name: str, **changes: Any) -> Any:
     return build_model(name, ITEMS, USERS, content(name), SMALL[name] | changes)
 
 
-def batches(model: Any, form: str, histories: Histories | None = None, **settings: Any) -> SequenceBatches:
-    """Training batches as the stages make them."""
-    settings = {"batch_size": 32, "max_len": 8, "seed": 0} | settings
-    extra = model.batch_settings() if hasattr(model, "batch_settings") else {}
-    return SequenceBatches(cycle() if histories is None else histories, form, **settings, **extra)
-
-
-def train(
-    model: Any, form: str = "all", epochs: int = 12, lr: float = 3e-3, histories: Histories | None = None
-) -> list[float]:
-    """Adam without anything else; the loss of every step."""
-    reader = batches(model, form, histories)
-    optimizer = torch.optim.Adam(model.parameters(), lr)
-    losses = []
-    model.train()
-    for epoch in range(epochs):
-        reader.set_epoch(epoch)
-        for step in reader:
-            for batch in step:
-                out = model(batch)
-                out.loss.backward()
-            losses.append(float(out.loss.detach()))
-            optimizer.step()
-            optimizer.zero_grad()
-    return losses
-
-
 @functools.cache
 def trained(name: str) -> tuple[Any, list[float]]:
     """A model that has learned the cycle in its default sample form, and its losses; made once."""
@@ -174,27 +152,3 @@ def trained(name: str) -> tuple[Any, list[float]]:
     if name in COUNTED:
         return model, []
     return model, train(model, REGISTRY[name].forms[0], **TRAINING.get(name, {}))
-
-
-def scores(model: Any, lists: Sequence[Sequence[int]]) -> Tensor:
-    """Scores [B, N] of some histories."""
-    scorer = model.scorer()
-    items, lengths = Histories.from_lists(lists).padded(slice(None), scorer.max_len)
-    found: Tensor = scorer(torch.from_numpy(items), torch.from_numpy(lengths))
-    return found
-
-
-def targets() -> Targets:
-    """The step after each training history."""
-    histories = cycle()
-    last = histories.items[histories.ends - 1]
-    return Targets(np.arange(USERS), histories, (last % WALKED + 1).astype(np.int32))
-
-
-def popular_world() -> tuple[Histories, Targets]:
-    """Histories and next items drawn one by one from a Zipf law: all that can be learned is popularity."""
-    rng = np.random.default_rng(5)
-    law = 1 / np.arange(1, ITEMS)
-    drawn = rng.choice(np.arange(1, ITEMS), (USERS, 9), p=law / law.sum())
-    histories = Histories.from_lists(drawn[:, :-1].tolist())
-    return histories, Targets(np.arange(USERS), histories, drawn[:, -1].astype(np.int32))
