@@ -156,17 +156,30 @@ class Pretrained:
         item_ids: Sequence[str | int] | None = None,
         private: bool = False,
         titles: Sequence[str | None] | None = None,
+        licence: str | None = None,
     ) -> None:
-        """Upload the folder that :meth:`save_pretrained` writes to a repository of the Hugging Face hub.
+        """Upload the folder that :meth:`save_pretrained` writes, with a model card, to the Hugging Face hub.
 
-        The repository is made if it does not exist.
+        Parameters
+        ----------
+        repository : str
+            "owner/name"; made if it does not exist.
+        item_ids, titles
+            See `save_pretrained`.
+        private : bool, default False
+            Make it private where it is made.
+        licence : str, optional
+            As the hub spells it, such as "apache-2.0", for the card; it says that none is stated otherwise.
         """
         import tempfile
 
         from huggingface_hub import HfApi
 
+        from recbase.serving.cards import write_run_card
+
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, item_ids, titles)
+            write_run_card(folder, type(self).registry, repository, licence)
             hub = HfApi()
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder)

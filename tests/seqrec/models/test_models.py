@@ -165,7 +165,9 @@ def write_whole_run(name, folder):
         {"item_id": [f"i{number}" for number in range(ITEMS)], "title": [f"thing {number}" for number in range(ITEMS)]}
     )
     facts = {"data": {"name": "toy", "hash": "abc", "given": "toy"}, "recipe": "default", "form": "all"}
-    save_run(folder, name, model, items, facts, {"metrics.json": b"{}", "ranks.parquet": b"ranks"})
+    metrics = {"model": name, "dataset": {"name": "toy", "hash": "abc"}, "protocol": {"seen_items": "kept"}}
+    files = {"metrics.json": json.dumps(metrics).encode(), "ranks.parquet": b"ranks"}
+    save_run(folder, name, model, items, facts, files)
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -418,7 +420,7 @@ def test_pushing_uploads_the_run_folder(tmp_path, monkeypatch):
     build("sasrec").push_to_hub("someone/model", private=True)
     assert calls[0] == ("someone/model", True, True)
     assert calls[1][0] == "someone/model"
-    assert {"config.json"} < set(calls[1][1])
+    assert {"config.json", "README.md"} < set(calls[1][1])
 
 
 def test_the_world_is_the_cycle():
