@@ -11,7 +11,7 @@ import click
 from genrec import MODELS, REGISTRY, SHAPES
 from recbase import __version__
 from recbase.arguments import Beams, rule_of
-from recbase.cli.models import compare, curves, form_option, print_metrics, training_options
+from recbase.cli.models import compare, curves, form_option, train_each, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -76,7 +76,7 @@ def _training_command(name: str) -> click.Command:
     recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
 
     @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
-    @add_options(shared("data", "out", "recipe", "split", "final", "resume", "as_json", "quiet"))
+    @add_options(shared("data", "out", "recipe", "seeds", "split", "final", "resume", "as_json", "quiet"))
     @add_options([form_option(entry.forms, _FORMS)])
     @add_options(shared("embeddings", "embeddings_ids", "in_order", "codes"), section="Stages before")
     @add_options(preparation, section="Stages before")
@@ -106,23 +106,17 @@ def _training_command(name: str) -> click.Command:
             {name: given[name] for name in chosen_names if name in given},
         )
         stages = resolve(name, {name: entry.preparation}, "preparation")
-        metrics = train_generator(
-            name,
-            load_dataset(data).divided(given["split"]),
-            target,
-            chosen(model, overrides),
-            stages(**chosen(preparation, overrides)),
-            TrainConfig(**chosen(training, overrides) | {"quiet": quiet}),
-            Search(**chosen(search, overrides)),
-            form,
-            recipe,
-            {"given": data},
-            vectors,
-            given.get("codes"),
-            resume=resume,
-            final=given["final"],
-        )
-        print_metrics(metrics, target, as_json, quiet)
+        config = TrainConfig(**chosen(training, overrides) | {"quiet": quiet})
+        dataset, arguments = load_dataset(data).divided(given["split"]), chosen(model, overrides)
+        made, searched = stages(**chosen(preparation, overrides)), Search(**chosen(search, overrides))
+
+        def once(folder: Path, seed: int) -> dict[str, Any]:
+            return train_generator(
+                name, dataset, folder, arguments, made, replace(config, seed=seed), searched, form, recipe,
+                {"given": data}, vectors, given.get("codes"), resume=resume, final=given["final"],
+            )  # fmt: skip
+
+        train_each(once, target, config.seed, given["seeds"], as_json, quiet)
 
     return command
 

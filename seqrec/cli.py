@@ -11,7 +11,7 @@ import click
 
 from recbase import __version__
 from recbase.arguments import Count, IndexName, LargeOrOff, MetricName, Range, rule_of
-from recbase.cli.models import RUN_DATA, compare, curves, form_option, print_metrics, training_options
+from recbase.cli.models import RUN_DATA, compare, curves, form_option, print_metrics, train_each, training_options
 from recbase.cli.options import (
     Command,
     Group,
@@ -126,7 +126,7 @@ def _training_command(name: str) -> click.Command:
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
 
     @click.command(name, cls=Command, help=f"{summary_of(MODELS[name])} Recipes: {recipes}.")
-    @add_options(shared("data", "out", "recipe", "split", "final", "resume", "as_json", "quiet"))
+    @add_options(shared("data", "out", "recipe", "seeds", "split", "final", "resume", "as_json", "quiet"))
     @add_options([form_option(entry.forms, _FORMS)])
     @add_options(shared(*folders), section="Content")
     @add_options(content, section="Content")
@@ -153,26 +153,19 @@ def _training_command(name: str) -> click.Command:
         where = given.get("embeddings"), given.get("embeddings_ids"), given.get("in_order", False)
         vectors = VectorSource.of(*where, typed)
         dataset, record = load_dataset(data).divided(given["split"]), {"given": data}
-        if given.get("stage") == "item-id":
-            base, candidates = given["base"], given["id_in_candidates"]
-            metrics = train_item_ids(base, dataset, target, config, candidates, record, resume, recipe)
-        else:
-            metrics = train_network(
-                name,
-                dataset,
-                target,
-                chosen(model, overrides),
-                config,
-                form,
-                recipe,
-                record,
-                Content(**chosen(content, overrides)) if content else None,
-                vectors,
-                given.get("codes"),
-                resume=resume,
-                final=given["final"],
-            )
-        print_metrics(metrics, target, as_json, quiet)
+        arguments, reads = chosen(model, overrides), Content(**chosen(content, overrides)) if content else None
+
+        def once(folder: Path, seed: int) -> dict[str, Any]:
+            settings = replace(config, seed=seed)
+            if given.get("stage") == "item-id":
+                base, candidates = given["base"], given["id_in_candidates"]
+                return train_item_ids(base, dataset, folder, settings, candidates, record, resume, recipe)
+            return train_network(
+                name, dataset, folder, arguments, settings, form, recipe, record, reads, vectors, given.get("codes"),
+                resume=resume, final=given["final"],
+            )  # fmt: skip
+
+        train_each(once, target, config.seed, given["seeds"], as_json, quiet)
 
     return command
 

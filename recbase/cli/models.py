@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,16 @@ from recbase.arguments import MetricName, MonitorName, rule_of
 from recbase.cli.options import Command, Option, add_options, argument, options_from, shared
 from recbase.console import failures, print_json, print_table, say, short, warn
 
-__all__ = ["RUN_DATA", "compare", "curves", "form_option", "print_answers", "print_metrics", "training_options"]
+__all__ = [
+    "RUN_DATA",
+    "compare",
+    "curves",
+    "form_option",
+    "print_answers",
+    "print_metrics",
+    "train_each",
+    "training_options",
+]
 
 RUN_DATA = Option("data", "str", None, "Data set: a folder or a name; the one the run was trained on if not given.")
 _TRAINING = "recbase.train.loop:TrainConfig"
@@ -43,6 +52,42 @@ def print_metrics(metrics: dict[str, Any], out: Path, as_json: bool, quiet: bool
         if "final" in metrics:
             say("Trained again on all events: these figures are of the model before, which had not seen them.")
         say(f"Run folder: {out}")
+    leave_launch()
+
+
+def train_each(
+    train: Callable[[Path, int], dict[str, Any]],
+    target: Path,
+    seed: int,
+    seeds: Sequence[int] | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train once, or once for every seed into a folder of its own, and print what was reached.
+
+    Parameters
+    ----------
+    train : callable
+        ``train(folder, seed)`` trains into a run folder and returns its metrics.
+    target : Path
+        The run folder; with seeds the folder above ``seed-0``, ``seed-1``, ...
+    """
+    from recbase.train.processes import is_main_process, leave_launch
+
+    if not seeds:
+        print_metrics(train(target, seed), target, as_json, quiet)
+        return
+    folders, found = [target / f"seed-{one}" for one in seeds], []
+    for one, folder in zip(seeds, folders, strict=True):
+        found.append(train(folder, one) | {"out": str(folder)})
+        if is_main_process() and not (quiet or as_json):
+            say(f"seed {one}: {folder}", err=True)
+    if is_main_process() and as_json:
+        print_json({"seeds": found})
+    elif is_main_process() and not quiet:
+        from recbase.evaluate.compare import compare_runs, print_comparison
+
+        print_comparison(compare_runs(folders))
     leave_launch()
 
 

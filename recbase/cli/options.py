@@ -513,6 +513,8 @@ SHARED: dict[str, Option] = {
         Option("batch_size", "int", None, "Samples a training step.", optional=True, rule=rule_of(Samples)),
         Option("lr", "float", None, "Learning rate.", optional=True, rule=rule_of(LearningRate)),
         Option("seed", "int", 0, "Seed of everything random.", rule=rule_of(Seed)),
+        Option("seeds", "ints", None, "Train once a seed, as 0,1,2, into --out/seed-0 ...; the table is their mean.",
+               optional=True, rule=rule_of(Seed)),
         Option("split", "choice", "last", "Held out: each user's last two events, the last times, or users.",
                ("last", "time", "users")),
         Option("final", "bool", False, "Once judged, train again on all events for the epochs that the best took.",

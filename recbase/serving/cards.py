@@ -85,8 +85,8 @@ def card_text(run: Folder, family: str, name: str, licence: str | None = None) -
     ]
     if not licence:
         parts.append(
-            "## Licence\n\nNone is stated: whoever publishes this model names one in the first\nlines (`license: ...`), "
-            "minding that of the data it was trained on."
+            "## Licence\n\nNone is stated: whoever publishes this model names one (`license: ...` above), minding\n"
+            "that of the data it was trained on."
         )
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,3 +306,17 @@ def test_damaged_weights_are_refused(runs, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     result = run("recommend", copy, "--history", "1", code=1)
     assert "the file is damaged" in result.output
+
+
+def test_several_seeds_are_runs_apart_and_one_row(tmp_path: Path) -> None:
+    words = ["train", "sasrec", "--data", "synthetic", "--epochs", "1", "--dim", "8", "--layers", "1", "--seeds", "0,3"]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "runs")])
+    assert done.exit_code == 0, done.output
+    assert "2 seeds" in done.output
+    alone = CliRunner().invoke(main, [*words[:-2], "--seed", "3", "--out", str(tmp_path / "alone"), "--json"])
+    body = json.loads((tmp_path / "runs" / "seed-3" / "config.json").read_text())
+    assert body["training"]["seed"] == 3
+    metrics = tmp_path / "runs" / "seed-3" / body["files"]["metrics.json"]["file"]
+    assert json.loads(metrics.read_text())["test"] == json.loads(alone.stdout)["test"]
+    as_json = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "again"), "--json"])
+    assert [Path(row["out"]).name for row in json.loads(as_json.stdout)["seeds"]] == ["seed-0", "seed-3"]

@@ -25,7 +25,10 @@ def hub_events(name: str, request: Request, hub: Mapping[str, Any] | None = None
     OSError
         If it cannot be reached.
     """
-    import datasets
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"{name} is read by the package datasets: pip install 'semtok[hub]'") from error
 
     arguments = dict(hub or {})
     if arguments.pop("trust_remote_code", False):
