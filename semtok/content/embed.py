@@ -43,6 +43,7 @@ from semtok.content.embeddings import (
     JOINED_VIEW,
     KIND,
     MANIFEST,
+    OWN_POOLING,
     VERSION,
     Embeddings,
     ViewTransform,
@@ -183,6 +184,7 @@ def embed_dataset(
         settings |= {"words": RULES}
     elif not is_vector_file(encoder):
         settings |= {"max_tokens": max_tokens, "dtype": dtype, "revision": revision}
+        settings |= {} if encoder == "minilm" else {"pooling": "own"}  # earlier versions took the mean of any model
     if IMAGE_VIEW in entries:
         settings |= {"image_encoder": image_encoder, "image_source": source_hash(str(image_encoder))}
     contents = {name: sha256_of("\0".join(texts)) for name, (texts, _) in entries.items()}
@@ -328,7 +330,8 @@ def embeddings_for(
     deciding = {name: value for name, value in (usual | settings).items() if name not in idle}
     if deciding["views"] is None:  # as embed_dataset reads it, so that it finds what was asked for by name
         deciding["views"] = [*dataset.views, *([IMAGE_VIEW] if dataset.images is not None else [])]
-    key = [dataset.hash, encoder, deciding | {"views": list(deciding["views"]), "version": VERSION}]
+    deciding["version"] = VERSION if encoder in ("tfidf", "minilm") or is_vector_file(encoder) else OWN_POOLING
+    key = [dataset.hash, encoder, deciding | {"views": list(deciding["views"])}]
     digest = sha256_of(json.dumps(key, sort_keys=True, default=str))[:8]
     label = re.sub(r"[^\w.-]+", "-", Path(encoder).name if Path(encoder).exists() else encoder)
     folder = Path(root) / f"vectors-{Path(dataset.name).name}-{label}-{digest}"

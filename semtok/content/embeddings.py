@@ -42,6 +42,7 @@ from recbase.store.manifests import (
 )
 from recbase.store.restoring import Expected, check_arrays
 from semtok.content.encode_views import (
+    check_pooling,
     check_source,
     encode_entries,
     filled_vectors,
@@ -53,6 +54,7 @@ from semtok.content.encode_views import (
     unreadable_images,
 )
 from semtok.content.encoders import Encoder, ImageEncoder, Pca, Tfidf, text_encoder
+from semtok.content.pooling import MEAN
 
 __all__ = [
     "CARRIED",
@@ -94,6 +96,7 @@ CARRIED = "content.json"
 """File by which a tokenizer folder carries the rules that make vectors of new items."""
 _FITTED, _TERMS = "transforms.safetensors", "terms.json"
 IMAGE_VIEW = "image"
+OWN_POOLING = 2  # the version from which models of the hub pool as their own files say
 VERSION = 1  # raised where the same content gets other vectors, so that older folders are not taken for new
 JOINED_VIEW = "joined"
 _CHUNK_ROWS = 65_536
@@ -302,12 +305,15 @@ class Embeddings:
                 else:
                     if encoder is None:
                         check_source(made["encoder"], self.manifest.get("source"))
+                        pooling = made.get("pooling", MEAN.describe())
                         encoder = text_encoder(
                             made["encoder"],
                             max_tokens=made["max_tokens"],
                             dtype=made["dtype"],
                             revision=made["revision"],
+                            pooling="mean" if pooling == MEAN.describe() else "own",
                         )
+                        check_pooling(pooling, encoder)
                     raw = encode_entries(encoder, texts, name, None, True)
             views[name] = raw if transform.pca is None else transform.pca.transform(raw)
         say_missing(

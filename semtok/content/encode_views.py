@@ -112,6 +112,13 @@ def check_source(encoder: str, recorded: Any) -> None:
         raise ValueError(f"the model in {encoder} is not the one that the vectors were made with: it was changed since")
 
 
+def check_pooling(recorded: str, encoder: Any) -> None:
+    """Refuse a model that pools in another way than vectors were made; ``recorded`` is what their manifest says."""
+    found = encoder.describe()["pooling"]
+    if found != recorded:
+        raise ValueError(f"the model {encoder.name} pools by {found}, but the vectors were made by {recorded}")
+
+
 def say_missing(missing: Mapping[str, np.ndarray], what: str) -> None:
     """Count the items that have nothing in a view."""
     counts = {name: int(mask.sum()) for name, mask in missing.items() if mask.any()}

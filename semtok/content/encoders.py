@@ -536,7 +536,7 @@ def text_encoder(encoder: str, **settings: Any) -> TextEncoder:
     """
     if encoder == "minilm":
         # not divided by its norm, as its files ask: all published vectors were made without
-        settings |= {"max_tokens": min(settings.get("max_tokens", 256), 256), "pooling": "mean"}
+        settings = settings | {"max_tokens": min(settings.get("max_tokens", 256), 256), "pooling": "mean"}
     return TextEncoder(encoder, **settings)
 
 

@@ -146,3 +146,27 @@ def test_a_hub_that_cannot_be_asked_is_no_mean_in_silence(monkeypatch: pytest.Mo
     assert encoders._model_file(source, "modules.json") is None
     answers.append(EntryNotFoundError("none"))
     assert encoders._model_file(source, "modules.json") is None
+
+
+def test_new_items_are_pooled_as_the_vectors_were(backbone: Path, tmp_path: Path) -> None:
+    """Also those of an earlier version, which took the mean of any model."""
+    import polars as pl
+
+    from recbase import Dataset
+    from semtok.content.embed import embed_dataset, embeddings_for
+
+    saved(backbone, tmp_path / "model", "cls", normalise=True)
+    events = [{"user_id": user, "item_id": item} for user in range(4) for item in range(6)]
+    items = pl.DataFrame({"item_id": range(6), "title": ["red shoe", "blue hat", "warm hat", "big shoe", "men", "hat"]})
+    data = Dataset.from_frames(pl.DataFrame(events), items, min_user=1, min_item=1, quiet=True)
+    made = embed_dataset(data, str(tmp_path / "model"), pca=None, out=tmp_path / "vectors")
+    assert made.manifest["views"]["title"]["pooling"] == "first token, normalised"
+    np.testing.assert_allclose(made.transform_new(items[:3]).views["title"], made.views["title"][:3], atol=1e-6)
+    made.manifest["views"]["title"]["pooling"] = "mean over tokens"
+    mean = TextEncoder(str(tmp_path / "model"), pooling="mean").encode(items["title"][:3].to_list())
+    np.testing.assert_allclose(made.transform_new(items[:3]).views["title"], mean, atol=1e-6)
+    made.manifest["views"]["title"]["pooling"] = "last token"
+    with pytest.raises(ValueError, match="pools by first token, normalised, but the vectors were made by last token"):
+        made.transform_new(items[:3])
+    _, folder = embeddings_for(data, str(tmp_path / "model"), tmp_path, pca=None)
+    assert folder.is_dir()
