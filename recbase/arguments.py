@@ -279,7 +279,7 @@ def _signatures(owner: type | Callable[..., Any]) -> Iterator[Any]:
             yield kind
         elif hasattr(vars(kind).get("__init__"), "__globals__"):  # not a built-in one
             yield vars(kind)["__init__"]
-        yield from vars(kind).get("groups", ())
+        yield from vars(kind).get("setting_groups", ())
 
 
 def _evaluated(annotation: Any, scope: dict[str, Any], extras: bool) -> Any:
@@ -331,8 +331,8 @@ def _annotated_problem(value: Any, kind: Any, extras: tuple[Any, ...]) -> str | 
 
 # --------------------------------------------------------------------------------------- groups of settings
 #
-# A constructor of many settings takes some of them as ``**options`` and says in the class attribute ``groups`` which
-# small dataclasses they belong to. Whoever calls it, the command line and the saved manifest know flat names alone.
+# A constructor of many settings takes some of them as ``**options``; ``setting_groups`` of its class names the small
+# dataclasses that they belong to. Whoever calls it, the command line and the saved manifest know flat names alone.
 
 
 def taken(group: type[Group], options: Mapping[str, Any]) -> Group:
@@ -349,9 +349,9 @@ def taken(group: type[Group], options: Mapping[str, Any]) -> Group:
 
 
 def parameters_of(owner: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Name to parameter of a class or function, where ``**options`` stands for the fields of the class's ``groups``."""
+    """Name to parameter of a class or function; ``**options`` are the fields of its ``setting_groups``."""
     found = dict(inspect.signature(owner).parameters)
-    for group in getattr(owner, "groups", ()):
+    for group in getattr(owner, "setting_groups", ()):
         found.pop("options", None)
         found |= inspect.signature(group).parameters
     return found

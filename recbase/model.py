@@ -259,7 +259,7 @@ class Network(Pretrained, nn.Module):
     ----------
     arguments : mapping
         ``locals()`` of the subclass's constructor; ``items`` and ``max_len`` must be among them. Its ``**options`` are
-        the settings of the dataclasses in the class attribute ``groups``.
+        the settings of the dataclasses in the class attribute ``setting_groups``.
 
     Attributes
     ----------
@@ -276,7 +276,7 @@ class Network(Pretrained, nn.Module):
         If an argument is out of its range, or the weights would not fit into memory.
     """
 
-    groups: ClassVar[tuple[type, ...]] = ()
+    setting_groups: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class Network(Pretrained, nn.Module):
 
     def _grouped(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of all groups by their flat names, as given or by default."""
-        settings = {part.name: part.default for group in self.groups for part in fields(group)}
+        settings = {part.name: part.default for group in self.setting_groups for part in fields(group)}
         for name in options:
             if name not in settings:
                 raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}")

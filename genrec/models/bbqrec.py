@@ -236,7 +236,7 @@ class BBQRec(Generator):
     """
 
     vectors: Tensor
-    groups = (Comparing, TokenEmbeddings)
+    setting_groups = (Comparing, TokenEmbeddings)
 
     def __init__(
         self,

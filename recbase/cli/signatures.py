@@ -327,7 +327,7 @@ def options_from(target: str, skip: Iterable[str] = ()) -> list[Option]:
     parts that the command makes itself: they are left out. Types understood: int, float, bool, str, Path, Literal,
     ``X | None``, tuples and lists of these, and names of the same module that stand for them; a str whose documented
     type is ``{"a", "b"}`` takes these words alone. A class without an ``__init__`` of its own has the options of its
-    bases inside the toolkit and, as a dataclass, its fields; one with ``groups`` has the fields of those as well.
+    bases inside the toolkit and, as a dataclass, its fields; one with ``setting_groups`` has the fields of those.
 
     Parameters
     ----------
@@ -348,9 +348,8 @@ def options_from(target: str, skip: Iterable[str] = ()) -> list[Option]:
     ValueError
         If it has no such class or function, or a default is not a literal.
     """
-    module, node = _definition(target)
     left_out = set(skip)
-    return [option for option in _read(module, node) if option.name not in left_out]
+    return [option for option in _read(*_definition(target)) if option.name not in left_out]
 
 
 def _read(
@@ -375,8 +374,10 @@ def _read(
 
 
 def _groups(module: str, node: ast.ClassDef) -> list[tuple[str, ast.ClassDef | ast.FunctionDef]]:
-    """The dataclasses in the class attribute ``groups``, whose fields the constructor takes as ``**options``."""
-    assigned = [part for part in node.body if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "groups"]
+    """The dataclasses that a class has in ``setting_groups``, whose fields its constructor takes as ``**options``."""
+    assigned = [
+        part for part in node.body if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "setting_groups"
+    ]
     names = [name.id for part in assigned for name in ast.walk(part.value) if isinstance(name, ast.Name)]
     return [_definition(f"{module}:{name}") for name in names]
 
@@ -439,8 +440,7 @@ def summary_of(target: str) -> str:
     target : str
         ``"module:Class"``.
     """
-    _, node = _definition(target)
-    return _one_line((ast.get_docstring(node) or "").partition("\n\n")[0])
+    return _one_line((ast.get_docstring(_definition(target)[1]) or "").partition("\n\n")[0])
 
 
 def section_of(target: str, heading: str) -> str:

@@ -228,7 +228,7 @@ class CCFRec(Network):
         Give the fused vectors unit length before ids are added, so that neither drowns the other. Not in the paper.
     """
 
-    groups = (Fusion, MaskedPass)
+    setting_groups = (Fusion, MaskedPass)
 
     def __init__(
         self,

@@ -150,7 +150,7 @@ class MAERec(SequentialModel):
 
     unfilled: ClassVar[tuple[str, ...]] = ("recent",)  # NaN where there was no step yet
 
-    groups = (Masking,)
+    setting_groups = (Masking,)
 
     def __init__(
         self,

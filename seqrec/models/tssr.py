@@ -360,7 +360,7 @@ class TSSR(SequentialModel):
         Items that the encoder takes at a time; fewer need less memory.
     """
 
-    groups = (Contrasts, Finetuning)
+    setting_groups = (Contrasts, Finetuning)
 
     def __init__(
         self,

@@ -16,11 +16,11 @@ def test_grouped_settings_are_flat_keywords(name):
     """The keywords that a type checker knows are the fields of the groups; saved and checked under their flat names."""
     family, count = GROUPED[name]
     kind = resolve(name, importlib.import_module(family).MODELS)
-    settings = {part.name: part.default for group in kind.groups for part in dataclasses.fields(group)}
-    hints = {part: hint for group in kind.groups for part, hint in typing.get_type_hints(group).items()}
+    settings = {part.name: part.default for group in kind.setting_groups for part in dataclasses.fields(group)}
+    hints = {part: hint for group in kind.setting_groups for part, hint in typing.get_type_hints(group).items()}
     (options,) = typing.get_args(typing.get_type_hints(kind.__init__)["options"])
     assert typing.get_type_hints(options) == hints
-    assert len(kind.groups) == count
+    assert len(kind.setting_groups) == count
     shapes = {"ccfrec": {"sizes": [3, 3], "views": 1, "text_dim": 4}, "bbqrec": {"sizes": [3, 3, 3]}}.get(name, {})
     shapes |= {"text_dim": 4} if name == "tssr" else {}
     model = kind(items=5, dim=8, **{"heads": 2} | shapes)
