@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import fields
 from functools import cached_property
@@ -15,6 +14,7 @@ import torch
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.search.generation import Search, generate
 from genrec.training import evaluate_generator, train_generator
+from recbase.arguments import parameters_of
 from recbase.data.catalog import as_dataset
 from recbase.data.sequences import Histories, SampleForm
 from recbase.evaluate.recommender import Recommendations
@@ -151,7 +151,7 @@ def train(
     stages = resolve(model, {model: REGISTRY[model].preparation}, "preparation")
     if resume and out is None:
         raise ValueError("resume=True needs out=FOLDER, the run that it goes on with")
-    parts = {"model": set(inspect.signature(kind).parameters) - set(SHAPES)}
+    parts = {"model": set(parameters_of(kind)) - set(SHAPES)}
     parts |= {
         part: {field.name for field in fields(of)}
         for part, of in (("stages", stages), ("training", TrainConfig), ("search", Search))

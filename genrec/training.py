@@ -5,7 +5,6 @@ Commands parse, call a function here, and print. What a model is trained on is m
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from genrec import MODELS, REGISTRY, SHAPES
 from genrec.export import export_notes
 from genrec.preparation import Ingredients, Sources
 from genrec.search.generation import Search, rank_generated, validator
+from recbase.arguments import parameters_of
 from recbase.cli.options import recipe_of
 from recbase.console import say
 from recbase.data.sequences import SampleForm
@@ -49,7 +49,7 @@ def build_model(
     from semtok.catalogue.fit import popularity_of
 
     kind = resolve(name, MODELS)
-    accepted = inspect.signature(kind).parameters
+    accepted = parameters_of(kind)
     shapes: dict[str, Any] = {"items": dataset.n_items, "users": dataset.n_users}
     shapes |= {"sizes": [int(size) for size in found.codes.sizes]} | found.shapes
     shared = found.codes.collisions()
@@ -151,7 +151,7 @@ def train_generator(
     if form is not None and form not in REGISTRY[name].forms:
         raise ValueError(f"--form {form} is not for {name}; use {' or '.join(REGISTRY[name].forms)}")
     settings = recipe_settings(name, recipe, form)
-    accepted = set(inspect.signature(resolve(name, MODELS)).parameters) - set(SHAPES)
+    accepted = set(parameters_of(resolve(name, MODELS))) - set(SHAPES)
     arguments = {key: value for key, value in settings.items() if key in accepted} | dict(arguments)
     preparation, config = filled(preparation, settings), filled(config, settings)
     search = filled(search, settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.search.generation import Search
 from genrec.training import train_generator
+from recbase.arguments import parameters_of
 from recbase.cli.signatures import options_from, recipe_of
 from recbase.data.catalog import as_dataset
 from recbase.data.sequences import SampleForm
@@ -87,7 +87,7 @@ def tune(
     kind = resolve(model, MODELS)
     stages = resolve(model, {model: REGISTRY[model].preparation}, "preparation")
     dataset = as_dataset(data).divided(split)
-    parts = {"model": set(inspect.signature(kind).parameters) - set(SHAPES)}
+    parts = {"model": set(parameters_of(kind)) - set(SHAPES)}
     parts |= {
         part: {field.name for field in fields(of)}
         for part, of in (("stages", stages), ("training", TrainConfig), ("search", Search))

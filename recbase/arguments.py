@@ -8,17 +8,31 @@ heavy.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
-__all__ = ["Range", "Word", "check_arguments", "flaw_of", "rule_of", "rules_of", "spelled"]
+__all__ = [
+    "Range",
+    "Word",
+    "check_arguments",
+    "flaw_of",
+    "hints_of",
+    "parameters_of",
+    "rule_of",
+    "rules_of",
+    "spelled",
+    "taken",
+]
+
+Group = TypeVar("Group")
 
 PATH_PART_BYTES = 255
 PATH_BYTES = 4096
@@ -234,14 +248,23 @@ def check_arguments(owner: type | Callable[..., Any], arguments: Mapping[str, An
 @functools.cache
 def rules_of(owner: type | Callable[..., Any]) -> dict[str, Any]:
     """Name to evaluated type, of every argument whose type holds a `Range`, a `Word` or a ``Literal``."""
+    return {name: hint for name, hint in hints_of(owner).items() if any(True for _ in _rules(hint))}
+
+
+@functools.cache
+def hints_of(owner: type | Callable[..., Any], extras: bool = True) -> dict[str, Any]:
+    """Name to evaluated type of every argument, without its ranges and words where these ``extras`` are not wanted.
+
+    Arguments whose type only a type checker can evaluate are left out.
+    """
     found: dict[str, Any] = {}
     for function in reversed(list(_signatures(owner))):
         scope = getattr(function, "__globals__", None) or vars(__import__("sys").modules[function.__module__])
         for name, annotation in vars(function).get("__annotations__", function.__annotations__).items():
             if str(annotation).startswith("ClassVar"):
                 continue
-            hint = _evaluated(annotation, scope)
-            if hint is not None and any(True for _ in _rules(hint)):
+            hint = _evaluated(annotation, scope, extras)
+            if hint is not None:
                 found[name] = hint
     return found
 
@@ -256,12 +279,13 @@ def _signatures(owner: type | Callable[..., Any]) -> Iterator[Any]:
             yield kind
         elif hasattr(vars(kind).get("__init__"), "__globals__"):  # not a built-in one
             yield vars(kind)["__init__"]
+        yield from vars(kind).get("setting_groups", ())
 
 
-def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
+def _evaluated(annotation: Any, scope: dict[str, Any], extras: bool) -> Any:
     holder = SimpleNamespace(__annotations__={"value": annotation})
     try:
-        return typing.get_type_hints(holder, globalns=scope, include_extras=True)["value"]
+        return typing.get_type_hints(holder, globalns=scope, include_extras=extras)["value"]
     except NameError:  # a type that is imported for the type checker alone is no number and no word
         return None
 
@@ -303,6 +327,34 @@ def _annotated_problem(value: Any, kind: Any, extras: tuple[Any, ...]) -> str | 
     if kind is float and (isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)):
         return "be a finite number"
     return next(filter(None, (extra.refusal(value) for extra in extras if isinstance(extra, Range | Word))), None)
+
+
+# --------------------------------------------------------------------------------------- groups of settings
+#
+# A constructor of many settings takes some of them as ``**options``; ``setting_groups`` of its class names the small
+# dataclasses that they belong to. Whoever calls it, the command line and the saved manifest know flat names alone.
+
+
+def taken(group: type[Group], options: Mapping[str, Any]) -> Group:
+    """Settings of one group from the keywords of its constructor.
+
+    Parameters
+    ----------
+    group : dataclass
+    options : mapping
+        Keywords of all groups; those that are not given have the default of their field.
+    """
+    names = [part.name for part in fields(group)]  # type: ignore[arg-type]
+    return group(**{name: options[name] for name in names if name in options})
+
+
+def parameters_of(owner: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Name to parameter of a class or function; ``**options`` are the fields of its ``setting_groups``."""
+    found = dict(inspect.signature(owner).parameters)
+    for group in getattr(owner, "setting_groups", ()):
+        found.pop("options", None)
+        found |= inspect.signature(group).parameters
+    return found
 
 
 def rule_of(hint: Any) -> Any:

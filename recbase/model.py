@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -272,7 +272,8 @@ class Network(Pretrained, nn.Module):
     Parameters
     ----------
     arguments : mapping
-        ``locals()`` of the subclass's constructor; ``items`` and ``max_len`` must be among them.
+        ``locals()`` of the subclass's constructor; ``items`` and ``max_len`` must be among them. Its ``**options`` are
+        the settings of the dataclasses in the class attribute ``setting_groups``.
 
     Attributes
     ----------
@@ -283,17 +284,30 @@ class Network(Pretrained, nn.Module):
 
     Raises
     ------
+    TypeError
+        If ``options`` has a name that is a setting of no group.
     ValueError
         If an argument is out of its range, or the weights would not fit into memory.
     """
 
+    setting_groups: ClassVar[tuple[type, ...]] = ()
+
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__()
-        hidden = ("self", "__class__")
+        hidden = ("self", "__class__", "options")
         self._config = {name: value for name, value in arguments.items() if name not in hidden}
+        self._config |= self._grouped(arguments.get("options", {}))
         check_arguments(type(self), self._config)
         check_weights(self._config)
         self.items, self.max_len = int(self._config["items"]), int(self._config["max_len"])
+
+    def _grouped(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of all groups by their flat names, as given or by default."""
+        settings = {part.name: part.default for group in self.setting_groups for part in fields(group)}
+        for name in options:
+            if name not in settings:
+                raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}")
+        return settings | dict(options)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments; ``type(model)(**config)`` rebuilds the model."""

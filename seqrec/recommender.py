@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import fields
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbase.arguments import parameters_of
 from recbase.data.catalog import as_dataset
 from recbase.data.sequences import Histories, SampleForm
 from recbase.evaluate.ranking import rank_targets, summarize, topk
@@ -184,7 +184,7 @@ def train(
     if resume and out is None:
         raise ValueError("resume=True needs out=FOLDER, the run that it goes on with")
     dataset = as_dataset(data).divided(split)
-    own = set(inspect.signature(kind).parameters) - set(SHAPES)
+    own = set(parameters_of(kind)) - set(SHAPES)
     counted, reads = entry.kind == "counted", set(entry.inputs) - {"ids", "histories"}
     parts: dict[str, set[str]] = {"model": own}
     parts["content"] = {field.name for field in fields(Content)} if reads else set()

@@ -6,7 +6,6 @@ Commands parse, call a function here, and print. What a model reads and was not 
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbase.arguments import parameters_of
 from recbase.cli.options import recipe_of
 from recbase.data.sequences import SampleForm
 from recbase.pipeline import Training, cache_for, evaluate_and_save, step
@@ -126,7 +126,7 @@ def train_network(
     from recbase.evaluate.ranking import check_monitor
 
     overrides = {} if recipe is None else recipe_of(MODELS[name], recipe)
-    accepted = set(inspect.signature(resolve(name, MODELS)).parameters) - set(SHAPES)
+    accepted = set(parameters_of(resolve(name, MODELS))) - set(SHAPES)
     arguments = {key: value for key, value in overrides.items() if key in accepted} | arguments
     config, content = filled(config, overrides), filled(content or Content(), overrides)
     check_names(recipe, overrides, accepted | {"form"} | {one.name for of in (config, content) for one in fields(of)})
@@ -190,7 +190,7 @@ def build_model(name: str, items: int, users: int, content: ItemContent, argumen
         Its options.
     """
     kind = resolve(name, MODELS)
-    accepted = inspect.signature(kind).parameters
+    accepted = parameters_of(kind)
     shapes = {"items": items, "users": users} | content.shapes()
     model = kind(**{key: value for key, value in shapes.items() if key in accepted}, **arguments)
     given = content.given()

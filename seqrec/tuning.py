@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbase.arguments import parameters_of
 from recbase.cli.signatures import options_from, recipe_of
 from recbase.data.catalog import as_dataset
 from recbase.data.sequences import SampleForm
@@ -90,7 +90,7 @@ def tune(
         raise ValueError(f"{model} is not trained by gradient: there is no validation to search by")
     dataset = as_dataset(data).divided(split)
     reads = set(entry.inputs) - {"ids", "histories"}
-    parts = {"model": set(inspect.signature(kind).parameters) - set(SHAPES)}
+    parts = {"model": set(parameters_of(kind)) - set(SHAPES)}
     parts["training"] = {field.name for field in fields(TrainConfig)}
     parts["content"] = {field.name for field in fields(Content)} if reads else set()
     where = Path(cache) if cache is not None else cache_for("runs/seqrec")

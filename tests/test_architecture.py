@@ -72,10 +72,6 @@ def test_every_public_function_and_class_is_documented(path):
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
 
 
-# Constructors of more than 20 arguments, each an option of a command under its own name; to be grouped.
-MANY_ARGUMENTS = {"bbqrec", "ccfrec", "letter", "maerec", "rqvae", "tokenizer", "tssr"}
-
-
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -96,9 +92,17 @@ def test_functions_and_constructors_are_short(path):
         assert function.end_lineno - first.lineno < 60, (
             f"{function.name} has {function.end_lineno - first.lineno + 1} lines"
         )
-        if function.name == "__init__" and path.stem not in MANY_ARGUMENTS:
+        if function.name == "__init__":
             arguments = len(function.args.args) + len(function.args.kwonlyargs) - 1
             assert arguments <= 20, f"line {function.lineno}: a constructor of {arguments} arguments"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_dataclasses_have_few_fields_of_their_own(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ClassDef) and "dataclass" in " ".join(map(ast.unparse, node.decorator_list)):
+            fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+            assert len([field for field in fields if "ClassVar" not in ast.unparse(field.annotation)]) <= 20, node.name
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -25,6 +25,7 @@ model.evaluate()
 print(model.save("runs/x"), seqrec.load("runs/x").metrics, genrec.load("runs/y").history)
 print(str(seqrec.compare([model, "runs/y"])), genrec.TIGER.train(data, codes="codes").name)
 network = SASRec(items=10, dim=16)
+fused = seqrec.CCFRec(10, [4, 4], 2, dim=16, fusion_dropout=0.1, mask_ratio=0.5)
 network.train()
 network.train(False)
 fitted = semtok.fit("rqvae", data)
@@ -34,6 +35,8 @@ codes = semtok.ProductQuantizer(levels=4).fit(fitted.codes.codes)
 BAD = {
     "SASRec(items=10, dims=3)": 'Unexpected keyword argument "dims" for "SASRec"',
     "SASRec(items='ten')": 'Argument "items" to "SASRec" has incompatible type "str"; expected "int"',
+    "seqrec.CCFRec(10, [4], 1, fusion_droput=0.1)": 'Unexpected keyword argument "fusion_droput" for "CCFRec"',
+    "seqrec.CCFRec(10, [4], 1, mask_ratio='half')": 'Argument "mask_ratio" to "CCFRec" has incompatible type "str"',
     "seqrec.SASRek": 'Module has no attribute "SASRek"',
     "semtok.ProductQuantizer(level=4)": 'Unexpected keyword argument "level" for "ProductQuantizer"',
     "genrec.TIGGER": 'Module has no attribute "TIGGER"',

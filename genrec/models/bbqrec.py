@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Ingredients, Sources
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits
-from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, LargeOrOff, Length, Width
+from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, LargeOrOff, Length, Width, taken
 from recbase.data.sequences import SequenceBatch
 from recbase.train.loop import LossOutput
 
@@ -152,6 +152,31 @@ class SimilarityGate(nn.Module):
         return summed.sum(1).reshape(rows, tokens, -1)
 
 
+@dataclass(frozen=True)
+class Comparing:
+    """Settings of the comparison of items in the attention of the encoder; `BBQRec` says what each setting means."""
+
+    similarity: bool = True
+    buckets: Count = 100
+
+
+@dataclass(frozen=True)
+class TokenEmbeddings:
+    """Settings of the start of the token embeddings; `BBQRec` says what each setting means."""
+
+    inherit: bool = False
+    init_std: Deviation = 1.0
+
+
+class BBQRecOptions(TypedDict, total=False):
+    """The settings of `Comparing` and `TokenEmbeddings`, as keywords of `BBQRec`."""
+
+    similarity: bool
+    buckets: Count
+    inherit: bool
+    init_std: Deviation
+
+
 class BBQRec(Generator):
     """Behavior-bind quantization for multi-modal sequential recommendation (arXiv 2504.06636), the generator.
 
@@ -211,6 +236,7 @@ class BBQRec(Generator):
     """
 
     vectors: Tensor
+    setting_groups = (Comparing, TokenEmbeddings)
 
     def __init__(
         self,
@@ -228,30 +254,28 @@ class BBQRec(Generator):
         dropout: Dropout = 0.1,
         activation: Literal["relu", "gated-gelu"] = "relu",
         layout: Literal["product", "autoregressive", "flatten"] = "product",
-        similarity: bool = True,
-        buckets: Count = 100,
-        inherit: bool = False,
-        init_std: Deviation = 1.0,
         max_len: Length = 20,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
+        **options: Unpack[BBQRecOptions],
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, width=streams if layout == "product" else 1)
+        comparing, start = taken(Comparing, options), taken(TokenEmbeddings, options)
         if len(sizes) % streams:
             raise ValueError(f"there are {len(sizes)} code columns, which {streams} streams do not divide")
-        if inherit and not codebook_dim:
+        if start.inherit and not codebook_dim:
             raise ValueError("--inherit needs the codebooks of the tokenizer")
-        self.streams, self.layout, self.buckets, self.dim, self.dropout = streams, layout, buckets, dim, dropout
-        self.inherit = inherit
+        self.streams, self.layout, self.dim, self.dropout = streams, layout, dim, dropout
+        self.buckets, self.inherit = comparing.buckets, start.inherit
         self.token_streams = 1 if layout == "flatten" else streams  # columns that one token carries
         self.group = len(sizes) // self.token_streams  # tokens an item
-        width = codebook_dim if inherit else dim
+        width = codebook_dim if start.inherit else dim
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
         self.projections = nn.Linear(self.token_streams * width, dim, bias=False)
         self.start_vector = nn.Parameter(torch.randn(dim))
-        gated = similarity and vector_dim > 0
-        gates = [SimilarityGate(buckets, head_dim, self.group, gated) for _ in range(encoder_layers)]
+        gated = comparing.similarity and vector_dim > 0
+        gates = [SimilarityGate(comparing.buckets, head_dim, self.group, gated) for _ in range(encoder_layers)]
         shape = (heads, head_dim, ffn, dropout, activation)
         self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers=gates if gated else None, causal=causal_encoder)
         self.decoder = T5Decoder(dim, decoder_layers, *shape)

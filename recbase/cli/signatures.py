@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import operator
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -153,6 +154,10 @@ def _definition(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef]:
 
 
 _NOT_LITERAL = object()
+_ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Pow: operator.pow, ast.BitOr: operator.or_,
+}  # fmt: skip
 
 
 def _literal(node: ast.AST, module: str) -> Any:
@@ -170,17 +175,9 @@ def _literal(node: ast.AST, module: str) -> Any:
         return pairs
     if isinstance(node, ast.BinOp):
         left, right = _literal(node.left, module), _literal(node.right, module)
-        operators: dict[type, Callable[[Any, Any], Any]] = {
-            ast.Add: lambda a, b: a + b,
-            ast.Sub: lambda a, b: a - b,
-            ast.Mult: lambda a, b: a * b,
-            ast.Div: lambda a, b: a / b,
-            ast.Pow: lambda a, b: a**b,
-            ast.BitOr: lambda a, b: a | b,
-        }
-        if _NOT_LITERAL in (left, right) or type(node.op) not in operators:
+        if _NOT_LITERAL in (left, right) or type(node.op) not in _ARITHMETIC:
             return _NOT_LITERAL
-        return operators[type(node.op)](left, right)
+        return _ARITHMETIC[type(node.op)](left, right)
     try:
         return ast.literal_eval(node)  # type: ignore[arg-type]
     except (ValueError, TypeError):
@@ -330,8 +327,8 @@ def options_from(target: str, skip: Iterable[str] = ()) -> list[Option]:
     Parameters without a default, and those whose type a command line cannot spell (a tensor, a module), are finished
     parts that the command makes itself: they are left out. Types understood: int, float, bool, str, Path, Literal,
     ``X | None``, tuples and lists of these, and names of the same module that stand for them; a str whose documented
-    type is ``{"a", "b"}`` takes these words alone. A class without an
-    ``__init__`` of its own takes that of its first base inside the toolkit; a dataclass adds to the fields of its base.
+    type is ``{"a", "b"}`` takes these words alone. A class without an ``__init__`` of its own has the options of its
+    bases inside the toolkit and, as a dataclass, its fields; one with ``setting_groups`` has the fields of those.
 
     Parameters
     ----------
@@ -352,32 +349,38 @@ def options_from(target: str, skip: Iterable[str] = ()) -> list[Option]:
     ValueError
         If it has no such class or function, or a default is not a literal.
     """
-    module, node = _definition(target)
     left_out = set(skip)
-    return [option for option in _read(module, node) if option.name not in left_out]
+    return [option for option in _read(*_definition(target)) if option.name not in left_out]
 
 
-def _read(module: str, node: ast.ClassDef | ast.FunctionDef) -> list[Option]:
+def _read(
+    module: str, node: ast.ClassDef | ast.FunctionDef, said: Mapping[str, tuple[str, str]] | None = None
+) -> list[Option]:
+    """Options of a class or function; what a class that has it as base or group has ``said`` of them comes first."""
     if isinstance(node, ast.FunctionDef):
         return _from_signature(module, node, _documented(ast.get_docstring(node)))
     init = next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
-    documented = _documented(ast.get_docstring(node))
+    documented = _documented(ast.get_docstring(node)) | dict(said or {})
     if init is not None:
-        return _from_signature(module, init, _documented(ast.get_docstring(init)) | documented)
-    inherited: list[Option] = []
-    for base in node.bases:
+        own = _from_signature(module, init, _documented(ast.get_docstring(init)) | documented)
+        return own + [option for group in _groups(module, node) for option in _read(*group, documented)]
+    found: dict[str, Option] = {}
+    for base in reversed(node.bases):  # as Python orders the fields of dataclasses
         where = _resolve(module, base.id) if isinstance(base, ast.Name) else None
         if where is not None and isinstance(where[1], ast.ClassDef):
-            inherited = _read(where[0], where[1])
-            break
+            found |= {option.name: option for option in _read(where[0], where[1], documented)}
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        own = _from_fields(module, node, documented)
-        names = {option.name for option in own}
-        return [option for option in inherited if option.name not in names] + own
-    return [
-        dataclasses.replace(option, help=documented.get(option.name, ("", ""))[1] or option.help)
-        for option in inherited
+        found |= {option.name: option for option in _from_fields(module, node, documented)}
+    return list(found.values())
+
+
+def _groups(module: str, node: ast.ClassDef) -> list[tuple[str, ast.ClassDef | ast.FunctionDef]]:
+    """The dataclasses that a class has in ``setting_groups``, whose fields its constructor takes as ``**options``."""
+    assigned = [
+        part for part in node.body if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "setting_groups"
     ]
+    names = [name.id for part in assigned for name in ast.walk(part.value) if isinstance(name, ast.Name)]
+    return [_definition(f"{module}:{name}") for name in names]
 
 
 def _from_signature(module: str, node: ast.FunctionDef, documented: Mapping[str, tuple[str, str]]) -> list[Option]:
@@ -438,8 +441,7 @@ def summary_of(target: str) -> str:
     target : str
         ``"module:Class"``.
     """
-    _, node = _definition(target)
-    return _one_line((ast.get_docstring(node) or "").partition("\n\n")[0])
+    return _one_line((ast.get_docstring(_definition(target)[1]) or "").partition("\n\n")[0])
 
 
 def section_of(target: str, heading: str) -> str:

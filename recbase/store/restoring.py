@@ -7,7 +7,6 @@ no model and no manifest.
 
 from __future__ import annotations
 
-import inspect
 import io
 import math
 import os
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbase.arguments import hints_of, parameters_of
 from recbase.store.manifests import NUMBER, shown
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def check_arguments_of(path: str | os.PathLike[str], make: Any, arguments: Mappi
     ValueError
         Naming the file and the first argument that is unknown, missing or of another type.
     """
-    taken = {name: part for name, part in inspect.signature(make).parameters.items() if name != "self"}
+    taken = {name: part for name, part in parameters_of(make).items() if name != "self"}
     if any(part.kind is part.VAR_KEYWORD for part in taken.values()):
         return
     strange = [name for name in arguments if name not in taken]
@@ -233,10 +233,7 @@ def check_arguments_of(path: str | os.PathLike[str], make: Any, arguments: Mappi
     missing = [name for name, part in taken.items() if part.default is part.empty and name not in arguments]
     if missing:
         raise ValueError(f"{path}: 'arguments' has no {_listed(missing)}, which {owner} needs")
-    try:
-        hints = typing.get_type_hints(make.__init__)
-    except (NameError, TypeError):  # names that only a type checker imports
-        return
+    hints = hints_of(make, extras=False)
     for name, value in arguments.items():
         if not _fits(value, hints.get(name, Any)):
             raise ValueError(f"{path}: 'arguments.{name}' is {shown(value)}, expected {_said(hints[name])}")

@@ -105,15 +105,9 @@ class Batches(Protocol):
 
 
 @dataclass
-class TrainConfig(Given):
-    """Settings of one training."""
+class Optimization(Given):
+    """Settings of the optimizer and of the learning rate."""
 
-    epochs: Count = 20
-    """Passes over the training samples at most."""
-    batch_size: Samples = 256
-    """Samples of one optimizer step, over all processes and micro-batches."""
-    train_share: Share = 1.0
-    """Share of the users that are trained on, drawn by the seed; all are evaluated (TSSR, figure 6)."""
     lr: LearningRate = 1e-3
     """Highest learning rate."""
     weight_decay: Weight = 0.0
@@ -131,6 +125,18 @@ class TrainConfig(Given):
     """The same as a share of all steps; of the two the longer warm-up counts."""
     clip: NonNegative = 0.0
     """Largest norm of the gradient, which is scaled down to it; 0 turns it off."""
+
+
+@dataclass
+class TrainConfig(Optimization):
+    """Settings of one training: those of its optimizer, and these."""
+
+    epochs: Count = 20
+    """Passes over the training samples at most."""
+    batch_size: Samples = 256
+    """Samples of one optimizer step, over all processes and micro-batches."""
+    train_share: Share = 1.0
+    """Share of the users that are trained on, drawn by the seed; all are evaluated (TSSR, figure 6)."""
     micro_batches: Samples = 1
     """Parts in which a step is computed one after the other, to save memory; the result is the same."""
     precision: Literal["no", "auto", "bf16", "fp16"] = "no"

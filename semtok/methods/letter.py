@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -16,26 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbase.arguments import (
-    CodebookSize,
-    Count,
-    CountOrOff,
-    Large,
-    LargeOrOff,
-    LearningRate,
-    Levels,
-    NonNegative,
-    Samples,
-    Seconds,
-    Seed,
-    Weight,
-    Width,
-)
+from recbase.arguments import Count, Large, Levels, NonNegative, Weight
 from recbase.nn.draws import draw_integers
 from semtok.kernels.balanced import split_rows
 from semtok.kernels.residual_vq import ResidualCodebooks
 from semtok.methods.autoencoder import Autoencoder, RowBatch
-from semtok.methods.rqvae import RQVAE
+from semtok.methods.residual_autoencoder import ResidualAutoencoder
 
 __all__ = ["LETTER", "RECIPES", "AlignedAutoencoder", "code_groups", "collaborative_loss", "diversity_loss"]
 
@@ -216,7 +203,8 @@ class AlignedAutoencoder(Autoencoder):
         self.places = torch.stack([places for _, places in found])
 
 
-class LETTER(RQVAE):
+@dataclass(kw_only=True, eq=False, repr=False)
+class LETTER(ResidualAutoencoder):
     """LETTER: RQ-VAE whose quantized vectors find the item's collaborative vector and whose codebooks are evenly used.
 
     Parameters
@@ -304,68 +292,16 @@ class LETTER(RQVAE):
 
     method = "letter"
     inputs = ("collaborative",)
-    _choices: ClassVar[dict[str, tuple[str, ...]]] = {**RQVAE._choices, "start": STARTS}
+    _choices: ClassVar[dict[str, tuple[str, ...]]] = {**ResidualAutoencoder._choices, "start": STARTS}
 
-    def __init__(
-        self,
-        *,
-        levels: Levels = 4,
-        codebook_size: CodebookSize = 256,
-        latent_dim: Width = 8,
-        hidden: tuple[Width, ...] = (512, 256, 128),
-        commitment: Weight = 0.25,
-        collaborative_weight: Weight = 0.1,
-        collaborative_scaling: bool = True,
-        diversity_weight: Weight = 1e-4,
-        groups: Count = 10,
-        regroup_every: Large = 100,
-        gradient: str = "straight-through",
-        start: str = "even",
-        plain_steps: LargeOrOff = 0,
-        sinkhorn: NonNegative = 0.003,
-        revive_every: LargeOrOff = 50,
-        refit: CountOrOff = 10,
-        scaling: str = "all",
-        steps: Large = 3000,
-        batch_size: Samples = 1024,
-        lr: LearningRate = 1e-3,
-        schedule: str = "constant",
-        validate_every: Large = 100,
-        patience: CountOrOff = 5,
-        max_seconds: Seconds | None = None,
-        precision: str = "auto",
-        seed: Seed = 0,
-        quiet: bool = False,
-    ) -> None:
-        super().__init__(
-            levels=levels,
-            codebook_size=codebook_size,
-            latent_dim=latent_dim,
-            hidden=hidden,
-            commitment=commitment,
-            gradient=gradient,
-            start=start,
-            plain_steps=plain_steps,
-            sinkhorn=sinkhorn,
-            revive_every=revive_every,
-            refit=refit,
-            scaling=scaling,
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            schedule=schedule,
-            validate_every=validate_every,
-            patience=patience,
-            max_seconds=max_seconds,
-            precision=precision,
-            seed=seed,
-            quiet=quiet,
-        )
-        self.collaborative_weight = collaborative_weight
-        self.collaborative_scaling = collaborative_scaling
-        self.diversity_weight = diversity_weight
-        self.groups = groups
-        self.regroup_every = regroup_every
+    levels: Levels = 4
+    start: str = "even"
+    sinkhorn: NonNegative = 0.003
+    collaborative_weight: Weight = 0.1
+    collaborative_scaling: bool = True
+    diversity_weight: Weight = 1e-4
+    groups: Count = 10
+    regroup_every: Large = 100
 
     def fit(
         self: SelfLETTER,

@@ -6,7 +6,8 @@ a recommendation costs what SASRec's does.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from recbase.arguments import (
     Temperature,
     Weight,
     Width,
+    taken,
 )
 from recbase.data.sequences import SequenceBatch
 from recbase.model import Network, initialise
@@ -73,45 +75,17 @@ RECIPES = {
     },
     # Section 4.1.4 of the paper, and the settings released for each of its data sets.
     "paper": _PAPER
-    | {
-        "lr": 5e-4,
-        "negatives": 25_000,
-        "mcm_weight": 0.2,
-        "msa_weight": 0.4,
-        "dropout": 0.4,
-        "fusion_dropout": 0.1,
-        "fusion_attention_dropout": 0.1,
-    },
+    | {"lr": 5e-4, "negatives": 25_000, "mcm_weight": 0.2, "msa_weight": 0.4, "dropout": 0.4}
+    | {"fusion_dropout": 0.1, "fusion_attention_dropout": 0.1},
     "paper-instrument": _PAPER
-    | {
-        "lr": 1e-3,
-        "negatives": 24_000,
-        "mcm_weight": 0.6,
-        "msa_weight": 0.4,
-        "dropout": 0.3,
-        "fusion_dropout": 0.3,
-        "fusion_attention_dropout": 0.3,
-    },
+    | {"lr": 1e-3, "negatives": 24_000, "mcm_weight": 0.6, "msa_weight": 0.4, "dropout": 0.3}
+    | {"fusion_dropout": 0.3, "fusion_attention_dropout": 0.3},
     "paper-game": _PAPER
-    | {
-        "lr": 1e-3,
-        "negatives": 25_000,
-        "mcm_weight": 0.3,
-        "msa_weight": 0.5,
-        "dropout": 0.2,
-        "fusion_dropout": 0.1,
-        "fusion_attention_dropout": 0.1,
-    },
+    | {"lr": 1e-3, "negatives": 25_000, "mcm_weight": 0.3, "msa_weight": 0.5, "dropout": 0.2}
+    | {"fusion_dropout": 0.1, "fusion_attention_dropout": 0.1},
     "paper-baby": _PAPER
-    | {
-        "lr": 5e-4,
-        "negatives": 25_000,
-        "mcm_weight": 0.3,
-        "msa_weight": 0.5,
-        "dropout": 0.2,
-        "fusion_dropout": 0.2,
-        "fusion_attention_dropout": 0.2,
-    },
+    | {"lr": 5e-4, "negatives": 25_000, "mcm_weight": 0.3, "msa_weight": 0.5, "dropout": 0.2}
+    | {"fusion_dropout": 0.2, "fusion_attention_dropout": 0.2},
 }
 
 _FULL_SOFTMAX_LIMIT = {"cpu": 5_000, "cuda": 30_000}
@@ -140,6 +114,47 @@ class FusionLayer(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Settings of the codes that query an item's text; `CCFRec` says what each setting means."""
+
+    fusion: bool = True
+    fusion_layers: Depth = 2
+    fusion_dropout: Dropout = 0.1
+    fusion_attention_dropout: Dropout = 0.0
+    text: Literal["views", "codes"] = "views"
+
+
+@dataclass(frozen=True)
+class MaskedPass:
+    """Settings of the pass over masked histories and of its losses; `CCFRec` says what each setting means."""
+
+    mcm_weight: Weight = 0.2
+    msa_weight: Weight = 0.4
+    mask_ratio: Share = 0.5
+    mask_share: Share = 0.25
+    mcm_vocabulary: Literal["all", "own"] = "all"
+    mask_vectors: Literal["shared", "position"] = "shared"
+    mask_equal_targets: bool = False
+
+
+class CCFRecOptions(TypedDict, total=False):
+    """The settings of `Fusion` and `MaskedPass`, as keywords of `CCFRec`."""
+
+    fusion: bool
+    fusion_layers: Depth
+    fusion_dropout: Dropout
+    fusion_attention_dropout: Dropout
+    text: Literal["views", "codes"]
+    mcm_weight: Weight
+    msa_weight: Weight
+    mask_ratio: Share
+    mask_share: Share
+    mcm_vocabulary: Literal["all", "own"]
+    mask_vectors: Literal["shared", "position"]
+    mask_equal_targets: bool
 
 
 class CCFRec(Network):
@@ -213,6 +228,8 @@ class CCFRec(Network):
         Give the fused vectors unit length before ids are added, so that neither drowns the other. Not in the paper.
     """
 
+    setting_groups = (Fusion, MaskedPass)
+
     def __init__(
         self,
         items: Large,
@@ -223,46 +240,40 @@ class CCFRec(Network):
         layers: Depth = 2,
         heads: Heads = 2,
         ffn: Width = 512,
-        fusion_layers: Depth = 2,
         dropout: Dropout = 0.3,
-        fusion_dropout: Dropout = 0.1,
-        fusion_attention_dropout: Dropout = 0.0,
         max_len: Length = 20,
         temperature: Temperature = 0.07,
-        mcm_weight: Weight = 0.2,
-        msa_weight: Weight = 0.4,
-        mask_ratio: Share = 0.5,
-        mask_share: Share = 0.25,
         negatives: Annotated[int, Range(-1, 1_000_000)] = -1,
         in_batch_negatives: bool = True,
         residual_in_sequence: bool = False,
-        mcm_vocabulary: Literal["all", "own"] = "all",
-        mask_vectors: Literal["shared", "position"] = "shared",
-        text: Literal["views", "codes"] = "views",
-        fusion: bool = True,
-        mask_equal_targets: bool = False,
         item_ids: Literal["none", "inputs", "shared", "two"] = "none",
         normalize_fused: bool = False,
+        **options: Unpack[CCFRecOptions],
     ) -> None:
         super().__init__(locals() | {"sizes": [int(size) for size in sizes]})
         if not sizes or min(sizes) < 1:
             raise ValueError(f"sizes must hold a positive number for every code position, got {list(sizes)}")
+        fused, masked = taken(Fusion, options), taken(MaskedPass, options)
         self.dim, self.code_count = dim, int(sum(sizes))
         self.scale, self.temperature = 1 / temperature, temperature
-        self.mcm_weight, self.msa_weight = (mcm_weight if fusion else 0.0), msa_weight
-        self.mask_ratio, self.mask_share = mask_ratio, mask_share
+        self.mcm_weight, self.msa_weight = (masked.mcm_weight if fused.fusion else 0.0), masked.msa_weight
+        self.mask_ratio, self.mask_share = masked.mask_ratio, masked.mask_share
         self.negatives, self.in_batch_negatives = negatives, in_batch_negatives
-        self.residual_in_sequence, self.mask_equal_targets = residual_in_sequence, mask_equal_targets
-        self.mcm_vocabulary, self.mask_vectors, self.text_source = mcm_vocabulary, mask_vectors, text
+        self.residual_in_sequence, self.mask_equal_targets = residual_in_sequence, masked.mask_equal_targets
+        self.mcm_vocabulary, self.mask_vectors, self.text_source = (
+            masked.mcm_vocabulary,
+            masked.mask_vectors,
+            fused.text,
+        )
         levels = len(sizes)
         # Row 0 is the shared [MASK]; rows 1.. are the codes, position by position; then [MASK] rows a position, if any.
-        extra = levels if mask_vectors == "position" else 0
+        extra = levels if masked.mask_vectors == "position" else 0
         self.code_embedding = nn.Embedding(1 + self.code_count + extra, dim)
-        self.text_projection = nn.Linear(text_dim, dim) if not fusion and text_dim != dim else nn.Identity()
-        context = text_dim if text == "views" else dim
+        self.text_projection = nn.Linear(text_dim, dim) if not fused.fusion and text_dim != dim else nn.Identity()
+        context = text_dim if fused.text == "views" else dim
         self.fusion = nn.ModuleList(
-            FusionLayer(dim, heads, ffn, fusion_dropout, fusion_attention_dropout, context)
-            for _ in range(fusion_layers if fusion else 0)
+            FusionLayer(dim, heads, ffn, fused.fusion_dropout, fused.fusion_attention_dropout, context)
+            for _ in range(fused.fusion_layers if fused.fusion else 0)
         )
         self.backbone = Backbone(dim, layers, heads, ffn, dropout, max_len)
         offsets = torch.tensor([0, *np.cumsum(sizes)[:-1].tolist()]) + 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -10,7 +11,20 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Samples, Share, Weight, Width
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Samples,
+    Share,
+    Weight,
+    Width,
+    taken,
+)
 from recbase.data.sequences import Histories, SequenceBatch
 from recbase.model import initialise
 from recbase.nn.draws import draw_integers, draw_uniform
@@ -44,6 +58,33 @@ class _Smooth(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
         return None, torch.sparse.mm(ctx.matrix, grads[0].float())
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Masking of paths of the item graph and their rebuilding; `MAERec` says what each setting means."""
+
+    seeds: Samples = 50
+    mask_depth: Depth = 3
+    path_prob: Share = 0.5
+    rebuilt_edges: Samples = 256
+    edge_negatives: Count = 20
+    graph_weight: Weight = 0.1
+    mask_weight: Weight = 0.1
+    slow_reward: Share = 0.2
+
+
+class MAERecOptions(TypedDict, total=False):
+    """The settings of `Masking`, as keywords of `MAERec`."""
+
+    seeds: Samples
+    mask_depth: Depth
+    path_prob: Share
+    rebuilt_edges: Samples
+    edge_negatives: Count
+    graph_weight: Weight
+    mask_weight: Weight
+    slow_reward: Share
 
 
 class MAERec(SequentialModel):
@@ -109,6 +150,8 @@ class MAERec(SequentialModel):
 
     unfilled: ClassVar[tuple[str, ...]] = ("recent",)  # NaN where there was no step yet
 
+    setting_groups = (Masking,)
+
     def __init__(
         self,
         items: Large,
@@ -124,24 +167,20 @@ class MAERec(SequentialModel):
         negatives: Count = 128,
         reach: Length = 3,
         graph_layers: Depth = 2,
-        seeds: Samples = 50,
-        mask_depth: Depth = 3,
-        path_prob: Share = 0.5,
-        rebuilt_edges: Samples = 256,
-        edge_negatives: Count = 20,
-        graph_weight: Weight = 0.1,
-        mask_weight: Weight = 0.1,
-        slow_reward: Share = 0.2,
+        **options: Unpack[MAERecOptions],
     ) -> None:
         super().__init__(locals())
+        masking = taken(Masking, options)
         self.dropout, self.loss, self.negatives = dropout, loss, negatives
-        self.reach, self.graph_layers, self.mask_depth, self.path_prob = reach, graph_layers, mask_depth, path_prob
-        self.seeds, self.rebuilt_edges, self.edge_negatives = (
-            min(seeds, max(1, items // 10)),
-            rebuilt_edges,
-            edge_negatives,
+        self.reach, self.graph_layers = reach, graph_layers
+        self.mask_depth, self.path_prob, self.seeds = (
+            masking.mask_depth,
+            masking.path_prob,
+            min(masking.seeds, max(1, items // 10)),
         )
-        self.graph_weight, self.mask_weight, self.slow_reward = graph_weight, mask_weight, slow_reward
+        self.rebuilt_edges, self.edge_negatives = masking.rebuilt_edges, masking.edge_negatives
+        self.graph_weight, self.mask_weight = masking.graph_weight, masking.mask_weight
+        self.slow_reward = masking.slow_reward
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
         self.position_embedding = nn.Embedding(max_len, dim)
         self.embedding_norm = nn.LayerNorm(dim, eps=1e-12)
@@ -164,7 +203,7 @@ class MAERec(SequentialModel):
         # Losses of the latest steps, the latest last; the last entry gathers the current step. NaN: no step yet.
         self.register_buffer("recent", torch.full((_RECENT + 1,), torch.nan))
         self.register_buffer("step_seed", torch.full((), -1, dtype=torch.int64))
-        self.unused_parameters = graph_weight == 0
+        self.unused_parameters = masking.graph_weight == 0
 
     def index_ranges(self) -> dict[str, Any]:
         """Least and largest value of the buffers that index tables."""

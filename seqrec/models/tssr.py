@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from recbase.arguments import (
     Temperature,
     Weight,
     Width,
+    taken,
 )
 from recbase.data.sequences import SequenceBatch
 from recbase.nn.losses import gather_with_gradient, info_nce
@@ -238,6 +240,47 @@ def item_contrast(
     return total / (batch.step_lengths - 1).sum()
 
 
+@dataclass(frozen=True)
+class Contrasts:
+    """The contrasts of users and of items; `TSSR` says what each setting means."""
+
+    user_weight: Weight = 1.0
+    item_weight: Weight = 1.0
+    user_temperature: Temperature = 0.2
+    item_temperature: Temperature = 1.0
+    mask_equal_histories: bool = False
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """The encoder of raw sentences or pictures that is trained too; `TSSR` says what each setting means."""
+
+    backbone: ModelName | None = None
+    tune: Literal["all", "adapters", "projection"] = "all"
+    adapter_dim: Width = 64
+    pooling: Literal["pooled", "mean"] = "pooled"
+    max_tokens: Length = 64
+    picture_size: Width = 224
+    encoder_chunk: Samples = 64
+
+
+class TSSROptions(TypedDict, total=False):
+    """The settings of `Contrasts` and `Finetuning`, as keywords of `TSSR`."""
+
+    user_weight: Weight
+    item_weight: Weight
+    user_temperature: Temperature
+    item_temperature: Temperature
+    mask_equal_histories: bool
+    backbone: ModelName | None
+    tune: Literal["all", "adapters", "projection"]
+    adapter_dim: Width
+    pooling: Literal["pooled", "mean"]
+    max_tokens: Length
+    picture_size: Width
+    encoder_chunk: Samples
+
+
 class TSSR(SequentialModel):
     """Two-stream sequential recommendation with contrast of ids and content (Cheng et al. 2024, arXiv 2403.07623).
 
@@ -317,6 +360,8 @@ class TSSR(SequentialModel):
         Items that the encoder takes at a time; fewer need less memory.
     """
 
+    setting_groups = (Contrasts, Finetuning)
+
     def __init__(
         self,
         items: Large,
@@ -335,26 +380,16 @@ class TSSR(SequentialModel):
         max_len: Length = 50,
         item_table: Literal["untied", "tied-id", "id-plus-content"] = "untied",
         shared_positions: bool = False,
-        user_weight: Weight = 1.0,
-        item_weight: Weight = 1.0,
-        user_temperature: Temperature = 0.2,
-        item_temperature: Temperature = 1.0,
-        mask_equal_histories: bool = False,
         loss: Literal["ce", "sampled"] = "ce",
         negatives: Count = 256,
-        backbone: ModelName | None = None,
-        tune: Literal["all", "adapters", "projection"] = "all",
-        adapter_dim: Width = 64,
-        pooling: Literal["pooled", "mean"] = "pooled",
-        max_tokens: Length = 64,
-        picture_size: Width = 224,
-        encoder_chunk: Samples = 64,
+        **options: Unpack[TSSROptions],
     ) -> None:
         super().__init__(locals())
+        contrasts, tuning = taken(Contrasts, options), taken(Finetuning, options)
         self.loss, self.negatives, self.dropout, self.item_table = loss, negatives, dropout, item_table
-        self.user_weight, self.item_weight = user_weight, item_weight
-        self.user_temperature, self.item_temperature = user_temperature, item_temperature
-        self.mask_equal_histories = mask_equal_histories
+        self.user_weight, self.item_weight = contrasts.user_weight, contrasts.item_weight
+        self.user_temperature, self.item_temperature = contrasts.user_temperature, contrasts.item_temperature
+        self.mask_equal_histories = contrasts.mask_equal_histories
         self.content: ItemFeatures | FinetunedEncoder
         if content == "sentences" or content == "pictures":
             if item_table == "id-plus-content":
@@ -366,14 +401,14 @@ class TSSR(SequentialModel):
                 items,
                 dim,
                 content,
-                backbone,
+                tuning.backbone,
                 backbone_config,
-                tune,
-                adapter_dim,
-                pooling,
-                max_tokens,
-                picture_size,
-                encoder_chunk,
+                tuning.tune,
+                tuning.adapter_dim,
+                tuning.pooling,
+                tuning.max_tokens,
+                tuning.picture_size,
+                tuning.encoder_chunk,
             )
             self._config["backbone_config"] = self.content.backbone_config
             self.unused_parameters = True  # frozen ones, and a pooling layer that is not asked for

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -69,7 +70,67 @@ RECIPES = {
 _VALIDATION_USERS, _VALIDATION_SHARE = 2000, 0.2
 
 
-class BehaviorTokenizer(ItemTokenizer):
+# The settings are dataclasses that the tokenizer inherits, for to scikit-learn each setting is an attribute of its own;
+# the docstring of the tokenizer says what each means.
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Streams:
+    """Settings of what is quantized, and of its codes."""
+
+    levels: Levels = 3
+    codebook_size: CodebookSize = 256
+    latent_dim: Width = 128
+    hidden: tuple[Width, ...] = (512, 256)
+    streams: tuple[Stream, ...] = STREAMS
+    codes_budget: Levels | None = None
+    shared_codebook: bool = True
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Losses:
+    """Settings of the losses and of the estimator of mutual information."""
+
+    mim: bool = True
+    rec: bool = True
+    reconstruction_weight: Weight = 1.0
+    rq_weight: Weight = 1.0
+    mim_weight: Weight = 0.1
+    rec_weight: Weight = 1.0
+    commitment: Weight = 0.25
+    temperature: Temperature = 0.1
+    clamp_mim: bool = False
+    sampled_mim: bool = False
+    inner_steps: Count = 5
+    inner_lr: LearningRate = 1e-2
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SequenceEncoder:
+    """Settings of the encoder of sequences."""
+
+    sequence_layers: Depth = 2
+    heads: Heads = 2
+    dropout: Dropout = 0.2
+    max_len: Length = 20
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Training:
+    """Settings of the training."""
+
+    steps: Large = 5000
+    batch_size: Samples = 256
+    lr: LearningRate = 1e-3
+    weight_decay: Weight = 1e-4
+    validate_every: Large = 200
+    patience: CountOrOff = 5
+    max_seconds: Seconds | None = None
+    precision: str = "no"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BehaviorTokenizer(Training, SequenceEncoder, Losses, Streams, ItemTokenizer):
     """Behaviour-bound codes: stage 1 of BBQRec (Behavior-Bind Quantization for Multi-Modal Sequential Recommendation).
 
     Text and image of an item each pass two encoders: a modality-specific and a behaviour-aligned one, whose outputs are
@@ -191,80 +252,10 @@ class BehaviorTokenizer(ItemTokenizer):
     inputs = ("sequences", "missing")
     modalities = ("text", "image")
 
-    def __init__(
-        self,
-        *,
-        levels: Levels = 3,
-        codebook_size: CodebookSize = 256,
-        latent_dim: Width = 128,
-        hidden: tuple[Width, ...] = (512, 256),
-        streams: tuple[Stream, ...] = STREAMS,
-        codes_budget: Levels | None = None,
-        shared_codebook: bool = True,
-        mim: bool = True,
-        rec: bool = True,
-        reconstruction_weight: Weight = 1.0,
-        rq_weight: Weight = 1.0,
-        mim_weight: Weight = 0.1,
-        rec_weight: Weight = 1.0,
-        commitment: Weight = 0.25,
-        temperature: Temperature = 0.1,
-        clamp_mim: bool = False,
-        sampled_mim: bool = False,
-        inner_steps: Count = 5,
-        inner_lr: LearningRate = 1e-2,
-        revive_every: LargeOrOff = 50,
-        sequence_layers: Depth = 2,
-        heads: Heads = 2,
-        dropout: Dropout = 0.2,
-        max_len: Length = 20,
-        neighbors: Count = 10,
-        steps: Large = 5000,
-        batch_size: Samples = 256,
-        lr: LearningRate = 1e-3,
-        weight_decay: Weight = 1e-4,
-        validate_every: Large = 200,
-        patience: CountOrOff = 5,
-        max_seconds: Seconds | None = None,
-        precision: str = "no",
-        seed: Seed = 0,
-        quiet: bool = False,
-    ) -> None:
-        self.levels = levels
-        self.codebook_size = codebook_size
-        self.latent_dim = latent_dim
-        self.hidden = hidden
-        self.streams = streams
-        self.codes_budget = codes_budget
-        self.shared_codebook = shared_codebook
-        self.mim = mim
-        self.rec = rec
-        self.reconstruction_weight = reconstruction_weight
-        self.rq_weight = rq_weight
-        self.mim_weight = mim_weight
-        self.rec_weight = rec_weight
-        self.commitment = commitment
-        self.temperature = temperature
-        self.clamp_mim = clamp_mim
-        self.sampled_mim = sampled_mim
-        self.inner_steps = inner_steps
-        self.inner_lr = inner_lr
-        self.revive_every = revive_every
-        self.sequence_layers = sequence_layers
-        self.heads = heads
-        self.dropout = dropout
-        self.max_len = max_len
-        self.neighbors = neighbors
-        self.steps = steps
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.validate_every = validate_every
-        self.patience = patience
-        self.max_seconds = max_seconds
-        self.precision = precision
-        self.seed = seed
-        self.quiet = quiet
+    revive_every: LargeOrOff = 50
+    neighbors: Count = 10
+    seed: Seed = 0
+    quiet: bool = False
 
     def fit(
         self: Self,

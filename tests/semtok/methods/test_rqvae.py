@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import semtok
 from semtok.content import rows as plumbing
 from semtok.kernels.residual_vq import ResidualCodebooks, sinkhorn_codes
-from semtok.methods import fitted_network, network_rows, rqvae
+from semtok.methods import fitted_network, network_rows, residual_autoencoder
 from semtok.methods.autoencoder import Autoencoder, RowBatches
 from semtok.methods.rqvae import RECIPES, RQVAE
 
@@ -387,7 +387,7 @@ def test_many_rows_have_the_codes_of_few(monkeypatch: pytest.MonkeyPatch) -> Non
     vectors = some_vectors(3000, 5, seed=7)
     codes = TOKENIZER.encode(vectors)
     assert (np.concatenate([TOKENIZER.encode(part) for part in np.array_split(vectors, 37)]) == codes).all()
-    monkeypatch.setattr(rqvae, "_CHUNK_ROWS", 100)
+    monkeypatch.setattr(residual_autoencoder, "_CHUNK_ROWS", 100)
     monkeypatch.setattr(fitted_network, "_CHUNK_ROWS", 100)
     assert (TOKENIZER.encode(vectors) == codes).all()
     np.testing.assert_allclose(TOKENIZER.decode(codes)[:250], TOKENIZER.decode(codes[:250]), rtol=1e-6, atol=1e-6)
