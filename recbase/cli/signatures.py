@@ -521,12 +521,10 @@ def recipes_from(target: str) -> dict[str, dict[str, Any]]:
 
 
 def recipe_of(target: str, name: str) -> dict[str, Any]:
-    """Overrides of one recipe of a class.
+    """Overrides of one recipe of a class, ``"module:Class"``.
 
     Parameters
     ----------
-    target : str
-        ``"module:Class"``.
     name : str
         ``default`` (which need not be listed), another key of the module's ``RECIPES``, or the path of a recipe file.
 

@@ -183,8 +183,7 @@ def embed_dataset(
     if encoder == "tfidf":
         settings |= {"words": RULES}
     elif not is_vector_file(encoder):
-        settings |= {"max_tokens": max_tokens, "dtype": dtype, "revision": revision}
-        settings |= {} if encoder == "minilm" else {"pooling": "own"}  # earlier versions took the mean of any model
+        settings |= {"max_tokens": max_tokens, "dtype": dtype, "revision": revision} | _pooling_of(encoder)
     if IMAGE_VIEW in entries:
         settings |= {"image_encoder": image_encoder, "image_source": source_hash(str(image_encoder))}
     contents = {name: sha256_of("\0".join(texts)) for name, (texts, _) in entries.items()}
@@ -302,6 +301,11 @@ class _Encoding:
         raw = encode_entries(used, paths, name, self.parts, self.quiet, missing)
         missing |= unreadable_images(raw, used, paths)
         return filled_vectors(raw, missing, None), None, used.describe() | {"root": self.image["root"]}
+
+
+def _pooling_of(encoder: str) -> dict[str, str]:
+    """Part of the key that tells vectors apart from those of earlier versions, which took the mean of any model."""
+    return {} if encoder == "minilm" else {"pooling": "own"}
 
 
 def embeddings_for(
