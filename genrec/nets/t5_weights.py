@@ -69,6 +69,10 @@ def to_transformers(model: T5) -> Any:
         raise ValueError("the encoder mixes tokens by more than attention, which transformers' T5 cannot")
     if not model.tied or model.scale == 1.0:
         raise ValueError("the heads are weights of their own or not scaled; transformers' T5 ties and scales its head")
+    if decoder.recency is not None:
+        raise ValueError("cross-attention has a bias by distance, which transformers' T5 cannot (--recency-bias)")
+    if model.reads_items:
+        raise ValueError("the encoder reads rows of the items, which transformers' T5 cannot (--dense-weight)")
     first, bias = decoder.blocks[0], decoder.bias
     config = T5Config(
         vocab_size=model.embedding.num_embeddings,
