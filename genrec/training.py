@@ -239,4 +239,5 @@ def _dense_facts(model: Any, split: Any, search: Search, chosen: bool, settings:
         for name, targets in (("valid", split.valid), ("test", split.test)):
             ranks, _ = rank_generated(model, targets, search.beams, search.search_batch, **settings)
             found[f"generator_{name}"] = summarize(ranks)
+    found["generator_test_masked"] = summarize(ranks, mask_seen=True)
     return found

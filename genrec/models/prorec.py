@@ -73,6 +73,29 @@ RECIPES = {
         "integrate": "aligned",
         "codebook_size": 256,
     },
+    # Not the paper's model: text codes without stage I, a dense head beside them (docs/results/past-the-counter.md).
+    "small": {
+        "form": "all",
+        "normalize": "children",
+        "encoder_tokens": "items",
+        "source": "semantic",
+        "whiten": False,
+        "distill_weight": 0.0,
+        "decoder_layers": 1,
+        "ffn": 256,
+        "dropout": 0.4,
+        "leaf_embeddings": True,
+        "recency_bias": True,
+        "dense_weight": 1.0,
+        "epochs": 10,
+        "batch_size": 128,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "patience": 0,
+        "validate_every": 2,
+        "precision": "auto",
+    },
 }
 
 _RANKED = 1000  # candidates, the target among them, by whose ranking stage I is stopped
@@ -279,7 +302,9 @@ class PRORec(Generator):
     distillation). The token comes last and is not there when items are searched. No code is public; what the text
     leaves open follows its kin EAGER: 4 heads, feed-forward 1,024, 2,048 negatives at temperature 0.3. Positions are
     learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation, and
-    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone).
+    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone). Recipe
+    ``small`` is ours, for machines without a GPU, and another model: codes of the text alone, no distillation, an
+    embedding of its own for every leaf, a bias by recency, and a dense head that ranks lists with the codes.
 
     Parameters
     ----------
