@@ -1,11 +1,12 @@
-"""CCFRec with item ids, a blend, SASRec and the transition counter on some data sets: one table, means of the seeds.
+"""CCFRec with item ids, a generator with a dense head, a blend, SASRec and the counter: one table, means of the seeds.
 
     python -m benchmarks.past_counter --data runs/scientific runs/beauty runs/movietweetings --seeds 3
+    python -m benchmarks.past_counter --data runs/scientific runs/beauty --only generators
     python -m benchmarks.past_counter --data runs/scientific --seeds 1 --out runs/past
 
-Every row is made by `seqrec` commands in processes of their own, which are printed; a row that is finished is not made
-again. Vectors are TF-IDF of the data set's own views. Epochs, weights, scale and what becomes of seen items are chosen
-on validation; each run looks at test once.
+Every row is made by `seqrec` and `genrec` commands in processes of their own, which are printed; a row that is finished
+is not made again. Vectors are TF-IDF of the data set's own views. Epochs, weights, scale and what becomes of seen items
+are chosen on validation; each run looks at test once.
 """
 
 from __future__ import annotations
@@ -23,17 +24,30 @@ from benchmarks.rows import finished, metrics_of
 SASREC = ["--epochs", "60", "--max-seconds", "900"]
 
 
-def seqrec(*words: object) -> None:
-    """Run a command of seqrec, unless its run folder is complete."""
+def command(family: str, *words: object) -> None:
+    """Run a command of seqrec or genrec, unless its run folder is complete."""
     spoken = [str(word) for word in words]
     if finished(Path(spoken[spoken.index("--out") + 1])):
         return
-    print("seqrec", *spoken, flush=True)
-    subprocess.run([sys.executable, "-m", "seqrec.cli", *spoken, "--quiet"], check=True)
+    print(family, *spoken, flush=True)
+    subprocess.run([sys.executable, "-m", f"{family}.cli", *spoken, "--quiet"], check=True)
 
 
-def rows(data: Path, out: Path, seeds: int) -> dict[str, list[Path]]:
-    """Run folders of each row."""
+def seqrec(*words: object) -> None:
+    """Run a command of seqrec, unless its run folder is complete."""
+    command("seqrec", *words)
+
+
+def generators(data: Path, out: Path, seeds: int) -> dict[str, list[Path]]:
+    """Run folders of the rows of generators."""
+    runs = [out / f"prorec-{seed}" for seed in range(seeds)]
+    for seed, run in enumerate(runs):
+        command("genrec", "train", "prorec", "--recipe", "small", "--data", data, "--seed", seed, "--out", run)
+    return {"prorec, recipe small": runs}
+
+
+def rankers(data: Path, out: Path, seeds: int) -> dict[str, list[Path]]:
+    """Run folders of the rows of rankers."""
     counter, graph = out / "transitions", out / "graph"
     seqrec("train", "transitions", "--data", data, "--out", counter)
     seqrec("train", "transition-graph", "--data", data, "--out", graph)
@@ -48,16 +62,17 @@ def rows(data: Path, out: Path, seeds: int) -> dict[str, list[Path]]:
     return found
 
 
-def line(name: str, runs: list[Path]) -> str:
-    """One row of the table."""
+def line(name: str, runs: list[Path], alone: bool = False) -> str:
+    """One row of the table; of the generator ``alone``, without its dense head."""
     metrics: list[dict[str, Any]] = [metrics_of(run) for run in runs]
     cells = []
     for part in ("test", "test_masked"):
         for metric in ("recall@10", "ndcg@10"):
-            values = np.array([one[part][metric] for one in metrics])
+            tables = [one["dense"][f"generator_{part}"] if alone else one[part] for one in metrics]
+            values = np.array([table[metric] for table in tables])
             cells.append(f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""))
     seconds = np.mean([one.get("train_seconds", 0) or 0 for one in metrics])
-    first = [one.get("last_item_first") for one in metrics]
+    first = [None if alone else one.get("last_item_first") for one in metrics]
     last = "" if None in first else f"{np.mean(np.array(first, dtype=float)):.1%}"
     return f"| {name} | {' | '.join(cells)} | {last} | {seconds:,.0f} | {len(runs)} |"
 
@@ -68,14 +83,20 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/past"))
+    parser.add_argument("--only", choices=("rankers", "generators"), help="leave the other rows out")
     given = parser.parse_args()
     for data in given.data:
-        table = rows(data, given.out / data.name, given.seeds)
+        table: dict[str, list[Path]] = {}
+        for kind, make in (("rankers", rankers), ("generators", generators)):
+            if given.only in (None, kind):
+                table |= make(data, given.out / data.name, given.seeds)
         print(f"\n**{data.name}**\n")
         print("| model | recall@10 | ndcg@10 | masked recall@10 | masked ndcg@10 | last item first | seconds | seeds |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for name, runs in table.items():
             print(line(name, runs))
+            if "dense" in (metrics_of(runs[0]) or {}):
+                print(line(f"{name}, generator alone", runs, alone=True))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.dense import DenseHead, both_scores, last_states, rank_both
 from genrec.nets.attention import Ragged
 from genrec.nets.losses import children_loss, level_loss
 from genrec.search.decoding import Beams, Logits, Normalization, score_items, search_beams
@@ -66,6 +67,9 @@ class Generator(Network):
         self.register_buffer("priority", torch.zeros(self.items, dtype=torch.int32))
         self.normalize: Normalization = self._config.get("normalize", "vocabulary")
         self._trie: CodeTrie | None = None
+        self._leaves: tuple[CodeTrie, Tensor] | None = None
+        self.dense: DenseHead | None = None
+        self.group = len(self.sizes)  # tokens an item in the encoder
 
     def with_codes(self, codes: np.ndarray, priority: np.ndarray | None = None) -> Any:
         """Set the codes of the catalogue, int [N, L], and who stands for items that share one, int [N].
@@ -111,6 +115,8 @@ class Generator(Network):
 
     def check_restored(self) -> None:
         """Refuse codes that name no item: none at all, or with a gap before their end."""
+        if self.dense is not None and not (0 <= float(self.dense.weight) < float("inf")):
+            raise ValueError(f"'dense.weight' is {float(self.dense.weight)}; expected a finite number of at least 0")
         for part in self.code_parts():
             ended = part < 0
             wrong = ended[:, 0] | (ended[:, :-1] & ~ended[:, 1:]).any(1)
@@ -120,6 +126,43 @@ class Generator(Network):
                     f"'code_table' gives item {row + 1} the codes {part[row].tolist()}, expected one or more codes, "
                     f"filled up with {NO_CODE} at the end"
                 )
+
+    # ---------------------------------------------------------------------------------------- the dense head
+
+    def dense_content(self) -> Tensor:
+        """Content of items, which :class:`genrec.dense.DenseHead` reads besides their rows, [N + 1, D]."""
+        raise NotImplementedError
+
+    def dense_loss(self, memory: Any, found: Samples) -> Tensor:
+        """Sum over the targets of the dense head's cross-entropy among all items.
+
+        Parameters
+        ----------
+        memory : Memory
+            Of the histories of the batch, whose items are the last tokens of every row.
+        found : Samples
+        """
+        assert self.dense is not None
+        states, ragged = memory.states, memory.ragged
+        states = states[self.group - 1 :: self.group] if found.one_pass else last_states(states, ragged)[found.rows]
+        return self.dense.loss(states, self.dense_content()[1:], found.items)
+
+    def take_choices(self, judged: Generator) -> None:
+        """Take what validation has chosen of a model that is otherwise this one: the weight of the dense head."""
+        if self.dense is not None and judged.dense is not None:
+            self.dense.weight.copy_(judged.dense.weight)
+
+    def _dense_scores(self, memory: Any) -> tuple[Tensor, float] | None:
+        """Logits of all items by the dense head, [B, N], and its weight; None where it counts nothing."""
+        if self.dense is None or not (weight := float(self.dense.weight)):
+            return None
+        return self.dense.scores(last_states(memory.states, memory.ragged), self.dense_content()[1:]), weight
+
+    def _item_leaves(self) -> Tensor:
+        """Leaf of every item, int64 [N]."""
+        if self._leaves is None or self._leaves[0] is not self.trie:
+            self._leaves = self.trie, self.trie.path(self.code_table[1:])[:, -1]
+        return self._leaves[1]
 
     # ------------------------------------------------------------------------------------ what a model defines
 
@@ -167,6 +210,8 @@ class Generator(Network):
             prefixes = [1, *(len(tokens) for tokens in trie.tokens[:-1])]
             for count, most in zip(prefixes, trie.fan_outs, strict=True):
                 widest = max(widest, min(beams, count) * most)
+        if self.dense is not None:
+            widest = max(widest, self.items)
         return max(1, _STEP_CHILDREN // widest)
 
     def search_trees(self) -> tuple[CodeTrie, ...]:
@@ -187,6 +232,8 @@ class Generator(Network):
     ) -> Beams:
         """The best items of every history, by beam search or (``exact``) by scoring every item.
 
+        Where the model has a dense head of some weight, lists are ranked by both; see :func:`genrec.dense.rank_both`.
+
         Parameters
         ----------
         items : int64 Tensor [B, T]
@@ -202,21 +249,47 @@ class Generator(Network):
         memory = self.encode_histories(
             items.to(device), lengths.to(device), None if users is None else users.to(device)
         )
-        found = search_beams(self, memory, self.trie, beams, n_best, mask, exclude, self.normalize, exact)
+        if (dense := self._dense_scores(memory)) is None:
+            found = search_beams(self, memory, self.trie, beams, n_best, mask, exclude, self.normalize, exact)
+        else:
+            leaves, normalize = self._item_leaves(), self.normalize
+            about = (beams, n_best, mask, exclude, normalize, exact)
+            found = rank_both(self, memory, dense[0], dense[1], self.trie, leaves, *about)
         self.train(training)
         return found
 
     @torch.no_grad()
     def score_all(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Tensor:
-        """Log-probability of every item's codes, float32 [B, N]."""
+        """Log-probability of every item's codes, and the weighted one of the dense head if any, float32 [B, N]."""
         device, training = self.code_table.device, self.training
         self.eval()
         memory = self.encode_histories(
             items.to(device), lengths.to(device), None if users is None else users.to(device)
         )
-        scores = score_items(self, memory, self.trie, self.normalize)
+        if (found := self._dense_scores(memory)) is None:
+            scores = score_items(self, memory, self.trie, self.normalize)
+        else:
+            dense, weight = found
+            generated, logged = both_scores(self, memory, dense, self.trie, self._item_leaves(), self.normalize)
+            scores = generated + weight * logged
         self.train(training)
         return scores
+
+    @torch.no_grad()
+    def score_both(
+        self, items: Tensor, lengths: Tensor, users: Tensor | None = None, beams: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability of items by their codes and by the dense head; see :func:`genrec.dense.both_scores`."""
+        assert self.dense is not None
+        device, training = self.code_table.device, self.training
+        self.eval()
+        memory = self.encode_histories(
+            items.to(device), lengths.to(device), None if users is None else users.to(device)
+        )
+        dense = self.dense.scores(last_states(memory.states, memory.ragged), self.dense_content()[1:])
+        found = both_scores(self, memory, dense, self.trie, self._item_leaves(), self.normalize, beams)
+        self.train(training)
+        return found
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec import MODELS, REGISTRY, SHAPES
+from genrec.dense import choose_weight, weighted
 from genrec.export import export_notes
 from genrec.preparation import Ingredients, Sources
-from genrec.search.generation import Search, rank_generated, validator
+from genrec.search.generation import Search, rank_generated, some_targets, validator
 from recbase.arguments import parameters_of
 from recbase.cli.options import recipe_of
 from recbase.console import say
@@ -227,8 +228,12 @@ def evaluate_generator(
 
     split = dataset.split()
     settings = {"accelerator": accelerator, "progress": not quiet, "exact": exact}
-    valid = summarize(rank_generated(model, split.valid, search.beams, search.search_batch, **settings)[0])
-    ranks, lists = rank_generated(model, split.test, search.beams, search.search_batch, **settings)
+    given = search.beams, search.search_batch
+    if getattr(model, "dense", None) is not None:
+        facts["dense"] = _dense_facts(model, split, search, result is not None, settings)
+    with weighted(model, search.dense):
+        valid = summarize(rank_generated(model, split.valid, *given, **settings)[0])
+        ranks, lists = rank_generated(model, split.test, *given, **settings)
     if result is not None:
         facts |= {"train_seconds": round(result.seconds, 3), "steps": result.steps, "epochs": result.epochs}
         facts |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
@@ -236,3 +241,22 @@ def evaluate_generator(
     about = dataset.described()
     facts["colliding_items"] = dataset.n_items - len(model.code_table[1:].unique(dim=0))
     return metrics_record(name, about, protocol, ranks, valid, split.train, lists, recipe=recipe, **facts), ranks
+
+
+def _dense_facts(model: Any, split: Any, search: Search, chosen: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The weight of a model's dense head, chosen on validation after a training, and metrics of its generator alone."""
+    from recbase.evaluate.ranking import summarize
+
+    found: dict[str, Any] = {}
+    if chosen and search.dense is None:
+        some = some_targets(split.valid, search.valid_users)
+        found["tried"] = choose_weight(model, some, search.valid_beams, search.search_batch)
+    elif chosen:
+        model.dense.weight.fill_(search.dense)
+    found["weight"] = float(model.dense.weight) if search.dense is None else search.dense
+    with weighted(model, 0.0):
+        for name, targets in (("valid", split.valid), ("test", split.test)):
+            ranks, _ = rank_generated(model, targets, search.beams, search.search_batch, **settings)
+            found[f"generator_{name}"] = summarize(ranks)
+    found["generator_test_masked"] = summarize(ranks, mask_seen=True)
+    return found

@@ -275,6 +275,8 @@ class Training:
         model, epochs = self.fresh(), max(1, judged.best_epoch or judged.epochs)
         config = replace(self.config, max_seconds=None, patience=0)
         result, _ = self._trained(model, self.dataset.histories, None, accelerator, config, last_epoch=epochs)
+        if hasattr(model, "take_choices"):
+            model.take_choices(self.model)
         events = int(self.dataset.histories.lengths.sum())
         return model, {"epochs": result.epochs, "events": events, "seconds": round(result.seconds, 3)}
 

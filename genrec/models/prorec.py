@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec.dense import DenseHead
 from genrec.generator import Generator, samples
 from genrec.nets.attention import Ragged
 from genrec.nets.distilling import DistillingDecoder
+from genrec.nets.leaves import LeafHead
 from genrec.nets.post_norm import PostNormEncoder
 from genrec.nets.t5 import DecoderState
 from genrec.nets.t5_blocks import Memory
@@ -70,6 +72,29 @@ RECIPES = {
         "whiten": False,
         "integrate": "aligned",
         "codebook_size": 256,
+    },
+    # Not the paper's model: text codes without stage I, a dense head beside them (docs/results/past-the-counter.md).
+    "small": {
+        "form": "all",
+        "normalize": "children",
+        "encoder_tokens": "items",
+        "source": "semantic",
+        "whiten": False,
+        "distill_weight": 0.0,
+        "decoder_layers": 1,
+        "ffn": 256,
+        "dropout": 0.4,
+        "leaf_embeddings": True,
+        "recency_bias": True,
+        "dense_weight": 1.0,
+        "epochs": 10,
+        "batch_size": 128,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "patience": 0,
+        "validate_every": 2,
+        "precision": "auto",
     },
 }
 
@@ -281,7 +306,9 @@ class PRORec(Generator):
     distillation). The token comes last and is not there when items are searched. No code is public; what the text
     leaves open follows its kin EAGER: 4 heads, feed-forward 1,024, 2,048 negatives at temperature 0.3. Positions are
     learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation, and
-    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone).
+    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone). Recipe
+    ``small`` is ours, for machines without a GPU, and another model: codes of the text alone, no distillation, an
+    embedding of its own for every leaf, a bias by recency, and a dense head that ranks lists with the codes.
 
     Parameters
     ----------
@@ -318,6 +345,16 @@ class PRORec(Generator):
         pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
     normalize : {"vocabulary", "children"}, default "vocabulary"
         See TIGER.
+    leaf_embeddings : bool, default False
+        Whether every item has an output embedding of its own for its last code, chosen among the codes that follow
+        there, instead of one that all clusters share (as in EAGER's release; not in the paper).
+    recency_bias : bool, default False
+        Whether cross-attention has a learned bias by distance from the end of what is seen (ours).
+    dense_weight : float, default 0.0
+        Weight of the loss of a dense head, which ranks lists together with the codes (:mod:`genrec.dense`; ours). 0
+        leaves the head out. With it the encoder reads two vectors of an item, one of its content and its row.
+    dense_temperature : float, default 0.12
+        Temperature of the dense head.
     """
 
     vectors: Tensor
@@ -342,6 +379,10 @@ class PRORec(Generator):
         max_len: Length = 20,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
+        leaf_embeddings: bool = False,
+        recency_bias: bool = False,
+        dense_weight: Weight = 0.0,
+        dense_temperature: Temperature = 0.12,
     ) -> None:
         super().__init__(locals())
         self.dropout, self.by_items = dropout, encoder_tokens == "items"
@@ -349,8 +390,13 @@ class PRORec(Generator):
         self.distill_weight = distill_weight if vector_dim else 0.0
         distilled = vector_dim if self.distill_weight else 0
         shape = (dim, decoder_layers, heads, ffn, dropout, distilled, distill_negatives, distill_temperature)
-        self.decoder = DistillingDecoder(sizes, items, *shape)
-        self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if self.by_items else None
+        self.decoder = DistillingDecoder(sizes, items, *shape, max_len * self.group if recency_bias else 0)
+        self.leaf_head = LeafHead(items, dim) if leaf_embeddings else None
+        self.dense_weight = dense_weight
+        if dense_weight:
+            self.dense = DenseHead(items, dim, dense_temperature)
+        by_row = self.by_items and not dense_weight  # else the rows are the dense head's
+        self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if by_row else None
         self.source_position = nn.Embedding(max_len * self.group, dim)
         self.source_norm = nn.LayerNorm(dim, eps=1e-12)
         self.encoder = PostNormEncoder(dim, encoder_layers, heads, ffn, dropout, dropout, causal_encoder)
@@ -372,32 +418,83 @@ class PRORec(Generator):
         else:
             states = self.decoder(codes, memory)
         right = self.decoder.vocabulary.targets(codes)
-        generation = self.code_loss(self.decoder.all_logits(states), codes, right) / batch.target_count
-        parts = {"ce": generation.detach()}
-        if not self.distill_weight:
-            return LossOutput(generation, parts)
-        distillation = self.decoder.distill(states[:, -1], targets, self.vectors, batch.seed) / batch.target_count
-        parts["distill"] = distillation.detach()
-        return LossOutput(generation + self.distill_weight * distillation, parts)
+        loss = self.code_loss(self._logits(states, codes), codes, right) / batch.target_count
+        parts = {"ce": loss.detach()}
+        if self.distill_weight:
+            distillation = self.decoder.distill(states[:, -1], targets, self.vectors, batch.seed) / batch.target_count
+            parts["distill"] = distillation.detach()
+            loss = loss + self.distill_weight * distillation
+        if self.dense is not None:
+            dense = self.dense_loss(memory, found) / batch.target_count
+            parts["dense"] = dense.detach()
+            loss = loss + self.dense_weight * dense
+        return LossOutput(loss, parts)
+
+    def _logits(self, states: Tensor, codes: Tensor) -> list[Tensor]:
+        """Logits of every level of target codes [S, L], L of [S, V_l]."""
+        if self.leaf_head is None:
+            return self.decoder.all_logits(states)
+        last = len(self.sizes) - 1
+        logits = [self.decoder.logits(states[:, level], level) for level in range(last)]
+        return [*logits, self.leaf_head(states[:, last], self.trie.walk(codes[:, :last]), self.trie)]
+
+    def dense_content(self) -> Tensor:
+        """Sums of the embeddings of the items' codes, [N + 1, D]."""
+        return self.decoder.embedding(self.decoder.vocabulary.tokens(self.code_table)).sum(1)
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
         """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""
-        if self.item_embedding is not None:
+        if self.by_items:
             ragged = Ragged.of(lengths, items.shape[1])
-            embedded = self.item_embedding(ragged.pack(items))
+            packed = ragged.pack(items)
+            if self.dense is not None:
+                embedded = self.dense.item_inputs(self.dense_content()[packed], packed)
+            else:
+                assert self.item_embedding is not None
+                embedded = self.item_embedding(packed)
         else:
             vocabulary = self.decoder.vocabulary
             tokens, counts = vocabulary.history(items, lengths, vocabulary.tokens(self.code_table))
             ragged = Ragged.of(counts, tokens.shape[1])
             embedded = self.decoder.embedding(ragged.pack(tokens))
+            if self.dense is not None:
+                embedded = self._with_items(embedded, Ragged.of(lengths, items.shape[1]).pack(items))
         x = self.source_norm(embedded + self.source_position(ragged.steps))
         memory: Memory = self.encoder(F.dropout(x, self.dropout, self.training), ragged)
         return memory
 
-    def start(self, memory: Memory) -> DecoderState:
-        """State before the first code."""
-        return self.decoder.start(memory)
+    def _with_items(self, embedded: Tensor, items: Tensor) -> Tensor:
+        """Embedded codes [S * L, D] with the dense head's vector of each item [S] added to its last code."""
+        assert self.dense is not None
+        known = self.dense.item_inputs(self.dense_content()[items], items)
+        return embedded + F.pad(known[:, None], (0, 0, self.group - 1, 0)).flatten(0, 1)
 
-    def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
+    def start(self, memory: Memory) -> Any:
+        """State before the first code."""
+        state = self.decoder.start(memory)
+        return state if self.leaf_head is None else _Prefixes(state)
+
+    def step(self, state: Any, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
         """Logits of the next code; the distilling token is not used."""
-        return self.decoder.step(state, parents, tokens)
+        if self.leaf_head is None:
+            return self.decoder.step(state, parents, tokens)
+        level, nodes = state.decoder.steps, state.nodes
+        states, after = self.decoder.step_states(state.decoder, parents, tokens)
+        if level == 0:
+            nodes = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
+        else:
+            assert nodes is not None
+            assert parents is not None
+            assert tokens is not None
+            nodes = self.trie.descend(level - 1, nodes.gather(1, parents), tokens).clamp(min=0)
+        if level < len(self.sizes) - 1:
+            return self.decoder.logits(states, level), _Prefixes(after, nodes)
+        return self.leaf_head(states, nodes, self.trie), _Prefixes(after, nodes)
+
+
+@dataclass(frozen=True)
+class _Prefixes:
+    """State of the decoder, and the node of the tree that each prefix has come to, int64 [B, W]."""
+
+    decoder: DecoderState
+    nodes: Tensor | None = None

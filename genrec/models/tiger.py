@@ -7,15 +7,18 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from genrec.dense import DenseHead
 from genrec.generator import Generator, samples
+from genrec.nets.attention import Ragged
 from genrec.nets.t5 import T5, DecoderState
 from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.preparation import UniquePolicy
 from genrec.search.decoding import Logits
 from genrec.search.vocabulary import CodeVocabulary
-from recbase.arguments import CountOrOff, Depth, Dropout, Heads, Large, Length, Temperature, Width
+from recbase.arguments import CountOrOff, Depth, Dropout, Heads, Large, Length, Temperature, Weight, Width
 from recbase.data.sequences import SequenceBatch
 from recbase.train.loop import LossOutput
 
@@ -126,6 +129,14 @@ class TIGER(Generator):
     normalize : {"vocabulary", "children"}, default "vocabulary"
         What the probability of a code is relative to, in training and search: all codes of its level, as in the paper,
         or those that follow the codes before it in some item (ours: what does not exist need not be learned).
+    recency_bias : bool, default False
+        Whether cross-attention has a learned bias by distance from the end of what is seen: with sample form ``all`` a
+        decoder could not else tell which item is the last (ours).
+    dense_weight : float, default 0.0
+        Weight of the loss of a dense head, which ranks lists together with the codes (:mod:`genrec.dense`; ours). 0
+        leaves the head out. With it the encoder also reads a row of every item, added to its last code. Not with users.
+    dense_temperature : float, default 0.12
+        Temperature of the dense head.
     """
 
     def __init__(
@@ -146,12 +157,24 @@ class TIGER(Generator):
         temperature: Temperature = 1.0,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
+        recency_bias: bool = False,
+        dense_weight: Weight = 0.0,
+        dense_temperature: Temperature = 0.12,
     ) -> None:
         super().__init__(locals())
         self.vocabulary = CodeVocabulary(sizes, user_buckets)
         self.scale = 1 / temperature
         shape = (dim, encoder_layers, decoder_layers, heads, head_dim, ffn, dropout, activation, tied)
-        self.t5 = T5(self.vocabulary, *shape, causal_encoder=causal_encoder)
+        recency = max_len * len(sizes) if recency_bias else 0
+        self.t5 = T5(self.vocabulary, *shape, causal_encoder=causal_encoder, recency=recency)
+        self.dense_weight = dense_weight
+        if dense_weight and user_buckets:
+            raise ValueError(
+                f"--dense-weight is {dense_weight} and --user-buckets {user_buckets}; the dense head reads histories "
+                "without a token of the user: give one of the two"
+            )
+        if dense_weight:
+            self.dense, self.t5.reads_items = DenseHead(items, dim, dense_temperature), True
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step; of a target, the mean over its levels."""
@@ -165,17 +188,39 @@ class TIGER(Generator):
             states = self.t5.decode(memory, given)
         logits = [self.t5.level_logits(states[:, level], level) for level in range(len(self.sizes))]
         loss = self.code_loss(logits, codes, self.vocabulary.targets(codes), self.scale) / batch.target_count
-        return LossOutput(loss, {"ce": loss.detach()})
+        parts = {"ce": loss.detach()}
+        if self.dense is not None:
+            dense = self.dense_loss(memory, found) / batch.target_count
+            parts["dense"] = dense.detach()
+            loss = loss + self.dense_weight * dense
+        return LossOutput(loss, parts)
+
+    def dense_content(self) -> Tensor:
+        """Sums of the embeddings of the items' codes, [N + 1, D]."""
+        tokens = self.vocabulary.tokens(self.code_table)
+        return (self.t5.embedding(tokens) * (tokens > 0)[..., None]).sum(1)
 
     def encode_histories(self, items: Tensor, lengths: Tensor, users: Tensor | None = None) -> Memory:
         """Encoded tokens of histories: items [B, T], right padded, and lengths [B]."""
         table = self.vocabulary.tokens(self.code_table)
-        tokens, lengths = self.vocabulary.history(items, lengths, table)
+        tokens, counts = self.vocabulary.history(items, lengths, table)
+        if self.dense is not None:
+            return self._encode_both(tokens, counts, Ragged.of(lengths, items.shape[1]).pack(items))
+        lengths = counts
         if self.vocabulary.user_buckets:
             strangers = torch.full_like(lengths, -1) if users is None else users
             tokens = torch.cat([self.vocabulary.user_tokens(strangers)[:, None], tokens], 1)
             lengths = lengths + 1
         return self.t5.encode(tokens, lengths)
+
+    def _encode_both(self, tokens: Tensor, counts: Tensor, items: Tensor) -> Memory:
+        """Encode codes, with the dense head's vector of each item added to its last one; items packed [S]."""
+        assert self.dense is not None
+        ragged = Ragged.of(counts, tokens.shape[1])
+        # token embeddings of a T5 have entries of size 1
+        known = self.dense.item_inputs(self.dense_content()[items], items) * self.t5.dim**0.5
+        placed = F.pad(known[:, None], (0, 0, self.group - 1, 0)).flatten(0, 1)
+        return self.t5.encode_embedded(self.t5.embedding(ragged.pack(tokens)) + placed, ragged)
 
     def start(self, memory: Memory) -> DecoderState:
         """State before the first code."""

@@ -29,6 +29,7 @@ __all__ = [
     "attend_prefixes",
     "attend_self",
     "attend_shared",
+    "recency_bias",
 ]
 
 Mixer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -318,7 +319,13 @@ def attend_causal(qkv: Tensor, heads: int, bias: Tensor, dropout: float = 0.0, t
 
 
 def attend_memory(
-    query: Tensor, key_value: Tensor, heads: int, ragged: Ragged, dropout: float = 0.0, training: bool = False
+    query: Tensor,
+    key_value: Tensor,
+    heads: int,
+    ragged: Ragged,
+    dropout: float = 0.0,
+    training: bool = False,
+    recency: Tensor | None = None,
 ) -> Tensor:
     """Attention of a few queries a row to the packed tokens of that row.
 
@@ -328,13 +335,15 @@ def attend_memory(
         Rows sorted as in ``ragged``.
     key_value : Tensor [S, 2 * H * d]
         Keys and values of every token, one after the other.
+    recency : Tensor [H, T], optional
+        Added to the scores by the distance of a token from the last of its row, the farthest also beyond.
 
     Returns
     -------
     Tensor [B, Q, H * d]
     """
     count = query.shape[1]
-    if fused.usable(query):
+    if recency is None and fused.usable(query):
         name = ("memory", count)
         if name not in ragged._plans:
             runs = ragged._runs(_TOKENS * ragged.longest, _TOKENS)
@@ -345,8 +354,11 @@ def attend_memory(
     parts = []
     for run, mine in zip(ragged.runs, _pieces(key_value, ragged.runs), strict=True):
         key, value = run.unpack(mine).unflatten(-1, (2, heads, -1)).unbind(2)
-        asked = query[run.rows].unflatten(-1, (heads, -1))
-        parts.append(attend(asked, key, value, _run_bias(run, None, run.width), dropout, training).flatten(2))
+        asked, added = query[run.rows].unflatten(-1, (heads, -1)), _run_bias(run, None, run.width)
+        if recency is not None:
+            near = recency_bias(recency, ragged.lengths[run.rows], run.width)
+            added = near if added is None else near + added
+        parts.append(attend(asked, key, value, added, dropout, training).flatten(2))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
@@ -360,6 +372,7 @@ def attend_prefixes(
     dropout: float = 0.0,
     training: bool = False,
     key_group: int | None = None,
+    recency: Tensor | None = None,
 ) -> Tensor:
     """Attention of queries at every item of a row to the tokens of that row up to the item.
 
@@ -375,6 +388,8 @@ def attend_prefixes(
         Queries an item.
     key_group : int, optional
         Tokens an item; as many as queries if not given.
+    recency : Tensor [H, T], optional
+        Added to the scores by the distance of a token from the last that the query sees, the farthest also beyond.
 
     Returns
     -------
@@ -389,13 +404,21 @@ def attend_prefixes(
     if name not in queries._plans:
         queries._plans[name] = _prefix_parts(queries, keys, group, group if key_group is None else key_group)
     parts = queries._plans[name]
+    bias = None
+    if recency is not None:
+        seen = _seen(queries, keys, group, group if key_group is None else key_group)
+        bias = recency_bias(recency, seen, keys.longest)[:, :, 0].transpose(0, 1)  # [H, Q, K]
     if fused.usable(query):
-        return fused.attention(query, key_value, None, parts, heads, dropout if training else 0.0)
+        return fused.attention(query, key_value, bias, parts, heads, dropout if training else 0.0)
     mixed = []
     for part in parts:
         asked = part.queries.unfold(query, part.rows, heads, 1)[0].unflatten(0, (part.rows, heads)).transpose(1, 2)
         known = part.keys.unfold(key_value, part.rows, heads, 2).unflatten(1, (part.rows, heads)).transpose(2, 3)
-        flat = attend(asked, known[0], known[1], part.hidden, dropout, training).flatten(2).flatten(0, 1)
+        added = part.hidden
+        if bias is not None:
+            near = bias[:, : part.queries.width, : part.keys.width]
+            added = near if added is None else near + added
+        flat = attend(asked, known[0], known[1], added, dropout, training).flatten(2).flatten(0, 1)
         mixed.append(flat if part.queries.places is None else flat[part.queries.places])
     return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
 
@@ -497,8 +520,7 @@ def _prefix_parts(queries: Ragged, keys: Ragged, group: int, key_group: int) -> 
     """Runs of both, with what comes after each query's item hidden."""
     if not torch.equal(queries.on_cpu.order, keys.on_cpu.order):
         raise ValueError("queries and keys are not of the same rows")
-    front = keys.longest - queries.longest // group * key_group
-    device = keys.lengths.device
+    device, everything = keys.lengths.device, _seen(queries, keys, group, key_group)
     cells = _CELLS if device.type == "cpu" else len(keys) * keys.longest**2
     parts, first = [], 0
     for run in keys._runs(cells, len(keys) * keys.longest):
@@ -506,12 +528,22 @@ def _prefix_parts(queries: Ragged, keys: Ragged, group: int, key_group: int) -> 
         count, width = int(lengths.sum()), int(lengths[0])
         mine = queries.run(run.rows, slice(first, first + count), width, count)
         first += count
-        places = torch.arange(width, device=device)
-        seen = front + (places // group + 1) * key_group  # an item's queries see the tokens of items up to it
-        later = torch.arange(run.width, device=device) >= seen[:, None]
+        later = torch.arange(run.width, device=device) >= everything[:width, None]
         hidden = torch.zeros(later.shape, device=device).masked_fill(later, -torch.inf)
         parts.append(fused.Part(len(lengths), mine.side, run.side, hidden))
     return parts
+
+
+def _seen(queries: Ragged, keys: Ragged, group: int, key_group: int) -> Tensor:
+    """Tokens that each query of the longest row sees, int64 [Q]: those of items up to its own, and what is in front."""
+    front = keys.longest - queries.longest // group * key_group
+    return front + (torch.arange(queries.longest, device=keys.lengths.device) // group + 1) * key_group
+
+
+def recency_bias(recency: Tensor, lengths: Tensor, width: int) -> Tensor:
+    """Bias by distance from the end: table [H, T] and lengths [B] to [B, H, 1, width]; some value beyond the end."""
+    distance = lengths[:, None] - 1 - torch.arange(width, device=lengths.device)
+    return recency[:, distance.clamp(0, recency.shape[1] - 1)].transpose(0, 1)[:, :, None]
 
 
 def _part(queries: Run, keys: Run) -> fused.Part:

@@ -38,6 +38,8 @@ class DistillingDecoder(nn.Module):
         Random items that the target's vector is told from; no more than there are others.
     temperature : float
         Of that contrast.
+    recency : int, default 0
+        See :class:`genrec.nets.post_norm.PostNormDecoder`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class DistillingDecoder(nn.Module):
         vector_dim: int,
         negatives: int,
         temperature: float,
+        recency: int = 0,
     ) -> None:
         super().__init__()
         self.vocabulary, self.items, self.dropout = CodeVocabulary(sizes), items, dropout
@@ -60,7 +63,7 @@ class DistillingDecoder(nn.Module):
         self.embedding = nn.Embedding(self.vocabulary.size, dim)
         self.position = nn.Embedding(len(sizes) + 2, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-12)
-        self.blocks = PostNormDecoder(dim, layers, heads, ffn, dropout, dropout)
+        self.blocks = PostNormDecoder(dim, layers, heads, ffn, dropout, dropout, recency)
         self.summary = nn.Parameter(torch.randn(dim) * 0.02)
         self.project = nn.Linear(dim, vector_dim) if vector_dim else None
 
@@ -126,13 +129,20 @@ class DistillingDecoder(nn.Module):
     def step(self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None) -> tuple[Tensor, DecoderState]:
         """Logits of the next code; the distilling token is not used."""
         level = state.steps
+        states, state = self.step_states(state, parents, tokens)
+        return self.logits(states, level), state
+
+    def step_states(
+        self, state: DecoderState, parents: Tensor | None, tokens: Tensor | None
+    ) -> tuple[Tensor, DecoderState]:
+        """States [B, W, D] that the next code is read from."""
+        level = state.steps
         if tokens is None:
             given = torch.full((len(state.keys[0]), 1), BOS, device=state.keys[0].device)
         else:
             given = self.vocabulary.level_codes_to_tokens(level - 1, tokens)
         x = self._placed(self.embedding(given)[:, :, None], level)[:, :, 0]
-        states, state = self.blocks.step(state, parents, x)
-        return self.logits(states, level), state
+        return self.blocks.step(state, parents, x)
 
     @torch.no_grad()
     def score_codes(self, memory: Memory, codes: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from genrec.nets.attention import (
     attend_prefixes,
     attend_self,
     attend_shared,
+    recency_bias,
 )
 from genrec.nets.t5 import DecoderState
 from genrec.nets.t5_blocks import Memory
@@ -90,14 +91,15 @@ class _CrossAttention(nn.Module):
         self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
         self.sum = _Sum(dim, dropout)
 
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, recency: Tensor | None = None) -> Tensor:
         """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
         query, key_value = self.query(x) * self.scale, self.key_value(memory.states)
-        mixed = attend_memory(query, key_value, self.heads, memory.ragged, self.attention_dropout, self.training)
+        p, ragged = self.attention_dropout, memory.ragged
+        mixed = attend_memory(query, key_value, self.heads, ragged, p, self.training, recency)
         result: Tensor = self.sum(x, self.out(mixed))
         return result
 
-    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged, group: int) -> Tensor:
+    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged, group: int, recency: Tensor | None = None) -> Tensor:
         """One row an item of the histories, which sees the tokens up to it, ``group`` an item: [S, L, D]."""
         query, key_value = (self.query(x) * self.scale).flatten(0, 1), self.key_value(memory.states)
         mixed = attend_prefixes(
@@ -110,6 +112,7 @@ class _CrossAttention(nn.Module):
             self.attention_dropout,
             self.training,
             group,
+            recency,
         )
         result: Tensor = self.sum(x, self.out(mixed.unflatten(0, (-1, x.shape[1]))))
         return result
@@ -185,11 +188,24 @@ class PostNormEncoder(nn.Module):
 class PostNormDecoder(nn.Module):
     """A stack of causal post-norm blocks with cross-attention, for whole sequences and step by step.
 
-    Parameters are those of :class:`PostNormEncoder`.
+    Parameters are those of :class:`PostNormEncoder`, and the following.
+
+    Parameters
+    ----------
+    recency : int, default 0
+        Tokens of the memory, counted from the end of what is seen, whose distance has a learned bias in
+        cross-attention, one a head that all blocks share; 0 leaves it out.
     """
 
     def __init__(
-        self, dim: int, layers: int, heads: int, ffn: int, dropout: float = 0.1, attention_dropout: float = 0.1
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        ffn: int,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        recency: int = 0,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -197,6 +213,7 @@ class PostNormDecoder(nn.Module):
         self.attentions = nn.ModuleList(_SelfAttention(dim, heads, dropout, attention_dropout) for _ in range(layers))
         self.crosses = nn.ModuleList(_CrossAttention(dim, heads, dropout, attention_dropout) for _ in range(layers))
         self.feed_forwards = nn.ModuleList(_FeedForward(dim, ffn, dropout) for _ in range(layers))
+        self.recency = nn.Parameter(torch.zeros(heads, recency)) if recency else None
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         """Tokens with their positions [B, L, D], each seeing itself and those before it, to states [B, L, D].
@@ -206,7 +223,7 @@ class PostNormDecoder(nn.Module):
         bias = later(x.shape[1], x.device)
         x = x[memory.ragged.order]
         for attention, cross, feed_forward in self._blocks():
-            x = feed_forward(cross(attention.causal(x, bias), memory))
+            x = feed_forward(cross(attention.causal(x, bias), memory, self.recency))
         return x[memory.ragged.inverse]
 
     def prefixes(self, x: Tensor, memory: Memory, queries: Ragged, group: int) -> Tensor:
@@ -225,7 +242,7 @@ class PostNormDecoder(nn.Module):
         """
         bias = later(x.shape[1], x.device)
         for attention, cross, feed_forward in self._blocks():
-            x = feed_forward(cross.prefixes(attention.causal(x, bias), memory, queries, group))
+            x = feed_forward(cross.prefixes(attention.causal(x, bias), memory, queries, group, self.recency))
         return x
 
     def start(self, memory: Memory) -> DecoderState:
@@ -235,6 +252,8 @@ class PostNormDecoder(nn.Module):
         lengths = ragged.lengths[ragged.inverse]
         valid = torch.arange(ragged.longest, device=lengths.device) < lengths[:, None]
         hidden = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None, None]
+        if self.recency is not None:
+            hidden = hidden + recency_bias(self.recency, lengths, ragged.longest)
         pairs = [cross.remember(states) for _, cross, _ in self._blocks()]
         return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden)
 

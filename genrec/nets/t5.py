@@ -18,6 +18,7 @@ from genrec.nets import cpu_kernels as fused
 from genrec.nets.attention import (
     Past,
     Ragged,
+    recency_bias,
 )
 from genrec.nets.t5_blocks import (
     Activation,
@@ -31,7 +32,7 @@ from genrec.nets.t5_blocks import (
     SelfAttention,
 )
 from genrec.search.vocabulary import BOS, CodeVocabulary
-from recbase.arguments import Depth, Dropout, Heads, Width, check_arguments
+from recbase.arguments import CountOrOff, Depth, Dropout, Heads, Width, check_arguments
 
 __all__ = ["T5", "DecoderState", "T5Decoder", "T5Encoder"]
 
@@ -112,8 +113,8 @@ class DecoderState:
     ----------
     keys, values : list of Tensor [B, H, T, d], one a layer
         Of the memory, once a request and never copied.
-    hidden : Tensor [B, 1, 1, T] or None
-        -inf where the memory is padded; None where it is not.
+    hidden : Tensor [B, 1 or H, 1, T] or None
+        Added to the scores: -inf where the memory is padded, and any bias by distance from the end.
     past : Past
         Keys and values of the codes so far.
     steps : int
@@ -130,7 +131,13 @@ class DecoderState:
 class T5Decoder(nn.Module):
     """A stack of causal T5 blocks with cross-attention, for whole sequences and step by step.
 
-    Parameters are those of :class:`T5Encoder`.
+    Parameters are those of :class:`T5Encoder`, and the following.
+
+    Parameters
+    ----------
+    recency : int, default 0
+        Tokens of the memory, counted from the end of what is seen, whose distance has a learned bias in
+        cross-attention, one a head that all blocks share (T5 has none); 0 leaves it out.
     """
 
     def __init__(
@@ -145,10 +152,12 @@ class T5Decoder(nn.Module):
         buckets: int = 32,
         max_distance: int = 128,
         eps: float = 1e-6,
+        recency: int = 0,
     ) -> None:
         super().__init__()
         self.dropout = dropout
         self.bias = RelativeBias(heads, buckets, max_distance, bidirectional=False)
+        self.recency = nn.Parameter(torch.zeros(heads, recency)) if recency else None
         self.blocks = nn.ModuleList(
             DecoderBlock(
                 SelfAttention(dim, heads, head_dim, dropout, eps),
@@ -168,7 +177,7 @@ class T5Decoder(nn.Module):
         bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
         x = fused.dropout(x[memory.ragged.order], self.dropout, self.training)
         for block in self.blocks:
-            x = block(x, memory, bias)
+            x = block(x, memory, bias, self.recency)
         return fused.dropout(self.final_norm(x), self.dropout, self.training)[memory.ragged.inverse]
 
     def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
@@ -191,7 +200,8 @@ class T5Decoder(nn.Module):
         bias = self.bias(width, width).masked_fill(_later(width, x.device), -torch.inf)
         x = fused.dropout(x, self.dropout, self.training)
         for block in self._stack:
-            x = block.feed_forward(block.cross.prefixes(block.attention.causal(x, bias), memory, queries))
+            x = block.attention.causal(x, bias)
+            x = block.feed_forward(block.cross.prefixes(x, memory, queries, self.recency))
         return fused.dropout(self.final_norm(x), self.dropout, self.training)
 
     def start(self, memory: Memory) -> DecoderState:
@@ -203,6 +213,9 @@ class T5Decoder(nn.Module):
         hidden = None
         if not bool(valid.all()):
             hidden = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None, None]
+        if self.recency is not None:
+            near = recency_bias(self.recency, lengths, ragged.longest)
+            hidden = near if hidden is None else near + hidden
         pairs = [block.cross.remember(states) for block in self._stack]
         return DecoderState([keys for keys, _ in pairs], [values for _, values in pairs], hidden)
 
@@ -266,6 +279,8 @@ class T5(nn.Module):
         See :class:`T5Encoder`.
     causal_encoder : bool, default False
         Whether source tokens see only what came before, as training at every item at once needs it.
+    recency : int, default 0
+        See :class:`T5Decoder`.
 
     Raises
     ------
@@ -292,17 +307,19 @@ class T5(nn.Module):
         start_token: int = BOS,
         mixers: Sequence[nn.Module] | None = None,
         causal_encoder: bool = False,
+        recency: CountOrOff = 0,
     ) -> None:
         super().__init__()
         check_arguments(T5, locals())
         self.vocabulary = vocabulary if isinstance(vocabulary, CodeVocabulary) else None
         self.dim, self.tied, self.start_token = dim, tied, start_token
+        self.reads_items = False  # whether the caller adds more to source tokens than the embedding of a token
         self.head_dim, self.scale = head_dim, dim**-0.5 if (tied if scale_outputs is None else scale_outputs) else 1.0
         size = vocabulary.size if isinstance(vocabulary, CodeVocabulary) else vocabulary
         self.embedding = nn.Embedding(size, dim)
         shape = (heads, head_dim, ffn, dropout, activation, buckets, max_distance, eps)
         self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers, causal_encoder)
-        self.decoder = T5Decoder(dim, decoder_layers, *shape)
+        self.decoder = T5Decoder(dim, decoder_layers, *shape, recency)
         outputs = self.vocabulary.output_sizes if self.vocabulary else (size,)
         self.heads = None if tied else nn.ModuleList(nn.Linear(dim, count, bias=False) for count in outputs)
         self._initialise()

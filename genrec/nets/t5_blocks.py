@@ -229,18 +229,26 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, dim, bias=False)
 
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, recency: Tensor | None = None) -> Tensor:
         """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
         query, key_value = normed_linear(x, self.norm, self.query), self.key_value(memory.states)
-        mixed = attend_memory(query, key_value, self.heads, memory.ragged, self.dropout, self.training)
+        mixed = attend_memory(query, key_value, self.heads, memory.ragged, self.dropout, self.training, recency)
         return dropped_sum(x, mixed, self.out, self.dropout if self.training else 0.0)
 
-    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged) -> Tensor:
+    def prefixes(self, x: Tensor, memory: Memory, queries: Ragged, recency: Tensor | None = None) -> Tensor:
         """One row an item of the histories, which sees the tokens up to it: [S, L, D] -> [S, L, D]."""
         group, key_value = x.shape[1], self.key_value(memory.states)
         query = normed_linear(x, self.norm, self.query).flatten(0, 1)
         mixed = attend_prefixes(
-            query, key_value, self.heads, queries, memory.ragged, group, self.dropout, self.training
+            query,
+            key_value,
+            self.heads,
+            queries,
+            memory.ragged,
+            group,
+            self.dropout,
+            self.training,
+            recency=recency,
         )
         return dropped_sum(x, mixed.unflatten(0, (-1, group)), self.out, self.dropout if self.training else 0.0)
 
@@ -275,7 +283,7 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.attention, self.cross, self.feed_forward = attention, cross, feed_forward
 
-    def forward(self, x: Tensor, memory: Memory, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, bias: Tensor, recency: Tensor | None = None) -> Tensor:
         """Rows sorted as the memory's: [B, L, D] -> [B, L, D]."""
-        result: Tensor = self.feed_forward(self.cross(self.attention.causal(x, bias), memory))
+        result: Tensor = self.feed_forward(self.cross(self.attention.causal(x, bias), memory, recency))
         return result

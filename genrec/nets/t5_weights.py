@@ -66,6 +66,10 @@ def why_not_transformers(model: T5) -> str | None:
         return "the encoder mixes tokens by more than attention, which transformers' T5 cannot"
     if not model.tied or model.scale == 1.0:
         return "the heads are weights of their own or not scaled; transformers' T5 ties and scales its head"
+    if model.decoder.recency is not None:
+        return "cross-attention has a bias by distance, which transformers' T5 cannot (--recency-bias)"
+    if model.reads_items:
+        return "the encoder reads rows of the items, which transformers' T5 cannot (--dense-weight)"
     return None
 
 

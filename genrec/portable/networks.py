@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec.nets.attention import recency_bias
 from recbase.serving.onnx import exported
 
 __all__ = ["EncoderNetwork", "StepNetwork", "write_networks"]
@@ -120,6 +121,8 @@ class StepNetwork(nn.Module):
         bias = self.bias.index_select(0, step)[0][:, None]  # [H, 1, L]
         here = (torch.arange(self.bias.shape[0]) == step)[:, None]  # [L, 1]
         hidden = _hidden(lengths, keys.shape[3])
+        if self.decoder.recency is not None:
+            hidden = hidden + recency_bias(self.decoder.recency, lengths, keys.shape[3])
         x, kept = self.embedding(tokens), []
         for layer, block in enumerate(self.decoder.blocks):
             attention, cross = block.attention, block.cross

@@ -115,6 +115,8 @@ def why_not_onnx(name: str, model: Any) -> str | None:
     blocks: Any = t5.encoder.blocks
     if any(block.attention.mixer is not None for block in blocks):
         return "the encoder mixes tokens by more than attention"
+    if getattr(model, "dense", None) is not None:
+        return "lists are ranked by a dense head beside the codes (--dense-weight)"
     if max(model.trie.widths) > 1 or model.trie.ragged:
         return "the codes are tuples or of several lengths, which the portable search cannot walk"
     return None

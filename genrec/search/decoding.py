@@ -18,7 +18,16 @@ from genrec.search.allowed import AllowedItems
 from genrec.search.trie import CodeTrie
 from recbase.evaluate.recommender import NO_ITEM, Recommendations
 
-__all__ = ["Beams", "CodeDecoder", "Logits", "Normalization", "beam_search", "score_items", "search_beams"]
+__all__ = [
+    "Beams",
+    "CodeDecoder",
+    "Logits",
+    "Normalization",
+    "beam_search",
+    "best_scores",
+    "score_items",
+    "search_beams",
+]
 
 Logits = Tensor | tuple[Tensor, ...]
 """Logits [B, W, V] of the next code; where a node is a tuple of codes, one such tensor for each of them."""
@@ -235,10 +244,10 @@ def _search(
         flat = children.flatten(1)
         if last:
             resolved = _items_of(trie, flat, allowed)
-            scores, chosen = _best(total, resolved, n_best)
+            scores, chosen = best_scores(total, resolved, n_best)
             items = resolved.gather(1, chosen)
         else:
-            scores, chosen = _best(total, flat, beams)
+            scores, chosen = best_scores(total, flat, beams)
         parents = chosen // children.shape[2]
         nodes = flat.gather(1, chosen).masked_fill(scores == -torch.inf, -1)
         if not last:
@@ -310,7 +319,7 @@ def _items_of(trie: CodeTrie, leaves: Tensor, allowed: AllowedItems | None) -> T
     return trie.items[leaves if trie.unique else trie.ranges[-1][leaves].long()].long()
 
 
-def _best(scores: Tensor, ties: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def best_scores(scores: Tensor, ties: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest scores of every row and their places, from the largest; equal scores by ascending ``ties``.
 
     Score and tie become one integer: the bits of a float32, the lower ones flipped where it is negative, order like
@@ -353,7 +362,7 @@ def _exhaustive(
         return _none(len(scores), n_best, trie.device)
     _check_rows(allowed, len(scores))
     items = _items_of(trie, leaves, allowed)
-    best, chosen = _best(scores.masked_fill(items == NO_ITEM, -torch.inf), items, n_best)
+    best, chosen = best_scores(scores.masked_fill(items == NO_ITEM, -torch.inf), items, n_best)
     dead = best == -torch.inf
     found = Beams(items.gather(1, chosen).masked_fill(dead, NO_ITEM), best, chosen.masked_fill(dead, -1))
     return _padded(found, n_best)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from recbase.arguments import Beams, LargeOrOff, Samples, check_arguments
+from recbase.arguments import Beams, LargeOrOff, Samples, Weight, check_arguments
 from recbase.data.sequences import Histories
 from recbase.data.splits import Targets
 from recbase.evaluate.ranking import Ranks, rank_lists, summarize
@@ -39,6 +39,9 @@ class Search(Given):
     """Users of the validation during training, drawn once; 0 takes all."""
     search_batch: Samples = 64
     """Histories searched together."""
+    dense: Weight | None = None
+    """Weight of the dense head in lists, 0 for the generator alone; if not given, a training takes the one that is best
+    on validation, and later that one is the run's."""
 
     def __post_init__(self) -> None:
         check_arguments(type(self), vars(self))

@@ -535,7 +535,8 @@ def differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     """Name, earlier and present value of what makes this training another one; empty where it is the same.
 
     Where options differ they alone are named: the steps of an epoch, the shapes of weights and the hash of the codes
-    follow from them. An option that an earlier version did not write down is taken to be as it is now.
+    follow from them. Options, and arguments of the model, that an earlier version did not write down are taken to be
+    as they are now.
     """
     if before.get("model", now["model"]) != now["model"]:
         return [("model", before["model"], now["model"])]
@@ -558,7 +559,7 @@ def _differing_options(before: Mapping[str, Any], now: Mapping[str, Any], part: 
 def _differences(before: Any, now: Any, name: str) -> list[tuple[str, Any, Any]]:
     """Name and both values of every place in which two nested dicts differ."""
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*before, *now])
+        keys = dict.fromkeys([*before, *(() if name == "model setting" else now)])
         return [found for key in keys for found in _differences(before.get(key), now.get(key), f"{name} {key}")]
     return [] if before == now else [(name, before, now)]
 

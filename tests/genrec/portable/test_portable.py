@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "tiger": (TIGER, {}),
     "tiger-users": (TIGER, {"user_buckets": 9, "activation": "gated-gelu"}),
     "tiger-untied": (TIGER, {"tied": False}),
-    "tiger-small": (TIGER, {"causal_encoder": True, "normalize": "children"}),
+    "tiger-small": (TIGER, {"causal_encoder": True, "normalize": "children", "recency_bias": True}),
     "letter": (LETTER, {}),
 }
 
@@ -57,6 +57,8 @@ def made(variant: str, repeated: bool = False) -> Any:
     torch.manual_seed(3)
     kind, options = VARIANTS[variant]
     model = kind(items=ITEMS, sizes=SIZES, max_len=6, **SMALL, **options)
+    if model.t5.decoder.recency is not None:
+        torch.nn.init.normal_(model.t5.decoder.recency)
     return model.with_codes(codes(repeated), np.arange(ITEMS)).eval()
 
 

@@ -180,3 +180,12 @@ def test_a_generator_trains_on_everything_too(tmp_path: Path) -> None:
     assert model.metrics["final"]["epochs"] == 1
     with pytest.raises(ValueError, match="was trained on all events"):
         model.evaluate()
+
+
+def test_a_final_generator_keeps_the_weight_that_validation_chose(tmp_path: Path) -> None:
+    options = dict(zip(*[iter(FAST["tiger"])] * 2, strict=True))
+    given: dict[str, Any] = {name[2:].replace("-", "_"): int(value) for name, value in options.items()}
+    given |= {"epochs": 1, "beams": 20, "valid_beams": 10, "valid_users": 50, "cache": tmp_path, "quiet": True}
+    model = genrec.TIGER.train("synthetic", final=True, dense_weight=1.0, split="users", out=tmp_path / "run", **given)
+    assert float(model.model.dense.weight) == model.metrics["dense"]["weight"]
+    assert len(model.recommend(histories=[["1", "2"]], k=3)) == 3
