@@ -73,6 +73,7 @@ class PerViewTokenizer(ItemTokenizer):
 
     def _chunk_codes(self, chunk: Tensor, encoders: Mapping[str, Encoder]) -> np.ndarray:
         codes = np.empty((len(chunk), len(self.sizes_)), dtype=np.int32)
+        # Of one chunk, not of all rows: rows in files are read once for all views.
         for name, part in self.views_.items():
             found = encoders[name](chunk[:, part])
             codes[:, self.blocks_[name]] = found.int().cpu().numpy() if isinstance(found, Tensor) else found
