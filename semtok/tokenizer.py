@@ -1,9 +1,9 @@
 """What tokenizers share: the tokenizer folder, checks of vectors, views, streaming.
 
-``ItemTokenizer`` is what every tokenizer is, ``StreamedTokenizer`` one that encodes vectors one by one, in chunks.
-``VectorTokenizer`` is one whose fitted state is a list of codebooks, one
-a code column, each laid over a range of columns of its view (after an optional rotation): product quantizers lay them
-side by side, residual ones on top of each other. Knows nothing of how codebooks are fitted.
+``ItemTokenizer`` is what every tokenizer is, ``PerViewTokenizer`` (per_view.py) one that quantizes each view by itself,
+``VectorTokenizer`` one whose fitted state is a list of codebooks, one a code column, each laid over a range of columns
+of its view (after an optional rotation): product quantizers lay them side by side, residual ones on top of each other.
+Knows nothing of how codebooks are fitted.
 """
 
 from __future__ import annotations

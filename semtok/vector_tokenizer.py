@@ -1,4 +1,4 @@
-"""Tokenizers that quantize each view on its own: vectors are read in chunks, codebooks fitted block by block."""
+"""Tokenizers of codebooks that are fitted on item vectors alone: product and residual quantization, k-means."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from recbase.arguments import check_arguments
 from semtok.codecs.additive import squared_distances
-from semtok.codes import ItemCodes
-from semtok.content.rows import Rows, check_finite, check_rows, checked_views, warn_of_domination
+from semtok.content.rows import Rows, check_rows, checked_views, warn_of_domination
 from semtok.kernels.lloyd import INITS, PRECISIONS, few_distinct, import_faiss, nearest
 from semtok.kernels.origins import around, far_part, middle, spread_of
-from semtok.tokenizer import ENGINES, ItemTokenizer, Self
+from semtok.per_view import PerViewTokenizer
+from semtok.tokenizer import ENGINES, Self
 
-__all__ = ["Block", "StreamedTokenizer", "VectorTokenizer", "power_of_two_bits"]
+__all__ = ["Block", "VectorTokenizer", "power_of_two_bits"]
 
 
 @dataclass(frozen=True)
@@ -62,68 +62,7 @@ class Block:
         return Block(books, self.used, self.columns, self.rotation, shift)
 
 
-class StreamedTokenizer(ItemTokenizer):
-    """A tokenizer that encodes every vector by itself: chunk by chunk, on the device that the vectors are on.
-
-    A subclass says how a chunk is encoded (``_encoder``) and what codes stand for (``_decode_into``).
-    """
-
-    def _encoder(self, device: torch.device) -> Callable[[Tensor], Any]:
-        """Function that gives the codes [n, L] (tensor or array) of a checked chunk [n, D] on that device."""
-        raise NotImplementedError
-
-    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
-        """Write what the checked codes [N, L] stand for into float32 [N, D], which is zero."""
-        raise NotImplementedError
-
-    def encode(self, X: Any) -> np.ndarray:
-        """Codes of vectors.
-
-        Parameters
-        ----------
-        X : array or tensor of float [N, D]
-            Memory-mapped arrays are streamed; tensors are encoded on their device.
-
-        Returns
-        -------
-        int32 array [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or the vectors have another width or NaN or infinite entries.
-        """
-        self._check_fitted()
-        rows = Rows(self, X, reset=False)
-        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
-        encoder = None
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
-            encoder = encoder or self._encoder(chunk.device)
-            found = encoder(chunk)
-            codes[lo : lo + len(chunk)] = found.int().cpu().numpy() if isinstance(found, Tensor) else found
-        return codes
-
-    def decode(self, codes: Any) -> np.ndarray:
-        """Vectors that codes stand for: float32 [N, D], zero in columns of no view.
-
-        Parameters
-        ----------
-        codes : array of int [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or codes have another number of levels or are out of range.
-        """
-        self._check_fitted()
-        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
-        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
-        self._decode_into(vectors, table)
-        return vectors
-
-
-class VectorTokenizer(StreamedTokenizer):
+class VectorTokenizer(PerViewTokenizer):
     """Base of tokenizers that are fitted on item vectors alone; a subclass says how one view is fitted.
 
     Among the arguments of a subclass are ``codebook_size``, ``engine``, ``seed``, ``device`` and
@@ -181,16 +120,17 @@ class VectorTokenizer(StreamedTokenizer):
             )
         check_rows(rows, self.views_)
         sample = rows.sample(self.max_points_per_centroid, self.codebook_size, self.seed)
-        blocks = []
-        for number, part in enumerate(self.views_.values()):
+        blocks: list[Block] = []
+
+        def fit_view(name: str, part: slice, seed: int) -> list[int]:
             points = sample[:, part].contiguous()
             origin = middle(points)
-            block = self._fit_block(around(points, origin), self.seed + number)
-            blocks.append(block.around(origin, far_part(points)))
+            blocks.append(self._fit_block(around(points, origin), seed).around(origin, far_part(points)))
+            return [len(book) for book in blocks[-1].codebooks]
+
+        self._fit_views(fit_view)
         self._keep(blocks)
-        codes = self._encode_chunk(sample, self._parts(sample.device))
-        counts = [torch.bincount(column, minlength=size) for column, size in zip(codes.T, self.sizes_, strict=True)]
-        self.unused_ = [int((count == 0).sum()) for count in counts]
+        self.unused_ = self._unused(sample)
         self._warn_of_few(sample)
         return self
 
@@ -211,41 +151,41 @@ class VectorTokenizer(StreamedTokenizer):
                 stacklevel=3,
             )
 
-    def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        blocks = self._parts(device)
-        return lambda chunk: self._encode_chunk(chunk, blocks)
+    def _view_encoder(self, name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+        block = self._block(name, device)
 
-    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
-        turns = zip(self.rotations_, self.shifts_, strict=True)
-        for part, columns, (rotation, shift) in zip(self.views_.values(), self.blocks_.values(), turns, strict=True):
-            found = np.zeros((len(table), part.stop - part.start), dtype=np.float32)
-            for level in range(columns.start, columns.stop):
-                lo, hi = self.columns_[level]
-                found[:, lo:hi] += self.codebooks_[level][table[:, level]]
-            found = found if rotation is None else found @ rotation.T
-            vectors[:, part] = found if shift is None else found + shift
+        def encoded(points: Tensor) -> Tensor:
+            points = points if block.shift is None else points - block.shift
+            if block.rotation is not None:  # in float64, which leaves nothing to the order of the sums
+                wide = torch.float32 if points.device.type == "mps" else torch.float64
+                points = (points.to(wide) @ block.rotation.to(wide)).float()
+            return self._encode_block(points, block)
 
-    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
-        """See :meth:`ItemTokenizer.costs`; each code column costs in the (rotated) columns of its own view."""
-        self._check_fitted()
-        table = np.asarray(codes)
-        level = range(len(self.sizes_))[level]
-        view = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
-        columns, part = self.blocks_[view], self.views_[view]
-        number = list(self.views_).index(view)
-        rotation, shift = self.rotations_[number], self.shifts_[number]
-        points = np.asarray(X, dtype=np.float32)[:, part]
+        return encoded
+
+    def _view_decoded(self, name: str, codes: np.ndarray) -> np.ndarray:
+        part, first = self.views_[name], self.blocks_[name].start
+        found = np.zeros((len(codes), part.stop - part.start), dtype=np.float32)
+        for level in range(codes.shape[1]):
+            lo, hi = self.columns_[first + level]
+            found[:, lo:hi] += self.codebooks_[first + level][codes[:, level]]
+        rotation, shift = self._turn(name)
+        found = found if rotation is None else found @ rotation.T
+        return found if shift is None else found + shift
+
+    def _view_costs(self, name: str, points: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """Costs in the (rotated) columns of the view."""
+        first, (rotation, shift) = self.blocks_[name].start, self._turn(name)
         points = points.copy() if shift is None else points - shift
         left = points if rotation is None else points @ rotation
-        for other in range(columns.start, columns.stop):
+        for other in range(codes.shape[1]):
             if other != level:
-                lo, hi = self.columns_[other]
-                left[:, lo:hi] -= self.codebooks_[other][table[:, other]]
-        lo, hi = self.columns_[level]
-        book = self.codebooks_[level]
+                lo, hi = self.columns_[first + other]
+                left[:, lo:hi] -= self.codebooks_[first + other][codes[:, other]]
+        lo, hi = self.columns_[first + level]
         outside = np.square(left).sum(1) - np.square(left[:, lo:hi]).sum(1)
-        found: np.ndarray = squared_distances(left[:, lo:hi], book) + outside[:, None]
-        found[:, self.used_[level] :] = np.inf
+        found: np.ndarray = squared_distances(left[:, lo:hi], self.codebooks_[first + level]) + outside[:, None]
+        found[:, self.used_[first + level] :] = np.inf
         return found
 
     def _check_arguments(self) -> None:
@@ -267,29 +207,18 @@ class VectorTokenizer(StreamedTokenizer):
         self.columns_ = [columns for block in blocks for columns in block.columns]
         self.rotations_ = [None if block.rotation is None else block.rotation.cpu().numpy() for block in blocks]
         self.shifts_ = [None if block.shift is None else block.shift.cpu().numpy() for block in blocks]
-        self.sizes_ = [len(book) for book in self.codebooks_]
-        ends = np.cumsum([len(block.codebooks) for block in blocks]).tolist()
-        starts = [0, *ends[:-1]]
-        self.blocks_ = {view: slice(lo, hi) for view, lo, hi in zip(self.views_, starts, ends, strict=True)}
 
-    def _parts(self, device: torch.device) -> list[Block]:
-        """The fitted attributes as blocks of tensors."""
-        blocks = []
-        for columns, *turns in zip(self.blocks_.values(), self.rotations_, self.shifts_, strict=True):
-            books = [torch.from_numpy(book) for book in self.codebooks_[columns]]
-            turn, shift = (None if part is None else torch.from_numpy(part) for part in turns)
-            blocks.append(Block(books, self.used_[columns], self.columns_[columns], turn, shift).to(device))
-        return blocks
+    def _turn(self, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Rotation and shift of a view."""
+        number = list(self.views_).index(name)
+        return self.rotations_[number], self.shifts_[number]
 
-    def _encode_chunk(self, chunk: Tensor, blocks: list[Block]) -> Tensor:
-        found = []
-        for part, block in zip(self.views_.values(), blocks, strict=True):
-            points = chunk[:, part] if block.shift is None else chunk[:, part] - block.shift
-            if block.rotation is not None:  # in float64, which leaves nothing to the order of the sums
-                wide = torch.float32 if points.device.type == "mps" else torch.float64
-                points = (points.to(wide) @ block.rotation.to(wide)).float()
-            found.append(self._encode_block(points, block))
-        return torch.cat(found, dim=1)
+    def _block(self, name: str, device: torch.device) -> Block:
+        """The fitted attributes of a view as tensors."""
+        columns = self.blocks_[name]
+        books = [torch.from_numpy(book) for book in self.codebooks_[columns]]
+        rotation, shift = (None if part is None else torch.from_numpy(part) for part in self._turn(name))
+        return Block(books, self.used_[columns], self.columns_[columns], rotation, shift).to(device)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         entries = {"engine": self.engine_, "columns": self.columns_, "used": self.used_, "unused": self.unused_}

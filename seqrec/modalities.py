@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ItemFeatures"]
+__all__ = ["ModalityVectors"]
 
 
-class ItemFeatures(nn.Module):
+class ModalityVectors(nn.Module):
     """Vectors of unit length, row 0 and the rows behind the last item zeros; so are the vectors of missing images.
 
     Parameters

@@ -131,6 +131,7 @@ class Ragged:
         width = most if width is None else width
         if least < 1 or most > width:
             raise ValueError(f"lengths lie in {least}..{most}; expected 1..{width}")
+        # Laid out on the CPU, also for a GPU: each question for a length there would wait for all that runs.
         order = lengths.argsort(descending=True, stable=True)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order))
@@ -190,6 +191,7 @@ class Ragged:
         width, used, stop = lengths[first], 0, first
         while stop < len(lengths):
             used += lengths[stop] ** 2
+            # Scores grow with the square of the length, so it is their waste that ends a run, not that of tokens.
             wasted = 1 - used / (width**2 * (stop + 1 - first))
             if wasted > _RUN_WASTE and stop - first >= _RUN_ROWS:
                 break
@@ -203,6 +205,7 @@ class Ragged:
         lengths, steps = self.on_cpu.lengths[rows], torch.arange(width)
         valid = steps < lengths[:, None]
         starts = tokens.start + lengths.cumsum(0) - lengths
+        # Padded places show the row's last token: any finite one does, as its key is hidden.
         padded = starts[:, None] + steps.minimum(lengths[:, None] - 1)
         found = valid.flatten().nonzero()[:, 0], valid[:, None, None], padded.flatten()
         index, keys, places = (tensor.to(self.lengths.device) for tensor in found)
@@ -237,6 +240,7 @@ def attend(
         added = None if bias is None else bias.to(query.dtype).expand(len(query), query.shape[2], -1, -1)
         p = dropout if training else 0.0
         return F.scaled_dot_product_attention(q, k, v, added, p, scale=1.0).transpose(1, 2)
+    # T5 does not divide scores by sqrt(d); its first weights make up for it.
     scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1)  # [b, H, Q, K]
     if bias is not None:
         scores = scores + bias
@@ -449,6 +453,7 @@ class Past:
             return self
         rows = torch.arange(len(parents), device=parents.device)[:, None]
         last = self.steps[-1][0].shape[1]
+        # Only ancestors are rewritten; keys and values stay where they were computed.
         flat = (parents + rows * last).flatten()
         return Past(self.steps, (*(known[flat] for known in self.ancestors), flat))
 
@@ -483,6 +488,7 @@ def attend_past(query: Tensor, fresh: Tensor, past: Past, layer: int, heads: int
         known = step[layer].flatten(0, 1)
         pairs.append(known[ancestors].tensor_split(2, -1))
     pairs.append(fresh.reshape(rows * width, 2 * inner).tensor_split(2, -1))
+    # A prefix has one query, so that a matrix product would have nothing to share: plain sums of products.
     scores = torch.stack([(asked * key).unflatten(1, (heads, -1)).sum(-1) for key, _ in pairs], -1)  # [B * W, H, t]
     if bias is not None:
         scores = scores + bias[:, 0]
@@ -518,6 +524,7 @@ def attend_shared(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | 
 
 def _prefix_parts(queries: Ragged, keys: Ragged, group: int, key_group: int) -> list[fused.Part]:
     """Runs of both, with what comes after each query's item hidden."""
+    # Both sides were sorted by their own lengths; runs can be paired only where that gave one order.
     if not torch.equal(queries.on_cpu.order, keys.on_cpu.order):
         raise ValueError("queries and keys are not of the same rows")
     device, everything = keys.lengths.device, _seen(queries, keys, group, key_group)

@@ -40,7 +40,9 @@ def _mask(shape: torch.Size, p: float, dtype: torch.dtype = torch.float32, out: 
     Eight random bits are compared with a threshold; where p is no multiple of 1 / 256, the threshold is drawn too.
     """
     count = shape.numel()
+    # Eight elements share one draw of 64 bits: drawing them is what dropout costs.
     words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None)
+    # -128, since the eight bits are read as a signed number.
     threshold = math.floor(256 * p + torch.rand(()).item()) - 128
     mask = torch.empty(shape, dtype=dtype) if out is None else out
     return torch.ge(words.view(torch.int8)[:count].view(shape), threshold, out=mask)
@@ -86,6 +88,7 @@ class _NormLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, norm: Tensor, weight: Tensor, eps: float) -> Tensor:
         dtype = _compute_dtype(weight)
         with torch.autocast("cpu", enabled=False):
+            # Turned once a call, not once a block.
             turned = weight.to(dtype).t()
             out = torch.empty(len(x), len(weight), dtype=dtype)
             for part in _blocks(len(x)):
@@ -103,6 +106,7 @@ class _NormLinear(torch.autograd.Function):
         grad_x, grad_norm, grad_weight = torch.empty_like(x), torch.zeros_like(norm), torch.zeros_like(weight)
         for part in _blocks(len(x)):
             rows, above = x[part].float(), grad[part]
+            # Computed again: keeping the normed rows would write and read a tensor as large as x.
             inverse = _inverse_rms(rows, ctx.eps)
             _add_product(grad_weight, above.t(), (rows * inverse).mul_(norm).to(dtype))
             grad_x[part] = _norm_backward((above @ matrix).float(), rows, inverse, norm, grad_norm)
@@ -346,6 +350,7 @@ class _Attention(torch.autograd.Function):
             if ctx.p:
                 moved = torch.ops.aten.threshold_backward(moved, weights, 0)
                 weights = weights.abs()
+            # Dropped weights passed nothing on but were in the softmax, so its backward needs their size: hence abs.
             scores = torch._softmax_backward_data(moved.float(), weights.float(), -1, torch.float32)
             if grad_bias is not None:
                 whole = scores.unflatten(0, (part.rows, heads)).sum(0)

@@ -235,20 +235,26 @@ def _search(
         last = step == trie.steps - 1
         _check_width(logits, trie, step)
         children, there = trie.expand(step, nodes)  # [B, W, M]
+        # No beam of any request has a child: the trie is empty, or nothing is allowed.
         if not children.shape[2]:
             return _none(rows, n_best, device)
         gained = child_scores(logits, trie, step, nodes, children, there, normalize)
         if allowed is not None:
+            # Prefixes without an allowed item below are cut now: a beam spent on them would end in nothing.
             there = there & (allowed.count(step + 1, children) > 0)
         total = (scores[..., None] + gained).masked_fill(~there, -torch.inf).flatten(1)  # [B, W * M]
         flat = children.flatten(1)
         if last:
+            # Ties of the last step go by item number, which only the resolved item has; before, by node, which is code
+            # order.
             resolved = _items_of(trie, flat, allowed)
             scores, chosen = best_scores(total, resolved, n_best)
             items = resolved.gather(1, chosen)
         else:
             scores, chosen = best_scores(total, flat, beams)
         parents = chosen // children.shape[2]
+        # Fewer real prefixes than beams: the rest stay in the batch as -1, so that shapes do not depend on the
+        # requests.
         nodes = flat.gather(1, chosen).masked_fill(scores == -torch.inf, -1)
         if not last:
             tokens = trie.tokens[step][nodes.clamp(min=0)].long()  # [B, W, width]
@@ -298,6 +304,7 @@ def child_scores(
     tokens = trie.tokens[step]
     gained: Tensor | None = None
     for head, column in zip(heads, tokens.unbind(1), strict=True):
+        # In float32 even under autocast: sums of bfloat16 log-probabilities tie where items do not.
         head = head.float()
         part = head.gather(2, column[children].long())
         if normalize == "vocabulary":
@@ -327,6 +334,7 @@ def best_scores(scores: Tensor, ties: Tensor, count: int) -> tuple[Tensor, Tenso
     """
     bits = (scores + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    # torch.topk promises no order among equals, and devices differ; one integer a candidate leaves no equals.
     chosen = ((order << 32) - ties).topk(min(count, scores.shape[1]), 1)[1]
     return scores.gather(1, chosen), chosen
 
@@ -387,6 +395,7 @@ def _leaf_scores(decoder: CodeDecoder, memory: Any, trie: CodeTrie, normalize: N
         if step == trie.steps - 1:
             result[:, low:high] = total
             return
+        # Depth first in blocks: a whole level at once would hold the decoder's state of every prefix of the catalogue.
         for start in range(0, high - low, block):
             part = slice(start, min(start + block, high - low))
             tokens = trie.tokens[step][low + part.start : low + part.stop].long().expand(rows, -1, -1)
@@ -425,6 +434,7 @@ def _flat_scores(
         wide = parents.expand(len(gained), -1)
         width = heads[0].shape[1]
         most = gained.new_full((len(gained), width), -torch.inf).scatter_reduce(1, wide, gained, "amax")
+        # A logsumexp over groups of unequal size: subtract each group's largest, and 0 where a group has none.
         most = most.masked_fill(most == -torch.inf, 0.0)
         total = torch.zeros_like(most).scatter_add(1, wide, (gained - most.gather(1, wide)).exp())
         gained = gained - (most + total.log()).gather(1, wide)

@@ -201,12 +201,14 @@ class CodeTrie:
         there : bool Tensor [..., M]
             Where there is a child.
         """
+        # A missing node (-1) reads node 0 and is masked afterwards: shapes stay as they are.
         offsets = self.children[step]
         safe = nodes.clamp(min=0)
         first = offsets[safe].long()
         stop = offsets[(safe + 1).clamp(max=len(offsets) - 1)].long()
         count = torch.where(nodes >= 0, stop - first, 0)
         most = self.fan_outs[step]
+        # On a GPU asking for the largest count would halt it; there the width is that of the whole depth.
         if nodes.device.type == "cpu" and count.numel():
             most = int(count.max())
         steps = torch.arange(most, device=nodes.device)
@@ -269,6 +271,7 @@ class CodeTrie:
 
     def span(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Places in ``items`` of what lies below nodes: int64 [...] to first and stop, int64 [...] each."""
+        # Leaf i holds the item at place i, so that unique codes need no range of their own.
         if depth == self.steps and self.unique:
             return nodes, nodes + 1
         return self.ranges[depth][nodes].long(), self.ranges[depth][nodes + 1].long()
@@ -349,6 +352,7 @@ class CodeTrie:
         if last < 0:
             return first, torch.zeros_like(first, dtype=torch.bool)
         low, high = first, stop
+        # A binary search of all rows side by side: as many rounds as the widest node needs, none ends early.
         for _ in range(self.fan_outs[step].bit_length()):
             middle = (low + high) >> 1
             less = (keys[middle.clamp(max=last)] < wanted) & (low < high)

@@ -62,6 +62,7 @@ def draw_uniform(seed: int, *coordinates: Tensor) -> Tensor:
     *coordinates : Tensor of int64
         Broadcast against each other.
     """
+    # 24 bits: all that a float32 below 1 tells apart; more would round up to 1.
     return _shift(_hashes(seed, coordinates), 40).to(torch.float32) * (1.0 / (1 << 24))
 
 

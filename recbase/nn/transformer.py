@@ -61,6 +61,7 @@ class Packing:
 
         While a model is exported (``torch.export``, ONNX) the packing is dense: all B x T positions are tokens.
         """
+        # An exported graph may not depend on values, and which places are real does.
         if torch.compiler.is_exporting():
             rows = lengths.shape[0]
             index = torch.arange(rows * width, device=lengths.device)
@@ -83,6 +84,7 @@ class Packing:
         groups, first, token = [], 0, 0
         for row in range(1, len(lengths) + 1):
             rest = len(lengths) - row
+            # A run ends only where both it and what follows are worth a call of their own.
             if rest and (lengths[row] * _GROUP_RATIO > lengths[first] or min(row - first, rest) < _GROUP_ROWS):
                 continue
             count = sum(lengths[first:row])

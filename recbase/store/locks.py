@@ -74,10 +74,12 @@ def folder_lock(folder: str | os.PathLike[str], purpose: str, wait: float = SHOR
     OSError
         If neither the folder nor the one above it can be written.
     """
+    # Two spellings and a link of one folder must meet in one lock.
     path = Path(os.path.realpath(folder))
     held = _HELD.setdefault(str(path), _Held())
     began = time.monotonic()
     wait = min(max(wait, 0.0), threading.TIMEOUT_MAX)
+    # Threads take turns before the file is asked: one may enter twice, and a refusal can say which part holds it.
     if not held.turn.acquire(timeout=wait):
         raise FolderBusyError(_refusal(folder, f"another part of this process ({held.purpose})", held.since))
     try:

@@ -43,7 +43,12 @@ _EXPORTS = (*_FILES, "hf", "faiss")
         Option("in_order", "bool", False, "The rows of that file are the items in their order.", flag="in-order"),
         Option("out", "path", Path("runs/semtok/report"), "Folder of report.html, report.json and the figures."),
         Option("page", "bool", True, "Write the HTML page."),
-        Option("figures", "bool", False, "Draw PNG figures as well (needs the extra semtok[plots])."),
+        Option(
+            "figures",
+            "bool",
+            False,
+            "Write figures as SVG, and as PNG too where the extra semtok[plots] is installed.",
+        ),
         Option("queries", "int", 1000, "Items whose neighbours are looked up.", rule=rule_of(Count)),
     ]
 )
@@ -104,18 +109,8 @@ def report_codes(
     text = json.dumps(_without_infinity(result), indent=1, ensure_ascii=False, allow_nan=False)
     write_file(out / "report.json", text)
     written = [out / "report.json"]
-    if page:
-        from semtok.report.page import comparison_page
-        from semtok.report.sources import item_titles
-
-        items = dataset.items if dataset is not None else _items_of(subjects)
-        name = "Item codes" if dataset is None else f"Item codes of {dataset.name}"
-        write_file(
-            out / "report.html", comparison_page(subjects, None if items is None else item_titles(items), name, seed)
-        )
-        written.append(out / "report.html")
-    if figures:
-        written += _draw(subjects, out, seed)
+    if page or figures:
+        written += _write_drawn(subjects, dataset, out, page, figures, seed)
     if as_json:
         print_json(result | {"files": written})
     elif not quiet:
@@ -163,16 +158,43 @@ def _items_of(subjects: list[Any]) -> Any:
     return None
 
 
-def _draw(subjects: list[Any], out: Path, seed: int) -> list[Path]:
-    from semtok.report.measures import figures as draw
+def _write_drawn(subjects: list[Any], dataset: Any, out: Path, page: bool, figures: bool, seed: int) -> list[Path]:
+    """Write the page, and the figures as files; they are drawn once for both."""
+    from semtok.report.drawings import draw
 
-    drawn: list[Path] = []
+    drawn = draw(subjects, seed)
+    written: list[Path] = []
+    if page:
+        from recbase.store.files import write_file
+        from semtok.report.page import comparison_page
+        from semtok.report.sources import item_titles
+
+        items = dataset.items if dataset is not None else _items_of(subjects)
+        titles = None if items is None else item_titles(items)
+        name = "Item codes" if dataset is None else f"Item codes of {dataset.name}"
+        write_file(out / "report.html", comparison_page(subjects, titles, name, seed, drawn))
+        written.append(out / "report.html")
+    return written + (_write_figures(subjects, drawn, out, seed) if figures else [])
+
+
+def _write_figures(subjects: list[Any], drawn: list[Any], out: Path, seed: int) -> list[Path]:
+    """The figures of the page as SVG; and where matplotlib is installed, those of a single report as PNG."""
+    from importlib.util import find_spec
+
+    from recbase.store.files import write_file
+    from semtok.report.measures import figures as draw_as_png
+
+    written: list[Path] = []
     used: set[str] = set()
-    for subject in subjects:
+    for subject, figures in zip(subjects, drawn, strict=True):
         shown = subject.vectors if subject.vectors is not None else subject.decoded
         folder = out / "figures" if len(subjects) == 1 else out / "figures" / _folder_name(subject.name, used)
-        drawn += draw(subject.report, folder, subject.codes, shown, seed)
-    return drawn
+        for name, text in figures.files().items():
+            write_file(folder / name, text)
+            written.append(folder / name)
+        if find_spec("matplotlib") is not None:
+            written += draw_as_png(subject.report, folder, subject.codes, shown, seed)
+    return written
 
 
 def _check_report(out: Path) -> None:

@@ -228,6 +228,8 @@ class Filling:
         room = (-(-sizes // count) if limits is None else limits)[:, None].repeat(1, count).to(self.price.device)
         self._raise_prices(room, rounds)
         if limits is None:
+            # First everyone gets the larger share, then those who fill it least give up a place: who lacks it is not
+            # known before.
             spare = room.sum(1, keepdim=True) - sizes[:, None].to(room.device)
             order = self.loads().argsort(dim=1, stable=True)  # those with the fewest rows get one place less
             room.scatter_add_(1, order, -(torch.arange(count, device=room.device) < spare).long())
@@ -269,6 +271,7 @@ class Filling:
             rows = (excess[place] > 0).nonzero()[:, 0]
             if not len(rows):
                 return
+            # Two stable sorts make one by centroid and, within it, by what leaving costs.
             rows = rows[self.margins[rows].argsort(stable=True)]
             order = place[rows].argsort(stable=True)
             rows = rows[order]
@@ -276,6 +279,7 @@ class Filling:
             last = members.cumsum(0) - members + excess[over]  # the first that stays, or beyond the end
             leaving = self.margins[rows[last - 1]]
             staying = self.margins[rows[last.clamp(max=len(rows) - 1)]]
+            # Half-way between the last that leaves and the first that stays: neither gains by a move back.
             middle = torch.where(members > excess[over], (leaving + staying) / 2, leaving)
             self.price.view(-1)[over] += middle
             self._look(rows)
@@ -284,6 +288,7 @@ class Filling:
         load, room = self.loads().flatten(), room.flatten()
         waiting = (load > room)[self._place(self.codes)].nonzero()[:, 0]
         room = torch.where(load > room, room, room - load)
+        # Ends: in every round a centroid with room fills up, or nobody waits any more.
         while len(waiting):
             waiting = waiting[self.margins[waiting].argsort(descending=True, stable=True)]
             place = self._place(self.codes[waiting], waiting)

@@ -154,6 +154,7 @@ class Growth:
         ``rows`` [n] of the nodes one after the other, each node's in the order of its content; ``sizes``, ``codes`` and
         ``prices`` [S] of the nodes.
         """
+        # Level by level with one gather a level: nodes are small and many, so all of a level are split together.
         points = self.view.take(rows)
         while True:
             owner = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(points.device)
@@ -223,6 +224,7 @@ class Growth:
         follows = equal.cpu().numpy()
         follows[0] = False
         place = np.arange(len(which))
+        # Equal rows get the first one's distance, whatever a block's arithmetic made of it.
         distances = distances[np.maximum.accumulate(np.where(follows, 0, place))]  # exactly one for equal rows
         order = np.lexsort((distances, nodes))
         nodes = nodes[order]

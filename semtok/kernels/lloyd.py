@@ -198,6 +198,7 @@ def nearest(points: Tensor, centers: Tensor, settle: bool = False) -> Tensor:
         return codes
     half = centers.square().sum(1).div_(-2)
     reach = float((-2 * half).max().sqrt())
+    # Only rows whose two best scores are closer than rounding can tell are decided again, in float64.
     doubt = 2 * (points.shape[1] + 8) * 2.0**-24 * reach  # what rounding does to two scores, over |x| + |c|
     exact = centers.double()
     exact_half = exact.square().sum(1) / 2
@@ -307,6 +308,7 @@ def _lloyd(
     spread = _spread(points) if low is None else _spread(low.rows) * low.unit**2
     before = math.inf
     for step in range(iterations):
+        # The last iteration is exact, so that bfloat16 has a say in the way but not in the outcome.
         if low is not None and exact and step == iterations - 1:
             low, spread = None, _spread(points)
         codes, gain, sums, sizes = _assign_and_sum(points, centers, low)
@@ -338,6 +340,7 @@ def _assign_and_sum(points: Tensor, centers: Tensor, low: _Low | None) -> tuple[
         torch.addmm(half, source[lo:hi], table.T, out=scores)
         torch.max(scores, dim=1, out=(best[: hi - lo], codes[lo:hi]))
         gain += best[: hi - lo].sum(dtype=torch.float64)
+        # float32 within a block, float64 between blocks: sums of many rows keep their digits.
         sums += part.zero_().index_add_(0, codes[lo:hi], points[lo:hi])
     scale = 1.0 if low is None else low.unit**2
     return codes, float(gain) * scale / len(points), sums, torch.bincount(codes, minlength=count)
@@ -408,6 +411,7 @@ def _plus_plus(sample: Tensor, count: int, generator: torch.Generator) -> Tensor
     closest = _distances(sample, norms, chosen[:1])[:, 0]
     for step in range(1, count):
         reach = closest.double().cumsum(0)
+        # Asked now and then alone: on a GPU every question waits.
         if step % 64 == 0 and float(reach[-1]) <= 0:  # what is left equals a chosen row: take any others
             chosen[step:] = (~taken).nonzero()[: count - step, 0]
             break

@@ -30,7 +30,7 @@ from semtok.content.rows import (
 from semtok.kernels.growth import Growth, Moments, Splitting, View
 from semtok.kernels.lloyd import PRECISIONS
 from semtok.kernels.origins import grid_of, on_grid
-from semtok.tokenizer import ItemTokenizer
+from semtok.per_view import PerViewTokenizer
 
 __all__ = ["FORMS", "RECIPES", "HierarchicalKMeans"]
 
@@ -42,7 +42,7 @@ _MEAN_SHARE = 1 / 64  # of the spread of a column: the powers of two below it ar
 _COST_VALUES = 1 << 24  # vector entries looked at together when codes are priced
 
 
-class HierarchicalKMeans(ItemTokenizer):
+class HierarchicalKMeans(PerViewTokenizer):
     """Codes that are unique by construction: k-means of k-means, items of a last cluster being counted.
 
     All items are split into K clusters, each of them into K again, and so on; the clusters that an item falls into are
@@ -170,10 +170,12 @@ class HierarchicalKMeans(ItemTokenizer):
         self.views_ = checked_views(views, rows.width)
         depth = self._depth(len(rows))
         keys, moments = self._read(rows)
-        self.trees_, self.sizes_, self.blocks_ = {}, [], {}
-        for number, (name, part) in enumerate(self.views_.items()):
+        self.trees_: dict[str, Branches] = {}
+        for name, part in self.views_.items():
+            warn_of_domination(moments[name].spread(len(rows)), name, part.start)
+
+        def fit_view(name: str, part: slice, seed: int) -> list[int]:
             spread = moments[name].spread(len(rows))
-            warn_of_domination(spread, name, part.start)
             # A round number near the mean: rows less it are exact, and the same wherever all rows are moved to.
             exact = moments[name].mean(len(rows))
             mean = on_grid(exact, grid_of(spread, _MEAN_SHARE)).float()
@@ -182,14 +184,15 @@ class HierarchicalKMeans(ItemTokenizer):
             how = Splitting(
                 self.codebook_size, self.balanced, self.max_points_per_centroid, self.iterations, self.precision
             )
-            growth = Growth(how, view, order, depth, self.seed + number)
+            growth = Growth(how, view, order, depth, seed)
             arrays = growth.grow() | {"mean": mean.numpy(), "keys": keys[name]}
             levels = arrays["codes"].shape[1]
             more = self.form == "variable"
             sizes = [self.codebook_size + (more and level > 0) for level in range(levels)]
             self.trees_[name] = Branches(arrays, sizes)
-            self.blocks_[name] = slice(len(self.sizes_), len(self.sizes_) + levels)
-            self.sizes_ += sizes
+            return sizes
+
+        self._fit_views(fit_view)
         self._set_fitted()
         return self
 
@@ -207,100 +210,39 @@ class HierarchicalKMeans(ItemTokenizer):
         check_peaks(peaks)
         return keys, moments
 
-    def encode(self, X: Any) -> np.ndarray:
-        """Codes of vectors.
-
-        Parameters
-        ----------
-        X : array or tensor of float [N, D]
-            Streamed where they lie in files; tensors are encoded on their device.
-
-        Returns
-        -------
-        int32 array [N, L]
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or the vectors have another width or NaN or infinite entries.
-        """
-        return self._encode(X, apart=False)
+    def _view_encoder(self, name: str, device: torch.device) -> _Walk:
+        return _Walk(self.trees_[name], self.normalize, device)
 
     def item_codes(self, X: Any, item_ids: Any) -> ItemCodes:
         """Codes of a catalogue, row i being the item ``item_ids[i]``; equal vectors of the fit are told apart."""
-        return ItemCodes(self._encode(X, apart=True), tuple(self.sizes_), item_ids, dict(self.blocks_))
-
-    def decode(self, codes: Any) -> np.ndarray:
-        """Centroid of the last cluster on the path of each tuple.
-
-        Parameters
-        ----------
-        codes : array of int [N, L]
-
-        Returns
-        -------
-        float32 array [N, D]
-            Zero in columns of no view; of length 1 vectors if ``normalize``.
-
-        Raises
-        ------
-        ValueError
-            If this is not fitted, or codes have another number of levels or are out of range.
-        """
         self._check_fitted()
-        table = ItemCodes(np.asarray(codes), tuple(self.sizes_), np.arange(len(codes))).codes
-        vectors = np.zeros((len(table), self.n_features_in_), dtype=np.float32)
-        for name, part in self.views_.items():
-            tree = self.trees_[name]
-            vectors[:, part] = tree.mean + tree.offsets[tree.nodes_of(table[:, self.blocks_[name]])]
-        return vectors
+        rows = Rows(self, X, reset=False)
+        walks = {name: self._view_encoder(name, rows.device) for name in self.views_}
+        codes = self._encoded(rows, walks)
+        for name, columns in self.blocks_.items():  # equal rows may lie in different chunks
+            walks[name].tell_apart(codes[:, columns])
+        return ItemCodes(codes, tuple(self.sizes_), item_ids, dict(self.blocks_))
 
-    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
-        """See :meth:`ItemTokenizer.costs`: squared distance to the cluster that each code of ``level`` leads to.
+    def _view_decoded(self, name: str, codes: np.ndarray) -> np.ndarray:
+        """Centroids of the last cluster on the path of each tuple; of length 1 vectors if ``normalize``."""
+        tree = self.trees_[name]
+        found: np.ndarray = tree.mean + tree.offsets[tree.nodes_of(codes)]
+        return found
+
+    def _view_costs(self, name: str, points: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """Squared distance to the cluster that each code of ``level`` leads to.
 
         Codes after ``level`` are not read, since they mean other clusters under another one. The codes that count items
         all cost the distance to the cluster, taken or free; a code without a cluster costs infinity. Where nothing can
         follow only the reserved code is finite.
         """
-        self._check_fitted()
-        table = np.asarray(codes)
-        level = range(len(self.sizes_))[level]
-        name = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
-        columns, tree = self.blocks_[name], self.trees_[name]
-        points = np.asarray(X, dtype=np.float32)[:, self.views_[name]]
-        found = np.full((len(table), self.sizes_[level]), np.inf, dtype=np.float32)
+        tree, size = self.trees_[name], self.sizes_[self.blocks_[name]][level]
+        found = np.full((len(codes), size), np.inf, dtype=np.float32)
         step = max(1, _COST_VALUES // (self.codebook_size * points.shape[1]))
-        for lo in range(0, len(table), step):
+        for lo in range(0, len(codes), step):
             part = centred(points[lo : lo + step], tree.mean, self.normalize)
-            before = table[lo : lo + step, columns.start : level]
-            found[lo : lo + step] = _costs(tree, part, before, self.sizes_[level])
+            found[lo : lo + step] = _costs(tree, part, codes[lo : lo + step, :level], size)
         return found
-
-    def _encode(self, X: Any, apart: bool) -> np.ndarray:
-        self._check_fitted()
-        rows = Rows(self, X, reset=False)
-        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
-        keys = {name: np.empty(len(rows), dtype=np.int64) for name in self.views_}
-        offsets: dict[str, Any] = {}
-        for lo, chunk in rows.chunks():
-            check_finite(chunk, lo, self.views_)
-            for name, part in self.views_.items():
-                tree, points = self.trees_[name], chunk[:, part]
-                found = keys[name][lo : lo + len(chunk)]
-                found[:] = row_keys(points.cpu().numpy())
-                strange = np.flatnonzero(tree.recognize(found) < 0)
-                if len(strange) and name not in offsets:
-                    offsets[name] = tree.offsets if chunk.device.type == "cpu" else _tensor(tree.offsets, chunk)
-                if len(strange):
-                    here = points.numpy() if chunk.device.type == "cpu" else points
-                    mean = tree.mean if chunk.device.type == "cpu" else _tensor(tree.mean, chunk)
-                    codes[lo + strange, self.blocks_[name]] = tree.route(
-                        centred(here[strange], mean, self.normalize), offsets[name]
-                    )
-        for name, columns in self.blocks_.items():
-            row = self.trees_[name].recognize(keys[name], apart)
-            codes[row >= 0, columns] = self.trees_[name].codes[row[row >= 0]]
-        return codes
 
     def _depth(self, count: int) -> int | None:
         """Levels of the tree, None where they are as they come."""
@@ -361,6 +303,36 @@ class HierarchicalKMeans(ItemTokenizer):
 _FIELDS = ("mean", "offsets", "code", "price", "children", "items", "reach", "keys", "codes")
 
 
+class _Walk:
+    """Encoder of one view: rows of the fit have their codes, other rows are led down the tree.
+
+    It remembers the keys of the rows that it was given, in their order, so that `tell_apart` can go over them.
+    """
+
+    def __init__(self, tree: Branches, normalize: bool, device: torch.device) -> None:
+        self.tree, self.normalize = tree, normalize
+        here = device.type == "cpu"  # there the walk is NumPy's, elsewhere torch's
+        self.mean, self.offsets = (
+            array if here else torch.from_numpy(array).to(device) for array in (tree.mean, tree.offsets)
+        )
+        self.keys: list[np.ndarray] = []
+
+    def __call__(self, points: Tensor) -> np.ndarray:
+        self.keys.append(row_keys(points.cpu().numpy()))
+        row = self.tree.recognize(self.keys[-1])
+        codes: np.ndarray = self.tree.codes[row]
+        strange = np.flatnonzero(row < 0)
+        if len(strange):
+            here = points.numpy() if points.device.type == "cpu" else points
+            codes[strange] = self.tree.route(centred(here[strange], self.mean, self.normalize), self.offsets)
+        return codes
+
+    def tell_apart(self, codes: np.ndarray) -> None:
+        """Give the second row with the content of an item of the fit the codes of the second such item, and so on."""
+        row = self.tree.recognize(np.concatenate(self.keys), apart=True)
+        codes[row >= 0] = self.tree.codes[row[row >= 0]]
+
+
 def _costs(tree: Branches, points: np.ndarray, before: np.ndarray, size: int) -> np.ndarray:
     """Squared distances of centred rows to what follows the codes ``before`` [n, l]: float32 [n, size]."""
     found = np.full((len(points), size), np.inf, dtype=np.float32)
@@ -380,7 +352,3 @@ def _costs(tree: Branches, points: np.ndarray, before: np.ndarray, size: int) ->
         book = tree.offsets[children]
         found[rows[:, None], tree.code[children]] = squared_distances(points[rows], book)
     return found
-
-
-def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(like.device)

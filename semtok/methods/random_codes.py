@@ -15,12 +15,12 @@ from torch import Tensor
 from recbase.arguments import CodebookSize, Device, Levels, Seed, check_arguments
 from semtok.codecs.drawn import drawn_codes, row_keys
 from semtok.content.rows import Rows, check_finite, checked_views
-from semtok.vector_tokenizer import StreamedTokenizer
+from semtok.per_view import PerViewTokenizer
 
 __all__ = ["RandomCodes"]
 
 
-class RandomCodes(StreamedTokenizer):
+class RandomCodes(PerViewTokenizer):
     """Codes drawn at random, each as likely as any other.
 
     An item's codes follow from the bits of its vector and the seed, so that the same vector always has the same codes,
@@ -88,35 +88,21 @@ class RandomCodes(StreamedTokenizer):
             check_finite(chunk, lo, self.views_)
             total += chunk.sum(0, dtype=torch.float64).cpu().numpy()
         self.mean_ = (total / len(rows)).astype(np.float32)
-        self.sizes_ = [int(self.codebook_size)] * (self.levels * len(self.views_))
-        self.blocks_ = {
-            name: slice(number * self.levels, (number + 1) * self.levels) for number, name in enumerate(self.views_)
-        }
+        self._fit_views(lambda name, part, seed: [int(self.codebook_size)] * self.levels)
         return self
 
-    def _encoder(self, device: torch.device) -> Callable[[Tensor], np.ndarray]:
-        def encoded(chunk: Tensor) -> np.ndarray:
-            points = chunk.cpu().numpy()
-            drawn = [
-                drawn_codes(row_keys(points[:, part]), self.sizes_[self.blocks_[name]], self.seed)
-                for name, part in self.views_.items()
-            ]
-            return np.concatenate(drawn, 1)
+    def _view_encoder(self, name: str, device: torch.device) -> Callable[[Tensor], np.ndarray]:
+        sizes = self.sizes_[self.blocks_[name]]
+        return lambda points: drawn_codes(row_keys(points.cpu().numpy()), sizes, self.seed)
 
-        return encoded
+    def _view_decoded(self, name: str, codes: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.mean_[self.views_[name]]  # the mean of all vectors, whatever the codes
+        return found
 
-    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
-        for part in self.views_.values():  # the mean of all vectors, whatever the codes
-            vectors[:, part] = self.mean_[part]
-
-    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
-        """See :meth:`ItemTokenizer.costs`: every code costs the distance to the mean."""
-        self._check_fitted()
-        level = range(len(self.sizes_))[level]
-        name = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
-        part = self.views_[name]
-        squared = np.square(np.asarray(X, dtype=np.float32)[:, part] - self.mean_[part]).sum(1)
-        return np.repeat(squared[:, None], self.sizes_[level], axis=1)
+    def _view_costs(self, name: str, points: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """Distance to the mean, for every code."""
+        squared = np.square(points - self.mean_[self.views_[name]]).sum(1)
+        return np.repeat(squared[:, None], self.codebook_size, axis=1)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {}, {"mean": self.mean_}

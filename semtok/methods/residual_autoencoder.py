@@ -42,7 +42,7 @@ from semtok.kernels.residual_vq import GRADIENTS, ResidualCodebooks
 from semtok.methods.autoencoder import Autoencoder, RowBatches
 from semtok.methods.fitted_network import Fitted, as_arrays, checked_array, latents_of, layer_arrays, restored_rows
 from semtok.methods.network_rows import column_rows, shift_and_scale, validation_rows
-from semtok.vector_tokenizer import StreamedTokenizer
+from semtok.per_view import PerViewTokenizer
 
 __all__ = ["ResidualAutoencoder"]
 
@@ -101,7 +101,7 @@ class Training:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class ResidualAutoencoder(Training, Quantization, Architecture, StreamedTokenizer):
+class ResidualAutoencoder(Training, Quantization, Architecture, PerViewTokenizer):
     """Base of tokenizers that train an autoencoder whose latent vector is quantized level by level."""
 
     program = "residual-network"
@@ -149,22 +149,25 @@ class ResidualAutoencoder(Training, Quantization, Architecture, StreamedTokenize
         check_rows(rows, columns)
         inputs = self._checked_inputs(len(rows), inputs)
         started = time.perf_counter()
-        lines: list[dict[str, Any]] = []
         found: list[Fitted] = []
+        lines: list[dict[str, Any]] = []
+
+        def fit_view(name: str, part: slice, seed: int) -> list[int]:
+            share = None  # of the seconds left
+            if self.max_seconds is not None:
+                share = (self.max_seconds - (time.perf_counter() - started)) / (len(columns) - len(found))
+            fitted, history = self._fit_view(column_rows(rows, part), seed, share, inputs)
+            found.append(fitted)
+            lines.extend(history if views is None else [{"view": name} | line for line in history])
+            return [len(book) for book in fitted.codebooks]
+
+        self.views_ = columns
         with _kept_random_state():
-            for number, (name, part) in enumerate(columns.items()):
-                share = None  # of the seconds left
-                if self.max_seconds is not None:
-                    share = (self.max_seconds - (time.perf_counter() - started)) / (len(columns) - number)
-                fitted, history = self._fit_view(column_rows(rows, part), self.seed + number, share, inputs)
-                found.append(fitted)
-                lines += history if views is None else [{"view": name} | line for line in history]
-        self.views_, self.fitted_, self.history_ = columns, found, lines
+            self._fit_views(fit_view)
+        self.fitted_, self.history_ = found, lines
         self.seconds_ = time.perf_counter() - started
         self._describe()
-        codes = self._codes(rows.sample(256, self.codebook_size, self.seed))
-        counts = [torch.bincount(column, minlength=size) for column, size in zip(codes.T, self.sizes_, strict=True)]
-        self.unused_ = [int((count == 0).sum()) for count in counts]
+        self.unused_ = self._unused(rows.sample(256, self.codebook_size, self.seed))
         return self
 
     def _checked_inputs(self, count: int, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,14 +277,26 @@ class ResidualAutoencoder(Training, Quantization, Architecture, StreamedTokenize
     def _describe(self) -> None:
         """Fitted attributes that follow from the arrays."""
         self.codebooks_ = [book for fitted in self.fitted_ for book in fitted.codebooks]
-        self.sizes_ = [len(book) for book in self.codebooks_]
-        ends = np.cumsum([len(fitted.codebooks) for fitted in self.fitted_]).tolist()
-        self.blocks_ = {view: slice(lo, hi) for view, lo, hi in zip(self.views_, [0, *ends], ends, strict=False)}
 
     # ------------------------------------------------------------------------------------- encoding
 
-    def _encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        return self._codes
+    def _fitted(self, name: str) -> Fitted:
+        return self.fitted_[list(self.views_).index(name)]
+
+    def _view_encoder(self, name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+        fitted = self._fitted(name)
+
+        def encoded(points: Tensor) -> Tensor:
+            found, left = [], latents_of(fitted, points)
+            for book, usable in zip(fitted.codebooks, fitted.usable, strict=True):
+                words = torch.from_numpy(book).to(left)
+                scores = words.square().sum(1) - 2 * left @ words.T
+                scores[:, torch.from_numpy(~usable).to(left.device)] = math.inf
+                found.append(scores.argmin(1))
+                left = left - words[found[-1]]
+            return torch.stack(found, 1)
+
+        return encoded
 
     def latents(self, X: Any) -> np.ndarray:
         """Latent vectors, which are quantized: [N, D] to float64 [N, latent_dim] (of all views side by side)."""
@@ -295,42 +310,20 @@ class ResidualAutoencoder(Training, Quantization, Architecture, StreamedTokenize
         found: np.ndarray = np.concatenate(parts)
         return found
 
-    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
-        whole = torch.from_numpy(table).long()
-        for fitted, part, columns in zip(self.fitted_, self.views_.values(), self.blocks_.values(), strict=True):
-            for lo in range(0, len(whole), _CHUNK_ROWS):
-                own = whole[lo : lo + _CHUNK_ROWS, columns]
-                vectors[lo : lo + len(own), part] = restored_rows(fitted, own).numpy()
+    def _view_decoded(self, name: str, codes: np.ndarray) -> np.ndarray:
+        chunks = torch.from_numpy(codes).long().split(_CHUNK_ROWS)
+        return np.concatenate([restored_rows(self._fitted(name), chunk).numpy() for chunk in chunks])
 
-    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
-        """See :meth:`ItemTokenizer.costs`; distances between latents and sums of codewords."""
-        self._check_fitted()
-        table = np.asarray(codes)
-        level = range(len(self.sizes_))[level]
-        names = list(self.blocks_)
-        number = next(n for n, name in enumerate(names) if self.blocks_[name].start <= level < self.blocks_[name].stop)
-        columns, fitted = self.blocks_[names[number]], self.fitted_[number]
-        points = torch.from_numpy(np.array(X, dtype=np.float32)[:, self.views_[names[number]]])
-        left = latents_of(fitted, points).numpy()
-        for other in range(columns.start, columns.stop):
+    def _view_costs(self, name: str, points: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """Distances between latents and sums of codewords."""
+        fitted = self._fitted(name)
+        left = latents_of(fitted, torch.from_numpy(points.copy())).numpy()
+        for other, book in enumerate(fitted.codebooks):
             if other != level:
-                left -= self.codebooks_[other][table[:, other]]
-        book = self.codebooks_[level].astype(np.float64)
-        found = squared_distances(left, book)
-        found[:, ~fitted.usable[level - columns.start]] = np.inf
+                left -= book[codes[:, other]]
+        found = squared_distances(left, fitted.codebooks[level].astype(np.float64))
+        found[:, ~fitted.usable[level]] = np.inf
         return found.astype(np.float32)
-
-    def _codes(self, chunk: Tensor) -> Tensor:
-        found = []
-        for fitted, part in zip(self.fitted_, self.views_.values(), strict=True):
-            left = latents_of(fitted, chunk[:, part])
-            for book, usable in zip(fitted.codebooks, fitted.usable, strict=True):
-                words = torch.from_numpy(book).to(left)
-                scores = words.square().sum(1) - 2 * left @ words.T
-                scores[:, torch.from_numpy(~usable).to(left.device)] = math.inf
-                found.append(scores.argmin(1))
-                left = left - words[found[-1]]
-        return torch.stack(found, 1)
 
     # ------------------------------------------------------------------------------------- the folder
 

@@ -19,7 +19,7 @@ from semtok.codecs.grid import Grid, cells_of
 from semtok.content.rows import Rows, check_rows, checked_views
 from semtok.kernels.lloyd import principal_axes
 from semtok.kernels.origins import grid_of, on_grid, spread_of
-from semtok.vector_tokenizer import StreamedTokenizer
+from semtok.per_view import PerViewTokenizer
 
 __all__ = ["FiniteScalarQuantizer", "HyperplaneLSH", "ScalarTokenizer"]
 
@@ -30,7 +30,7 @@ _RIDGE = 1e-6  # of the mean variance, added where decoders are solved for
 Self = TypeVar("Self", bound="ScalarTokenizer")
 
 
-class ScalarTokenizer(StreamedTokenizer):
+class ScalarTokenizer(PerViewTokenizer):
     """Base of tokenizers that cut coordinates into cells; a subclass says which coordinates, and where they are cut.
 
     A coordinate is a direction in the centred view. A code is the cells of its level's coordinates, counted with the
@@ -77,13 +77,14 @@ class ScalarTokenizer(StreamedTokenizer):
         sample = rows.sample(_FIT_ROWS, 1, self.seed)
         cells = self._cells()
         count = self.levels * len(cells)
-        self.grids_ = {}
-        for number, (name, part) in enumerate(self.views_.items()):
+        self.grids_: dict[str, Grid] = {}
+
+        def fit_view(name: str, part: slice, seed: int) -> list[int]:
             points = sample[:, part]
             # A round number near the mean: rows less it are the same, to the last bit, wherever the rows are moved.
             grid = grid_of(spread_of(points), _MEAN_SHARE)
             mean = on_grid(points.mean(0, dtype=torch.float64).cpu(), grid).float().to(points.device)
-            axes, cuts = self._coordinates(points - mean, mean, count, self.seed + number)
+            axes, cuts = self._coordinates(points - mean, mean, count, seed)
             values = (points - mean) @ axes  # [n, C]
             found = torch.from_numpy(cells_of(values.cpu().numpy(), cuts.cpu().numpy())).to(points.device)
             means = _cell_means(values, found, max(cells))
@@ -97,34 +98,23 @@ class ScalarTokenizer(StreamedTokenizer):
                 },
                 cells,
             )
-        self.sizes_ = [prod(cells)] * (self.levels * len(self.views_))
-        self.blocks_ = {
-            name: slice(number * self.levels, (number + 1) * self.levels) for number, name in enumerate(self.views_)
-        }
+            return [prod(cells)] * self.levels
+
+        self._fit_views(fit_view)
         return self
 
-    def _encoder(self, device: torch.device) -> Callable[[Tensor], np.ndarray]:
-        def encoded(chunk: Tensor) -> np.ndarray:
-            points = chunk.cpu().numpy()
-            return np.concatenate([self.grids_[name].encode(points[:, part]) for name, part in self.views_.items()], 1)
+    def _view_encoder(self, name: str, device: torch.device) -> Callable[[Tensor], np.ndarray]:
+        return lambda points: self.grids_[name].encode(points.cpu().numpy())
 
-        return encoded
+    def _view_decoded(self, name: str, codes: np.ndarray) -> np.ndarray:
+        return self.grids_[name].decode(codes)
 
-    def _decode_into(self, vectors: np.ndarray, table: np.ndarray) -> None:
-        for name, part in self.views_.items():
-            vectors[:, part] = self.grids_[name].decode(table[:, self.blocks_[name]])
-
-    def costs(self, X: Any, codes: Any, level: int) -> np.ndarray:
-        """See :meth:`ItemTokenizer.costs`."""
-        self._check_fitted()
-        table = np.array(codes)
-        level = range(len(self.sizes_))[level]
-        name = next(name for name, columns in self.blocks_.items() if columns.start <= level < columns.stop)
-        columns, grid = self.blocks_[name], self.grids_[name]
-        table[:, level] = 0
-        book = grid.book(level - columns.start)
-        left = np.asarray(X, dtype=np.float32)[:, self.views_[name]] - grid.decode(table[:, columns]) + book[0]
-        return squared_distances(left, book)
+    def _view_costs(self, name: str, points: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        others = np.array(codes)
+        others[:, level] = 0
+        grid = self.grids_[name]
+        book = grid.book(level)
+        return squared_distances(points - grid.decode(others) + book[0], book)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = {f"{field}.{name}": getattr(grid, field) for name, grid in self.grids_.items() for field in _FIELDS}

@@ -1,27 +1,111 @@
-"""The figures of the page, as SVG."""
+"""The figures of a report, drawn once, as SVG: on the page, and in files of their own."""
 
 from __future__ import annotations
 
 import math
-from html import escape as _as_html
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
+from markupsafe import Markup
 
 from recbase.console import plain
+from semtok.report.measures import project
 from semtok.report.sources import Subject
 
 _COLOURS = 8  # of the style sheet
 
-__all__ = ["escape", "histogram", "map_figure", "use_figure"]
+_MOST_LEVELS, _MOST_POINTS = 8, 1000
+STYLE = files("semtok.report").joinpath("page.css").read_text(encoding="utf-8")
+
+__all__ = ["STYLE", "Drawn", "colours_of", "draw", "histogram", "map_figure", "use_figure"]
 
 
-def escape(text: Any) -> str:
-    """Text from data as HTML: no tag, no control character, nothing that turns the writing of what follows around."""
-    return _as_html(plain(text))
+@dataclass(frozen=True)
+class Drawn:
+    """The figures of one subject.
+
+    Attributes
+    ----------
+    use : Markup
+        How evenly the codes of every level are used.
+    levels : list of Markup
+        Items of each code, a figure each for the first eight levels.
+    map : Markup or None
+        The items in two dimensions, where there are vectors.
+    """
+
+    use: Markup
+    levels: list[Markup]
+    map: Markup | None
+
+    def files(self) -> dict[str, str]:
+        """Name to content of a file for each figure, with the style of the page."""
+        named = {"use": self.use} | {f"level-{level}": figure for level, figure in enumerate(self.levels)}
+        named |= {} if self.map is None else {"map": self.map}
+        return {f"{name}.svg": _alone(figure) for name, figure in named.items()}
 
 
-def use_figure(subject: Subject) -> str:
+def _alone(figure: Markup) -> str:
+    opened = str(figure).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return opened.replace("<title>", f"<style>{STYLE}</style><title>", 1)
+
+
+def draw(subjects: Sequence[Subject], seed: int = 0) -> list[Drawn]:
+    """Draw the figures of subjects.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+        From `semtok.report.sources.examine`; those that have the same vectors share one map of points.
+    seed : int, default 0
+        Seed of the points and of the t-SNE.
+    """
+    maps = _maps(subjects, seed)
+    return [
+        Drawn(
+            use_figure(subject),
+            [histogram(subject, level, column) for level, column in enumerate(subject.codes.codes.T[:_MOST_LEVELS])],
+            figure,
+        )
+        for subject, figure in zip(subjects, maps, strict=True)
+    ]
+
+
+def _maps(subjects: Sequence[Subject], seed: int) -> list[Markup | None]:
+    made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    figures: list[Markup | None] = []
+    for subject in subjects:
+        vectors = subject.vectors if subject.vectors is not None else subject.decoded
+        if vectors is None:
+            figures.append(None)
+            continue
+        same = next((key for key in made if key == id(vectors)), None) or _like(subject, subjects, made)
+        if same is None:
+            rows = np.arange(len(vectors))
+            if len(rows) > _MOST_POINTS:
+                rows = np.sort(np.random.default_rng(seed).choice(len(rows), _MOST_POINTS, replace=False))
+            same = id(vectors)
+            made[same] = (rows, project(np.asarray(vectors)[rows], seed))
+        figures.append(map_figure(subject, *made[same]))
+    return figures
+
+
+def _like(subject: Subject, subjects: Sequence[Subject], made: Mapping[int, object]) -> int | None:
+    """An earlier subject that has the very same vectors of the same items, so that their maps can be compared."""
+    for other in subjects:
+        if other is subject:
+            return None
+        mine, theirs = subject.vectors, other.vectors
+        if mine is None or theirs is None or id(theirs) not in made or mine.shape != theirs.shape:
+            continue
+        if np.array_equal(subject.codes.item_ids, other.codes.item_ids) and np.array_equal(mine, theirs):
+            return id(theirs)
+    return None
+
+
+def use_figure(subject: Subject) -> Markup:
     """Figure of how evenly the codes of every level are used."""
     levels = subject.report["levels"]
     width, height, left, low = 360, 150, 34, 124
@@ -49,7 +133,7 @@ def use_figure(subject: Subject) -> str:
     return _figure(width, height + 4, "".join(parts), f"Use of the codes of {subject.name}. {said}.")
 
 
-def histogram(subject: Subject, level: int, column: np.ndarray) -> str:
+def histogram(subject: Subject, level: int, column: np.ndarray) -> Markup:
     """Figure of how many items each code of a level has."""
     size = subject.codes.sizes[level]
     counts = np.sort(np.bincount(column, minlength=size))[::-1]
@@ -78,11 +162,17 @@ def histogram(subject: Subject, level: int, column: np.ndarray) -> str:
     return _figure(width, height, inner, said)
 
 
-def map_figure(subject: Subject, rows: np.ndarray, points: np.ndarray) -> str:
-    """Figure of the items in two dimensions, coloured by their first code."""
-    first = subject.codes.codes[rows, 0]
+def colours_of(subject: Subject) -> tuple[list[int], list[int]]:
+    """The most frequent first codes, which have colours of their own on the map, and how many items each has."""
     counts = np.bincount(subject.codes.codes[:, 0])
     common = np.argsort(-counts, kind="stable")[: min(_COLOURS, int((counts > 0).sum()))]
+    return common.tolist(), counts[common].tolist()
+
+
+def map_figure(subject: Subject, rows: np.ndarray, points: np.ndarray) -> Markup:
+    """Figure of the items in two dimensions, coloured by their first code."""
+    first = subject.codes.codes[rows, 0]
+    common, _ = colours_of(subject)
     size, edge = 360, 8
     low, high = points.min(0), points.max(0)
     scale = (size - 2 * edge) / max(float((high - low).max()), 1e-9)
@@ -93,16 +183,13 @@ def map_figure(subject: Subject, rows: np.ndarray, points: np.ndarray) -> str:
         f'<path class="dot {colour}" d="{"".join(f"M{x:g} {y:g}h0" for x, y in places[chosen].tolist())}"/>'
         for colour, chosen in groups
     )
-    key = "".join(
-        f'<span><i class="c{at}"></i>code {code} ({counts[code]:,} items)</span>' for at, code in enumerate(common)
-    )
     whole = "vectors" if subject.vectors is not None else "decoded vectors"
     said = f"Map of {len(rows)} {whole} of items, coloured by the first code of {subject.name}."
-    return _figure(size, size, inner, said) + f'<p class="key small-key">{key}</p>'
+    return _figure(size, size, inner, said)
 
 
-def _figure(width: int, height: int, inner: str, said: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said)}"><title>{escape(said)}</title>'
-        f"{inner}</svg>"
-    )
+def _figure(width: int, height: int, inner: str, said: str) -> Markup:
+    """The drawing, and in words what it shows; names in these come from data."""
+    words = Markup.escape(plain(said))
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{words}"><title>{words}</title>'
+    return Markup(f"{opening}{inner}</svg>")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recbase.arguments import Count, Dropout, Large, LargeOrOff, Length, Width
 from recbase.model import initialise
 from recbase.nn.transformer import Packing
-from seqrec.modalities import ItemFeatures
+from seqrec.modalities import ModalityVectors
 from seqrec.models.caser import older
 from seqrec.models.gru4rec import recurrent_states
 from seqrec.sequential import SequentialModel
@@ -88,7 +88,7 @@ class MFN4Rec(SequentialModel):
         super().__init__(locals())
         self.dropout, self.loss, self.negatives = dropout, loss, negatives
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
-        self.features = ItemFeatures(items, text_dim, image_dim)
+        self.features = ModalityVectors(items, text_dim, image_dim)
         self.project = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in self.features.widths)
         self.recurrent = nn.ModuleList(nn.GRU(dim, dim) for _ in range(1 + len(self.project)))
         width = 2 * dim * len(self.recurrent)

@@ -27,7 +27,7 @@ from recbase.data.sequences import SequenceBatch
 from recbase.model import Network, initialise
 from recbase.nn.transformer import Attention, Encoder, Packing
 from recbase.train.loop import LossOutput
-from seqrec.modalities import ItemFeatures
+from seqrec.modalities import ModalityVectors
 from seqrec.objectives import target_states
 
 __all__ = ["RECIPES", "InterestDecoder", "MISSRec", "MISSRecScorer", "density_peaks"]
@@ -187,7 +187,7 @@ class MISSRec(Network):
         self.items, self.max_len, self.dropout = items, max_len, dropout
         self.interest_ratio, self.neighbours = interest_ratio, neighbours
         self.mix_sharpness, self.orthogonality, self.temperature = mix_sharpness, orthogonality, temperature
-        self.features = ItemFeatures(items, text_dim, image_dim)
+        self.features = ModalityVectors(items, text_dim, image_dim)
         widths = self.features.widths
         # The item in the centre of each item's cluster, for each modality; 0 where it has no vector.
         self.register_buffer("interest", torch.zeros(len(widths), items + 1, dtype=torch.int64))

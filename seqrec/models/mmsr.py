@@ -14,7 +14,7 @@ from recbase.arguments import Count, Depth, Dropout, Large, LargeOrOff, Length, 
 from recbase.model import initialise
 from recbase.nn.transformer import Packing
 from semtok.kernels.lloyd import cluster
-from seqrec.modalities import ItemFeatures
+from seqrec.modalities import ModalityVectors
 from seqrec.sequential import SequentialModel
 
 __all__ = ["MMSR", "RECIPES", "Graph", "GraphLayer"]
@@ -153,7 +153,7 @@ class MMSR(SequentialModel):
     ) -> None:
         super().__init__(locals())
         self.dropout, self.loss, self.negatives, self.clusters = dropout, loss, negatives, clusters
-        self.features = ItemFeatures(items, text_dim, image_dim)
+        self.features = ModalityVectors(items, text_dim, image_dim)
         widths = self.features.widths
         # Cluster of each item in each modality, -1 where it has no vector; and the centres.
         self.register_buffer("cluster_of", torch.full((len(widths), items + 1), -1))

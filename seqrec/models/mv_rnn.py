@@ -15,7 +15,7 @@ from recbase.model import initialise
 from recbase.nn.draws import draw_uniform
 from recbase.nn.transformer import Packing
 from recbase.train.loop import LossOutput
-from seqrec.modalities import ItemFeatures
+from seqrec.modalities import ModalityVectors
 from seqrec.models.gru4rec import recurrent_states
 from seqrec.sequential import SequentialModel
 
@@ -52,7 +52,7 @@ class MultiView(nn.Module):
         super().__init__()
         self.fusion = fusion
         self.latent = nn.Embedding(items + 1, dim, padding_idx=0)
-        self.features = ItemFeatures(items, text_dim, image_dim)
+        self.features = ModalityVectors(items, text_dim, image_dim)
         widths = self.features.widths
         self.project = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in widths)
         self.bias = nn.Parameter(torch.zeros(dim)) if fusion == "dae" else None

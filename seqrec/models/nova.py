@@ -24,7 +24,7 @@ from recbase.arguments import (
 )
 from recbase.model import initialise
 from recbase.nn.transformer import Attention, Packing
-from seqrec.modalities import ItemFeatures
+from seqrec.modalities import ModalityVectors
 from seqrec.models.bert4rec import BERT4Rec
 
 __all__ = ["NOVABERT", "RECIPES", "Fusion", "NonInvasiveBlock"]
@@ -203,7 +203,7 @@ class NOVABERT(BERT4Rec):
         self._config = arguments
         check_arguments(type(self), arguments)
         del self.encoder
-        self.features = ItemFeatures(items, text_dim, image_dim, extra=1)
+        self.features = ModalityVectors(items, text_dim, image_dim, extra=1)
         widths = self.features.widths
         self.project = nn.ModuleList(nn.Linear(width, dim) for width in widths)
         self.absent = nn.Parameter(torch.randn(len(widths), dim) * 0.02)  # instead of what is missing or masked

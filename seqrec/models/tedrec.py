@@ -24,7 +24,7 @@ from recbase.arguments import (
 )
 from recbase.model import initialise
 from recbase.nn.transformer import Encoder, Packing
-from seqrec.modalities import ItemFeatures
+from seqrec.modalities import ModalityVectors
 from seqrec.sequential import SequentialModel
 
 __all__ = ["RECIPES", "PositionalExperts", "SpectralFusion", "TedRec"]
@@ -187,7 +187,7 @@ class TedRec(SequentialModel):
         super().__init__(locals())
         self.dropout, self.loss, self.negatives, self.scale = dropout, loss, negatives, 1 / temperature
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
-        self.features = ItemFeatures(items, text_dim, image_dim if images else 0)
+        self.features = ModalityVectors(items, text_dim, image_dim if images else 0)
         self.adapt = nn.ModuleList(
             PositionalExperts(width, dim, experts, max_len, dropout, gate_noise) for width in self.features.widths
         )

@@ -89,13 +89,13 @@ def test_encoding_holds_no_copy_of_a_mapped_array(tmp_path: Path, monkeypatch: p
     mapped = np.lib.format.open_memmap(tmp_path / "half.npy", mode="w+", dtype=np.float16, shape=(3000, 12))
     mapped[:] = some_vectors(3000)
     sizes: list[int] = []
-    encode_chunk = type(tokenizer)._encode_chunk
+    chunk_codes = type(tokenizer)._chunk_codes
 
-    def watched(self: VectorTokenizer, chunk: torch.Tensor, blocks: list) -> torch.Tensor:
+    def watched(self: VectorTokenizer, chunk: torch.Tensor, encoders: dict) -> np.ndarray:
         sizes.append(len(chunk))
-        return encode_chunk(self, chunk, blocks)
+        return chunk_codes(self, chunk, encoders)
 
-    monkeypatch.setattr(type(tokenizer), "_encode_chunk", watched)
+    monkeypatch.setattr(type(tokenizer), "_chunk_codes", watched)
     assert tokenizer.encode(mapped).shape == (3000, 2)
     assert max(sizes) == 256
     assert sum(sizes) == 3000

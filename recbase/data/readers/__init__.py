@@ -9,7 +9,6 @@ Nothing is filtered or sorted here, nothing that is read is executed, and what i
 
 from recbase.data.readers.formats import FORMATS, read, read_all
 from recbase.data.readers.items import read_items
-from recbase.data.tables.images import read_image_features
 from recbase.data.tables.raw import Notes, RawData, as_table
 
-__all__ = ["FORMATS", "Notes", "RawData", "as_table", "read", "read_all", "read_image_features", "read_items"]
+__all__ = ["FORMATS", "Notes", "RawData", "as_table", "read", "read_all", "read_items"]

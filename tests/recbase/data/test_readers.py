@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -245,26 +244,6 @@ def test_amazon_2023_splits_come_together(tmp_path: Path) -> None:
     alone = prepare_dataset(test, min_user=0, min_item=0)
     assert alone.sequences_hash == whole.sequences_hash
     assert alone.timestamps is None
-
-
-def test_image_features_are_streamed(tmp_path: Path) -> None:
-    draw = np.random.default_rng(0)
-    vectors = draw.standard_normal((600, 8)).astype("<f4")
-    data = b"".join(f"B{n:09d}".encode() + row.tobytes() for n, row in enumerate(vectors))
-    path = tmp_path / "image_features_X.b"
-    path.write_bytes(data)
-    found, missing = readers.read_image_features(path, pl.Series(["B000000555", "none", "B000000003"]), width=8)
-    np.testing.assert_array_equal(found, [vectors[555], np.zeros(8), vectors[3]])
-    assert missing.tolist() == [False, True, False]
-    (tmp_path / "z.b").write_bytes(gzip.compress(data))
-    again, _ = readers.read_image_features(tmp_path / "z.b", pl.Series(["B000000003"]), width=8)
-    np.testing.assert_array_equal(again[0], vectors[3])
-    path.write_bytes(data[:-3])
-    with pytest.raises(ValueError, match="ends within a record of 42 bytes"):
-        readers.read_image_features(path, pl.Series(["x"]), width=8)
-    path.write_bytes(b"B000000001" + np.full(8, np.nan, "<f4").tobytes())
-    with pytest.raises(ValueError, match="has vectors that are not finite"):
-        readers.read_image_features(path, pl.Series(["B000000001"]), width=8)
 
 
 def test_a_big_review_file_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -77,10 +78,21 @@ def test_report_compares_and_its_file_says_what_json_says(data: Path) -> None:
     assert good("report", "pq", "--quiet", "--no-page").stdout == ""
 
 
-def test_report_draws_figures(data: Path) -> None:
+def test_report_draws_figures_once_for_page_and_files(data: Path) -> None:
+    result = json.loads(good("report", "pq", "--figures", "--out", "r", "--json").stdout)
+    drawn = [Path(path) for path in result["files"][2:] if path.endswith(".svg")]
+    assert [path.name for path in drawn] == ["use.svg", *(f"level-{level}.svg" for level in range(4)), "map.svg"]
+    page = Path("r/report.html").read_text()
+    for path in drawn:
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        picture = path.read_text().partition("<title>")[2]
+        assert picture in page
+
+
+def test_report_draws_pictures_where_matplotlib_is_installed(data: Path) -> None:
     pytest.importorskip("matplotlib", reason="semtok[plots] is not installed")
     result = json.loads(good("report", "pq", "--no-page", "--figures", "--out", "r", "--json").stdout)
-    drawn = [Path(path) for path in result["files"][1:]]
+    drawn = [Path(path) for path in result["files"][1:] if path.endswith(".png")]
     assert [path.name for path in drawn] == ["utilisation.png", "branching.png", "collisions.png", "projection.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 

@@ -380,7 +380,7 @@ def test_titles_cannot_leave_their_place_in_the_page(folder: Path) -> None:
     subjects[0].name = bad
     page = comparison_page(subjects, titles, bad)
     assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quoted&quot;" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quoted&#34;" in page
     assert not {"\u202e", "\x1b", "\x00"} & set(page)
     assert "\\u202egnp.exe\\x1b[31m\\x00" in page
 

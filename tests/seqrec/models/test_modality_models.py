@@ -10,7 +10,7 @@ from recbase.data.sequences import Histories, SequenceBatches
 from recbase.nn.transformer import Packing
 from recbase.store.runs import resolve
 from seqrec import REGISTRY
-from seqrec.modalities import ItemFeatures
+from seqrec.modalities import ModalityVectors
 from seqrec.models.mfn4rec import running_memory
 from seqrec.models.missrec import density_peaks
 from seqrec.models.mmsr import _softmax_sum
@@ -67,7 +67,7 @@ def test_the_vector_of_a_missing_image_is_never_read(name):
 
 
 def test_content_of_another_shape_is_refused():
-    features = ItemFeatures(3, 4, 2)
+    features = ModalityVectors(3, 4, 2)
     text, images = np.ones((3, 4)), np.ones((3, 2))
     with pytest.raises(ValueError, match=r"text has shape \[3, 5\], expected \[3, 4\]"):
         features.fill(np.ones((3, 5)), images, None)
@@ -76,7 +76,7 @@ def test_content_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="no images were given but the model was built with image_dim 2"):
         features.fill(text, None, None)
     with pytest.raises(ValueError, match="images were given but the model was built with image_dim 0"):
-        ItemFeatures(3, 4).fill(text, images, None)
+        ModalityVectors(3, 4).fill(text, images, None)
     features.fill(text, images, np.array([False, True, False]))
     assert features.present()[1].tolist() == [False, True, False, True]
     np.testing.assert_allclose(features.images.norm(dim=1), [0, 1, 0, 1])
