@@ -2,8 +2,9 @@
 
 After LIGER (Yang et al., arXiv 2411.18814): one encoder, trained for both at once; a list is ranked by the
 log-probability of an item's codes plus a weight times its log-probability by the head. Ours: items have two tables, one
-that the encoder reads and one that states are compared with (with a single one the last item itself comes first), all
-items are in the softmax, and the weight is chosen on validation. Any generator that packs its tokens can take it.
+that the encoder reads and one that states are compared with, and a learned bias where they are in the history (else the
+last item itself comes first); all items are in the softmax; the weight is chosen on validation. Any generator that
+packs its tokens can take it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class DenseHead(nn.Module):
         self.temperature = temperature
         self.inputs = nn.Embedding(items + 1, dim, padding_idx=0)
         self.candidates = nn.Embedding(items + 1, dim, padding_idx=0)
+        self.repeat = nn.Parameter(torch.zeros(()))
         self.register_buffer("weight", torch.tensor(1.0))
         for table in (self.inputs, self.candidates):
             nn.init.normal_(table.weight, std=0.02)
@@ -66,14 +68,25 @@ class DenseHead(nn.Module):
         """Vectors that the encoder reads of items [S]: their content [S, D], brought to length 1, and their row."""
         return F.normalize(content, dim=-1) + self.inputs(items)
 
-    def scores(self, states: Tensor, content: Tensor) -> Tensor:
-        """Logits of all items: states [S, D] and the content of items 1..N [N, D] to float32 [S, N]."""
-        vectors = F.normalize(content, dim=-1) + self.candidates.weight[1:]
-        return F.normalize(states.float(), dim=-1) @ F.normalize(vectors.float(), dim=-1).T / self.temperature
+    def scores(self, states: Tensor, content: Tensor, seen: Tensor) -> Tensor:
+        """Logits of all items, float32 [S, N].
 
-    def loss(self, states: Tensor, content: Tensor, targets: Tensor) -> Tensor:
+        Parameters
+        ----------
+        states : Tensor [S, D]
+        content : Tensor [N, D]
+            Of items 1..N.
+        seen : int64 Tensor [S, T]
+            Items of each history, filled with 0: they have a learned bias, as items are bought again or are not.
+        """
+        vectors = F.normalize(content, dim=-1) + self.candidates.weight[1:]
+        scores = F.normalize(states.float(), dim=-1) @ F.normalize(vectors.float(), dim=-1).T / self.temperature
+        again = torch.zeros(len(scores), scores.shape[1] + 1, device=scores.device).scatter_(1, seen, 1.0)
+        return torch.addcmul(scores, again[:, 1:], self.repeat.float())
+
+    def loss(self, states: Tensor, content: Tensor, seen: Tensor, targets: Tensor) -> Tensor:
         """Sum over rows of the cross-entropy of their targets, item numbers [S], among all items."""
-        return F.cross_entropy(self.scores(states, content), targets - 1, reduction="sum")
+        return F.cross_entropy(self.scores(states, content, seen), targets - 1, reduction="sum")
 
 
 def last_states(states: Tensor, ragged: Ragged) -> Tensor:

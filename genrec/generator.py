@@ -133,7 +133,7 @@ class Generator(Network):
         """Content of items, which :class:`genrec.dense.DenseHead` reads besides their rows, [N + 1, D]."""
         raise NotImplementedError
 
-    def dense_loss(self, memory: Any, found: Samples) -> Tensor:
+    def dense_loss(self, memory: Any, found: Samples, items: Tensor) -> Tensor:
         """Sum over the targets of the dense head's cross-entropy among all items.
 
         Parameters
@@ -141,22 +141,31 @@ class Generator(Network):
         memory : Memory
             Of the histories of the batch, whose items are the last tokens of every row.
         found : Samples
+        items : int64 Tensor [B, T]
+            The histories, right padded with 0.
         """
         assert self.dense is not None
         states, ragged = memory.states, memory.ragged
         states = states[self.group - 1 :: self.group] if found.one_pass else last_states(states, ragged)[found.rows]
-        return self.dense.loss(states, self.dense_content()[1:], found.items)
+        later = torch.arange(items.shape[1], device=items.device) > found.steps[:, None]
+        seen = items[found.rows].masked_fill(later, 0)
+        return self.dense.loss(states, self.dense_content()[1:], seen, found.items)
 
     def take_choices(self, judged: Generator) -> None:
         """Take what validation has chosen of a model that is otherwise this one: the weight of the dense head."""
         if self.dense is not None and judged.dense is not None:
             self.dense.weight.copy_(judged.dense.weight)
 
-    def _dense_scores(self, memory: Any) -> tuple[Tensor, float] | None:
-        """Logits of all items by the dense head, [B, N], and its weight; None where it counts nothing."""
-        if self.dense is None or not (weight := float(self.dense.weight)):
-            return None
-        return self.dense.scores(last_states(memory.states, memory.ragged), self.dense_content()[1:]), weight
+    def _dense_scores(self, memory: Any, items: Tensor) -> Tensor:
+        """Logits of all items by the dense head, [B, N]: of encoded histories and the items in them, [B, T]."""
+        assert self.dense is not None
+        states = last_states(memory.states, memory.ragged)
+        return self.dense.scores(states, self.dense_content()[1:], items.to(states.device))
+
+    @property
+    def _weight(self) -> float:
+        """Weight of the dense head in lists, 0 where there is none."""
+        return 0.0 if self.dense is None else float(self.dense.weight)
 
     def _item_leaves(self) -> Tensor:
         """Leaf of every item, int64 [N]."""
@@ -249,12 +258,12 @@ class Generator(Network):
         memory = self.encode_histories(
             items.to(device), lengths.to(device), None if users is None else users.to(device)
         )
-        if (dense := self._dense_scores(memory)) is None:
-            found = search_beams(self, memory, self.trie, beams, n_best, mask, exclude, self.normalize, exact)
+        about = (beams, n_best, mask, exclude, self.normalize, exact)
+        if not (weight := self._weight):
+            found = search_beams(self, memory, self.trie, *about)
         else:
-            leaves, normalize = self._item_leaves(), self.normalize
-            about = (beams, n_best, mask, exclude, normalize, exact)
-            found = rank_both(self, memory, dense[0], dense[1], self.trie, leaves, *about)
+            dense = self._dense_scores(memory, items)
+            found = rank_both(self, memory, dense, weight, self.trie, self._item_leaves(), *about)
         self.train(training)
         return found
 
@@ -266,10 +275,10 @@ class Generator(Network):
         memory = self.encode_histories(
             items.to(device), lengths.to(device), None if users is None else users.to(device)
         )
-        if (found := self._dense_scores(memory)) is None:
+        if not (weight := self._weight):
             scores = score_items(self, memory, self.trie, self.normalize)
         else:
-            dense, weight = found
+            dense = self._dense_scores(memory, items)
             generated, logged = both_scores(self, memory, dense, self.trie, self._item_leaves(), self.normalize)
             scores = generated + weight * logged
         self.train(training)
@@ -286,7 +295,7 @@ class Generator(Network):
         memory = self.encode_histories(
             items.to(device), lengths.to(device), None if users is None else users.to(device)
         )
-        dense = self.dense.scores(last_states(memory.states, memory.ragged), self.dense_content()[1:])
+        dense = self._dense_scores(memory, items)
         found = both_scores(self, memory, dense, self.trie, self._item_leaves(), self.normalize, beams)
         self.train(training)
         return found

@@ -87,11 +87,11 @@ RECIPES = {
         "leaf_embeddings": True,
         "recency_bias": True,
         "dense_weight": 1.0,
-        "epochs": 10,
+        "epochs": 8,
         "batch_size": 128,
         "lr": 3e-3,
         "schedule": "cosine",
-        "warmup_steps": 100,
+        "warmup_steps": 300,
         "patience": 0,
         "validate_every": 2,
         "precision": "auto",
@@ -425,7 +425,7 @@ class PRORec(Generator):
             parts["distill"] = distillation.detach()
             loss = loss + self.distill_weight * distillation
         if self.dense is not None:
-            dense = self.dense_loss(memory, found) / batch.target_count
+            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
             parts["dense"] = dense.detach()
             loss = loss + self.dense_weight * dense
         return LossOutput(loss, parts)

@@ -190,7 +190,7 @@ class TIGER(Generator):
         loss = self.code_loss(logits, codes, self.vocabulary.targets(codes), self.scale) / batch.target_count
         parts = {"ce": loss.detach()}
         if self.dense is not None:
-            dense = self.dense_loss(memory, found) / batch.target_count
+            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
             parts["dense"] = dense.detach()
             loss = loss + self.dense_weight * dense
         return LossOutput(loss, parts)

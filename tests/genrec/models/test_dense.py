@@ -58,6 +58,7 @@ MODELS = [
 @pytest.mark.parametrize("make", MODELS)
 def test_a_list_is_ranked_by_the_sum_of_both(make: Any) -> None:
     model = make().eval()
+    torch.nn.init.constant_(model.dense.repeat, -3.0)
     with weighted(model, 0.0):
         generated = model.score_all(HISTORIES, LENGTHS)
     torch.testing.assert_close(generated.exp().sum(1) <= 1 + 1e-5, torch.ones(3, dtype=torch.bool))
@@ -65,7 +66,10 @@ def test_a_list_is_ranked_by_the_sum_of_both(make: Any) -> None:
     dense = model.dense.scores(
         torch.stack([memory.ragged.unpack(memory.states)[row, model.group * n - 1] for row, n in enumerate(LENGTHS)]),
         model.dense_content()[1:],
+        torch.zeros(3, 1, dtype=torch.int64),
     )
+    for row, history in enumerate(HISTORIES):
+        dense[row, history[history > 0] - 1] += model.dense.repeat
     wanted = generated + 0.5 * dense.log_softmax(1)
     with weighted(model, 0.5):
         torch.testing.assert_close(model.score_all(HISTORIES, LENGTHS), wanted)
@@ -120,6 +124,8 @@ def test_one_pass_is_all_prefixes_and_every_weight_learns(make: Any) -> None:
         losses.append((output.parts["ce"].item(), output.parts["dense"].item()))
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    torch.testing.assert_close(gradients[0]["dense.repeat"], gradients[1]["dense.repeat"], rtol=1e-3, atol=1e-6)
+    assert gradients[0]["dense.repeat"] != 0
     for name in ("dense.inputs.weight", "dense.candidates.weight"):
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-3, atol=1e-6)
         assert (gradients[0][name][1:].abs().sum(1) > 0).any()
