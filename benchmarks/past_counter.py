@@ -1,7 +1,7 @@
 """CCFRec with item ids, a blend, SASRec and the transition counter on some data sets: one table, means of the seeds.
 
     python -m benchmarks.past_counter --data runs/scientific runs/beauty runs/movietweetings --seeds 3
-    python -m benchmarks.past_counter --data runs/scientific --seeds 1 --out runs/past
+    python -m benchmarks.past_counter --data runs/scientific --seeds 1 --append "two x86-64 cores, no GPU"
 
 Every row is made by `seqrec` commands in processes of their own, which are printed; a row that is finished is not made
 again. Vectors are TF-IDF of the data set's own views. Epochs, weights, scale and what becomes of seen items are chosen
@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import append_runs
 from benchmarks.rows import finished, metrics_of
 
+TITLES = {"scientific": "Scientific", "beauty": "Beauty", "movietweetings": "MovieTweetings"}
 SASREC = ["--epochs", "60", "--max-seconds", "900"]
 
 
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/past"))
+    parser.add_argument("--append", metavar="MACHINE", help="add the rows to results/, with the machine in words")
     given = parser.parse_args()
     for data in given.data:
         table = rows(data, given.out / data.name, given.seeds)
@@ -76,6 +79,10 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for name, runs in table.items():
             print(line(name, runs))
+        if given.append:
+            found = {name: [metrics for run in runs if (metrics := metrics_of(run))] for name, runs in table.items()}
+            title = TITLES.get(data.name, data.name)
+            append_runs("past_counter", found, title, given.append, "the recipe ids is not the paper's CCFRec")
 
 
 if __name__ == "__main__":
