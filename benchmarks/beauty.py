@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.results import append_runs
 from benchmarks.rows import Row, failed_line, finished, folder_of, mean_and_spread, metrics_of, run_row
 from benchmarks.tracks import TRACKS, track_folder
 
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--track", choices=TRACKS, default="canonical", help="order of the events")
     parser.add_argument("--out", type=Path, default=Path("runs/beauty-table"), help="folder of the runs and the tables")
     parser.add_argument("--only", help="names of rows to run, as a;b; others are shown where they are complete")
+    parser.add_argument("--append", metavar="MACHINE", help="add the rows to results/, with the machine in words")
     given, rest = parser.parse_known_args()
     given.options = [word for word in rest if word != "--"]
     named = {row.name for table in given.tables for row in rows(table, given.form, given.seeds, given.published_codes)}
@@ -171,7 +173,7 @@ def main() -> None:
             "| row | recall@5 | recall@10 | ndcg@5 | ndcg@10 | valid ndcg@10 | seeds | best epoch | seconds | flat |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
-        curves: dict[str, Path] = {}
+        runs: dict[str, list[Path]] = {}
         listed = list(rows(table, given.form, given.seeds, given.published_codes))
         for row in listed:
             if row.name in wanted and not run_row(row, given.out, partial(command, given)):
@@ -182,7 +184,9 @@ def main() -> None:
                 lines += [failed_line(row.name, 10)] * (row.name in failed)
                 continue
             lines.append(line(row, folders))
-            curves[row.name] = folders[0]
+            runs[row.name] = folders
+        if given.append:
+            keep(given, table, runs)
         title = (
             f"{table}: test, {given.track} order, all items ranked, seen items kept, {given.budget_seconds:g} s a row, "
             f"{platform.machine()}"
@@ -191,11 +195,18 @@ def main() -> None:
         print(f"\n{text}\n", flush=True)
         (given.out / f"{table}.md").write_text(text + "\n", encoding="utf-8")
         try:
-            draw(curves, "ndcg@10", given.out / f"{table}.png")
+            draw({name: folders[0] for name, folders in runs.items()}, "ndcg@10", given.out / f"{table}.png")
         except ImportError:
             print("no figure: matplotlib is not installed (extra [plots])")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
+
+
+def keep(given: argparse.Namespace, table: str, runs: dict[str, list[Path]]) -> None:
+    """Add the rows of a table to results/."""
+    found = {name: [one for one in map(metrics_of, folders) if one is not None] for name, folders in runs.items()}
+    said = f"{given.budget_seconds:g} s a row: a ranking of budgets, not of models"
+    append_runs(f"beauty_{table}", found, given.data.name, given.append, said, order=given.track)
 
 
 def line(row: Row, folders: list[Path]) -> str:

@@ -20,7 +20,9 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from benchmarks.results import append_runs
 from benchmarks.rows import Row, failed_line, mean_and_spread, metrics_of, run_row
 from recbase.store.folder import open_folder
 
@@ -83,15 +85,18 @@ def main() -> None:
     parser.add_argument("--max-seconds", type=float, default=1200, help="budget of a row, training and validation")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the headline rows")
     parser.add_argument("--out", type=Path, default=Path("runs/ccfrec"), help="folder of the runs and the tables")
+    parser.add_argument("--append", metavar="MACHINE", help="add the rows to results/, with the machine in words")
     parser.add_argument("options", nargs="*", default=[], metavar="-- OPTION", help="passed to every trained row")
     known, rest = parser.parse_known_args()
     known.options = [word for word in rest if word != "--"]
     views = list(open_folder(known.embeddings, "embeddings.json", "embeddings").manifest["views"])
     known.out.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
+    made: dict[str, list[dict[str, Any]]]
     for table in known.tables:
         lines = ["| row | recall@5 | recall@10 | ndcg@5 | ndcg@10 | seeds | epochs | seconds |",
                  "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+        made = {}
         for row in rows(table, views, known.seeds, known.encoder):
             folders = run_row(row, known.out, partial(command, known))
             if not folders:
@@ -99,6 +104,7 @@ def main() -> None:
                 lines.append(failed_line(row.name, 8))
                 continue
             found = [metrics for metrics in map(metrics_of, folders) if metrics is not None]
+            made[row.name] = found
             values = [
                 mean_and_spread([metrics["test"][name] for metrics in found])
                 for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
@@ -110,6 +116,8 @@ def main() -> None:
             [f"{table}: test, seen items kept, {known.max_seconds:g} s a row, {platform.machine()}", *lines]
         )
         print(f"\n{text}\n", flush=True)
+        if known.append:
+            append_runs(f"ccfrec_{table}", made, known.data.name, known.append, f"{known.max_seconds:g} s a row")
         (known.out / f"{table}.md").write_text(text + "\n", encoding="utf-8")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

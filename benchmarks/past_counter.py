@@ -2,7 +2,7 @@
 
     python -m benchmarks.past_counter --data runs/scientific runs/beauty runs/movietweetings --seeds 3
     python -m benchmarks.past_counter --data runs/scientific runs/beauty --only generators
-    python -m benchmarks.past_counter --data runs/scientific --seeds 1 --out runs/past
+    python -m benchmarks.past_counter --data runs/scientific --seeds 1 --append "two x86-64 cores, no GPU"
 
 Every row is made by `seqrec` and `genrec` commands in processes of their own, which are printed; a row that is finished
 is not made again. Vectors are TF-IDF of the data set's own views. Epochs, weights, scale and what becomes of seen items
@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import append_runs
 from benchmarks.rows import finished, metrics_of
 
+TITLES = {"scientific": "Scientific", "beauty": "Beauty", "movietweetings": "MovieTweetings"}
 SASREC = ["--epochs", "60", "--max-seconds", "900"]
 
 
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/past"))
     parser.add_argument("--only", choices=("rankers", "generators"), help="leave the other rows out")
+    parser.add_argument("--append", metavar="MACHINE", help="add the rows to results/, with the machine in words")
     given = parser.parse_args()
     for data in given.data:
         table: dict[str, list[Path]] = {}
@@ -97,6 +100,10 @@ def main() -> None:
             print(line(name, runs))
             if "dense" in (metrics_of(runs[0]) or {}):
                 print(line(f"{name}, generator alone", runs, alone=True))
+        if given.append:
+            found = {name: [metrics for run in runs if (metrics := metrics_of(run))] for name, runs in table.items()}
+            title = TITLES.get(data.name, data.name)
+            append_runs("past_counter", found, title, given.append, "the recipe ids is not the paper's CCFRec")
 
 
 if __name__ == "__main__":

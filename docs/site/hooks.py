@@ -1,4 +1,4 @@
-"""Pages that mkdocs builds from the code: commands, the public API, models with their departures, the changelog."""
+"""Pages that mkdocs builds from the code: commands, the public API, models with departures, examples, changelog."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def on_files(files: Files, config: Any) -> Files:
         "reference/commands.md": commands(),
         "reference/api.md": api(),
         "reference/models.md": models(),
+        "examples.md": examples(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
     for name, text in pages.items():
@@ -82,6 +83,15 @@ def models() -> str:
         for name, (target, paper) in group.items():
             parts.append(f"### {name}\n")
             parts.append(f"*{paper}.* {_prose(target)}\n" if paper else f"{_prose(target)}\n")
+    return "\n".join(parts)
+
+
+def examples() -> str:
+    """The scripts of examples/, as they stand."""
+    parts = ["# Examples\n\nScripts of `examples/`, one for each kind of user. The test suite runs them.\n"]
+    for name in ("shop", "researcher", "other_project"):
+        text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").rstrip()
+        parts.append(f"## examples/{name}.py\n\n```python\n{text}\n```\n")
     return "\n".join(parts)
 
 
