@@ -158,6 +158,8 @@ def train_generator(
         found = preparation.prepare(sources)
         set_seed(config.seed)
         model = build_model(name, dataset, found, arguments, settings["form"])
+        with weighted(model, search.dense):
+            pass  # refuses a weight of a head that is not there, before the training
         manifest |= found.record | {"preparation": asdict(preparation)}
         manifest |= {"search": asdict(search)}
         # a validation by other beams or users could not be compared with the best so far
