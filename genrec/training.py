@@ -176,6 +176,8 @@ def train_generator(
         if not config.quiet:
             for note in export_notes(name, model):
                 say(note, err=True)
+        with weighted(model, search.dense):
+            pass  # refuses a weight of a head that is not there, before the training
         manifest |= found.record | {"preparation": asdict(preparation)}
         manifest |= {"search": asdict(search)}
         # a validation by other beams or users could not be compared with the best so far

@@ -188,6 +188,8 @@ def test_a_run_keeps_its_weight_reports_the_generator_alone_and_loses_items(tmp_
     assert facts["weight"] == float(run.model.dense.weight)
     assert set(facts["tried"]) == {f"{w:g}" for w in WEIGHTS}
     assert facts["tried"][f"{facts['weight']:g}"] == max(facts["tried"].values())
+    with pytest.raises(ValueError, match="trained without a dense head"):
+        train("tiger", data, out=tmp_path / "none", dense=0.5, **given | {"dense_weight": 0.0})
     again = load(tmp_path / "run", data)
     assert float(again.model.dense.weight) == facts["weight"]
     one, two = (found.recommend(users=data.user_ids.to_list()[:5], k=5) for found in (run, again))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrec import SHAPES
 from genrec.models.prorec import PRORec
 from genrec.models.tiger import TIGER
 from genrec.nets.attention import Ragged, attend_memory, attend_prefixes, recency_bias
@@ -143,3 +144,17 @@ def test_a_search_has_the_bias_that_training_has(family: str) -> None:
     for form in ("all", "prefix"):
         (batch,) = next(iter(SequenceBatches(histories, form, batch_size=100, max_len=20)))
         assert model(batch).loss.item() == pytest.approx(-np.mean(scores) / 2, abs=1e-5)
+
+
+def test_a_catalogue_that_loses_items_keeps_what_the_leaves_learned() -> None:
+    model = prorec().eval()
+    fewer = PRORec(ITEMS - 1, [4, 12], **{name: value for name, value in model.config().items() if name not in SHAPES})
+    fewer.with_codes(codes()[1:])  # item 1, alone in its cluster, is gone
+    moved = {name: value for name, value in model.state_dict().items() if name not in ("code_table", "priority")}
+    moved |= {name: fewer.state_dict()[name] for name in ("code_table", "priority")}
+    moved["leaf_head.embedding.weight"] = torch.cat([torch.zeros(1, 16), moved["leaf_head.embedding.weight"][2:]])
+    moved["vectors"] = fewer.vectors
+    fewer.load_state_dict(moved)
+    before = model.score_all(torch.tensor([[5, 6, 7]]), torch.tensor([3]))[:, 1:]
+    after = fewer.eval().score_all(torch.tensor([[4, 5, 6]]), torch.tensor([3]))
+    torch.testing.assert_close(after, before)
