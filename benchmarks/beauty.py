@@ -33,6 +33,7 @@ import numpy as np
 from benchmarks.results import append_runs
 from benchmarks.rows import Row, failed_line, finished, folder_of, mean_and_spread, metrics_of, run_row
 from benchmarks.tracks import TRACKS, track_folder
+from recbase.evaluate.look import panels, write_png
 
 TABLES = ("main", "one-pass", "children", "ladder", "bbqrec", "images", "layers", "encoders", "quantizers", "sizes")
 TITLES = {"prorec": "PRORec", "tiger": "TIGER", "letter": "LETTER", "bbqrec": "BBQRec", "eager": "EAGER"}
@@ -129,19 +130,15 @@ def flat(folder: Path, metric: str, last: int = 3) -> bool:
 
 def draw(runs: dict[str, Path], metric: str, path: Path) -> None:
     """Learning curves of some runs as a PNG; no file where no run has any (counters have not)."""
-    from matplotlib.figure import Figure
-
     curves = {name: points for name, folder in runs.items() if (points := curve(folder, metric))[1]}
     if not curves:
         return
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(3.6)
     for name, (seconds, values) in curves.items():
         axes.plot(seconds, values, marker=".", label=name)
     axes.set(xlabel="seconds of training", ylabel=f"validation {metric}")
-    axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    write_png(figure, path)
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import notebooks  # noqa: E402  (beside this file, which mkdocs loads by its path)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -24,6 +26,11 @@ def on_files(files: Files, config: Any) -> Files:
         "examples.md": examples(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
+    for notebook in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
+        pages[f"notebooks/{notebook.stem}.md"], pictures = notebooks.page(notebook)
+        for name, picture in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=picture))
+        files.remove(files.src_uris[f"notebooks/{notebook.name}"])
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files

@@ -19,11 +19,12 @@ import polars as pl
 
 from recbase.console import cell, console_of
 from recbase.data.repeats import repeats_sentence
+from recbase.evaluate.look import FIRST, GREY, panels, write_png
 from recbase.evaluate.metrics import METRICS, mean_metrics, parse_metric, user_values
 from recbase.evaluate.ranking import KS
 from recbase.evaluate.records import read_ranks
 from recbase.evaluate.significance import Interval, PairedTest, bootstrap_interval, holm, paired_test
-from recbase.store.folder import check_file, consistent, write_file
+from recbase.store.folder import consistent
 from recbase.store.runs import open_run, read_metrics
 
 if TYPE_CHECKING:
@@ -474,23 +475,20 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
     ImportError
         Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("a figure needs matplotlib: install it with pip install 'semtok[plots]'") from error
     runs = comparison.runs
-    figure = Figure(figsize=(10, 1.2 + 0.45 * len(runs)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = panels(*[0.7 + 0.4 * len(runs)] * 2, grid="x")
     places = np.arange(len(runs))
     _draw_intervals(left, [run.interval for run in runs], places)
     left.set_yticks(places, [run.label.replace("$", r"\$") for run in runs])
-    left.invert_yaxis()
+    right.set_yticks(places, [run.label.replace("$", r"\$") for run in runs])
+    for axes in (left, right):
+        axes.set_ylim(len(runs) - 0.4, -0.6)
     left.set_xlabel(f"{comparison.metric} ({comparison.confidence:.0%} interval)")
     tested = [(place, run) for place, run in enumerate(runs) if run.test is not None]
     _draw_intervals(
         right, [run.test.difference for _, run in tested if run.test], np.asarray([place for place, _ in tested])
     )
-    right.axvline(0.0, color="0.6", linewidth=1)
+    right.axvline(0.0, color=GREY, linewidth=1)
     for place, run in tested:
         if run.test:
             note = f"p {_p_value(run.t_p)}"
@@ -501,10 +499,7 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
     figure.suptitle(
         comparison.dataset.replace("$", r"\$") + f": {comparison.users:,} users, seen items {comparison.seen_items}"
     )
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150)
-    check_file(path)
-    write_file(path, out.getvalue())
+    write_png(figure, path)
 
 
 def _draw_intervals(axes: Any, intervals: Sequence[Interval], places: np.ndarray) -> None:
@@ -512,5 +507,4 @@ def _draw_intervals(axes: Any, intervals: Sequence[Interval], places: np.ndarray
         return
     means = np.asarray([interval.mean for interval in intervals])
     reach = np.asarray([[interval.mean - interval.low, interval.high - interval.mean] for interval in intervals]).T
-    axes.errorbar(means, places, xerr=np.maximum(reach, 0), fmt="o", color="C0", capsize=3)
-    axes.grid(axis="x", alpha=0.3)
+    axes.errorbar(means, places, xerr=np.maximum(reach, 0), fmt="o", color=FIRST, capsize=3)

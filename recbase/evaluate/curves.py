@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbase.store.folder import check_file, write_file
+from recbase.evaluate.look import panels, write_png
 
 __all__ = ["draw_curves", "read_curve"]
 
@@ -44,12 +43,7 @@ def draw_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, 
     ImportError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("a figure needs matplotlib: install it with pip install 'semtok[plots]'") from error
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(2.4, 2.4)
     for name, lines in curves.items():
         seconds = [line["seconds"] for line in lines]
         left.plot(seconds, [line["loss"] for line in lines], marker=".", label=name.replace("$", r"\$"))
@@ -58,9 +52,5 @@ def draw_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, 
     for axes, said in ((left, "loss"), (right, f"validation {metric}")):
         axes.set_xlabel("seconds of training")
         axes.set_ylabel(said)
-        axes.grid(alpha=0.3)
-    left.legend(fontsize=8)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150)
-    check_file(path)
-    write_file(path, out.getvalue())
+    left.legend(frameon=False)
+    write_png(figure, path)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from recbase.console import cell, console_of, plain
+from recbase.evaluate.look import FIRST, GREY, GRID, SECOND, SERIES
 from recbase.store.folder import write_file
 from semtok.codes import ItemCodes
 
@@ -35,8 +36,6 @@ __all__ = [
     "project",
 ]
 
-_BLUE, _ORANGE, _GREY = "#3b6fb6", "#e08a3c", "#c9ccd1"
-_COLOURS = ("#3b6fb6", "#e08a3c", "#4c9f70", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#4aa8b8")
 _MOST_POINTS = 1500
 
 
@@ -464,10 +463,10 @@ def _utilisation(report: Mapping[str, Any]) -> Any:
     levels = report["levels"]
     figure, axes = _canvas(max(6.4, 0.42 * len(levels) + 1.5))
     place = np.arange(len(levels))
-    axes.grid(axis="y", color="#eceef0")
-    axes.bar(place - 0.2, [row["utilisation"] for row in levels], 0.4, color=_BLUE, label="used codes")
+    axes.grid(axis="y", color=GRID)
+    axes.bar(place - 0.2, [row["utilisation"] for row in levels], 0.4, color=FIRST, label="used codes")
     effective = [row["perplexity"] / row["size"] for row in levels]
-    axes.bar(place + 0.2, effective, 0.4, color=_ORANGE, label="effective codes (perplexity)")
+    axes.bar(place + 0.2, effective, 0.4, color=SECOND, label="effective codes (perplexity)")
     axes.set(ylim=(0, 1.0), ylabel="share of the level's codes", xlabel="level", title="Use of the codes")
     axes.set_xticks(place, _level_names(report))
     axes.yaxis.set_major_formatter("{x:.0%}")
@@ -478,10 +477,10 @@ def _utilisation(report: Mapping[str, Any]) -> Any:
 def _branching(report: Mapping[str, Any]) -> Any:
     rows = report["branching"]
     figure, axes = _canvas(max(6.4, 0.42 * len(rows) + 1.5))
-    axes.grid(axis="y", color="#eceef0")
+    axes.grid(axis="y", color=GRID)
     depth = [row["depth"] for row in rows]
-    axes.plot(depth, [row["largest"] for row in rows], "o-", color=_ORANGE, label="largest")
-    axes.plot(depth, [row["mean"] for row in rows], "o-", color=_BLUE, label="mean")
+    axes.plot(depth, [row["largest"] for row in rows], "o-", color=SECOND, label="largest")
+    axes.plot(depth, [row["mean"] for row in rows], "o-", color=FIRST, label="mean")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     top = max(row["largest"] for row in rows)
@@ -501,8 +500,8 @@ def _collisions(report: Mapping[str, Any]) -> Any:
         heights.append(sum(size * number for size, number in histogram.items() if lower <= size <= upper))
         lower = upper + 1
     figure, axes = _canvas()
-    axes.grid(axis="y", color="#eceef0")
-    bars = axes.bar(names, heights, 0.7, color=[_BLUE, *[_ORANGE] * (len(names) - 1)])
+    axes.grid(axis="y", color=GRID)
+    bars = axes.bar(names, heights, 0.7, color=[FIRST, *[SECOND] * (len(names) - 1)])
     axes.bar_label(bars, [f"{height:,}" for height in heights], padding=2)
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -521,14 +520,14 @@ def _projection(codes: ItemCodes, vectors: np.ndarray, seed: int) -> Any:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), _MOST_POINTS, replace=False))
     points = project(np.asarray(vectors)[rows], seed)
     first = codes.codes[rows, 0]
-    common = np.argsort(-np.bincount(first), kind="stable")[: len(_COLOURS)]
+    common = np.argsort(-np.bincount(first), kind="stable")[: len(SERIES)]
     figure, axes = _canvas(6.4, 5.4)
     axes.spines[:].set_visible(False)
     axes.set_xticks([])
     axes.set_yticks([])
     other = ~np.isin(first, common)
-    axes.scatter(*points[other].T, s=7, color=_GREY, linewidths=0, label="other")
-    for colour, code in zip(_COLOURS, common, strict=False):
+    axes.scatter(*points[other].T, s=7, color=GREY, linewidths=0, label="other")
+    for colour, code in zip(SERIES, common, strict=False):
         chosen = points[first == code]
         if len(chosen):
             axes.scatter(*chosen.T, s=13, color=colour, linewidths=0, label=str(code))
