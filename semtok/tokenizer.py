@@ -1,4 +1,4 @@
-"""What tokenizers share: the tokenizer folder, checks of vectors, views, streaming.
+"""Parts that tokenizers share: the tokenizer folder, checks of vectors, views, streaming.
 
 ``ItemTokenizer`` is what every tokenizer is, ``StreamedTokenizer`` one that encodes vectors one by one, in chunks.
 ``VectorTokenizer`` is one whose fitted state is a list of codebooks, one
