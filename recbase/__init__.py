@@ -1,4 +1,4 @@
-"""What every recommender stands on: interactions, splits, sequences, training, evaluation.
+"""The ground of every recommender: interactions, splits, sequences, training, evaluation.
 
     data = recbase.Dataset.from_frames(interactions, items, user="customer", item="sku", time="when")
 

@@ -196,7 +196,7 @@ TrackerName = Annotated[
 MonitorName = Annotated[
     str, Word("recall, ndcg or mrr at 5, 10 or 20, such as ndcg@10", _matches(r"(recall|ndcg|mrr)@(5|10|20)"))
 ]
-"""What the validation of a recommender measures."""
+"""Measures of the validation of a recommender."""
 FolderName = Annotated[str, Word("a folder that exists", _is_folder)]
 MetricName = Annotated[
     str,

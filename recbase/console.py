@@ -1,4 +1,4 @@
-"""What a command shows: progress bars, tables, JSON, warnings and failures.
+"""Output of a command: progress bars, tables, JSON, warnings and failures.
 
 All text from data (titles, ids, names of files and columns) passes `plain` before it reaches a terminal, so that
 nothing in it is taken for markup or moves the cursor.

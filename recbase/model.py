@@ -1,4 +1,4 @@
-"""What every recommender is made of: a configuration that rebuilds it, a folder it is saved to, its first weights.
+"""The base of every recommender: a configuration that rebuilds it, a folder it is saved to, its first weights.
 
 Knows neither rankers nor generators; both extend `Network`.
 """

@@ -1,4 +1,4 @@
-"""What third parties add to a registry by entry points. Imports nothing heavy."""
+"""Additions of third parties to a registry, by entry points. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tokenizers share: the tokenizer folder, checks of vectors, views, streaming.
+"""Parts that tokenizers share: the tokenizer folder, checks of vectors, views, streaming.
 
 ``ItemTokenizer`` is what every tokenizer is, ``PerViewTokenizer`` (per_view.py) one that quantizes each view by itself,
 ``VectorTokenizer`` one whose fitted state is a list of codebooks, one a code column, each laid over a range of columns

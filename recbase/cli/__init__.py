@@ -1,1 +1,1 @@
-"""What commands share: options read from signatures, checks of values, what is printed."""
+"""Parts that commands share: options read from signatures, checks of values, what is printed."""

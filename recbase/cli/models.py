@@ -1,4 +1,4 @@
-"""What commands of rankers and generators share: options of a training, what is asked of a run, what is printed."""
+"""Commands that rankers and generators share: options of a training, questions to a run, what is printed."""
 
 from __future__ import annotations
 

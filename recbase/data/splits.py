@@ -1,4 +1,4 @@
-"""Which events are trained on, which choose the model, which are reported. Splits are slices; nothing is copied."""
+"""Events that are trained on, that choose the model, that are reported. Splits are slices; nothing is copied."""
 
 from __future__ import annotations
 

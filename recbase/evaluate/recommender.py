@@ -1,4 +1,4 @@
-"""What a recommender returns and what evaluation may ask of one.
+"""Answers of a recommender, and the questions that evaluation may ask of one.
 
 Knows item numbers and scores. Knows nothing of models, of how scores come about, or of raw item ids.
 """

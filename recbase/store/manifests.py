@@ -1,4 +1,4 @@
-"""What a JSON file must say: one small schema language, and one sentence where a file does not keep to it.
+"""Conditions on a JSON file: one small schema language, and one sentence where a file does not keep to it.
 
 A schema is made of kinds (`WHOLE`, `TEXT`, `list_of(WHOLE)`, `record({...})`); `check` walks a value along them and
 names the file, the entry, what was found and what was expected. Keys that a schema does not name pass: newer versions

@@ -1,4 +1,4 @@
-"""What a training checkpoint must hold before a training goes on from it.
+"""Conditions on a training checkpoint before a training goes on from it.
 
 Everything is compared with the training that resumes: the same names, shapes and types, and no NaN among weights and
 moments, so that a damaged checkpoint is refused before anything of it is taken over.

@@ -1,4 +1,4 @@
-"""What one training remembers: losses, clock, best weights; how it is saved, restored, and told from another.
+"""Memory of one training: losses, clock, best weights; how it is saved, restored, and told from another.
 
 `recbase.train.loop.fit` drives it. The checkpoint follows the folder protocol of `recbase.store.folder`, so nothing is
 pickled; on the CPU a restored training gives, bit for bit, what one that was never interrupted gives.

@@ -19,7 +19,7 @@ import numpy as np
 __all__ = ["RULES", "cohesion", "words_of"]
 
 RULES = 2
-"""Which rules `words_of` follows; recorded with vectors, so that new items are read as the fitted ones were."""
+"""Number of the rules of `words_of`; recorded with vectors, so that new items are read as the fitted ones were."""
 
 _PLAIN = re.compile(r"(?u)\b\w+\b")
 _IDEOGRAPHS = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

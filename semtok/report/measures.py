@@ -72,9 +72,7 @@ MEASURES: dict[str, Measure] = {
     "distinct": Measure("distinct tuples", "Different tuples in use.", better="high"),
     "collision_items": Measure("colliding items", "Items that share their tuple with another one.", better="low"),
     "collision_rate": Measure("collision rate", "Share of the items that share their tuple.", ".2%", "low"),
-    "surplus_rate": Measure(
-        "1 - distinct / items", "What LC-Rec, LETTER and others call collision rate.", ".2%", "low"
-    ),
+    "surplus_rate": Measure("1 - distinct / items", "The collision rate of LC-Rec, LETTER and others.", ".2%", "low"),
     "largest_group": Measure("largest group", "Items of the tuple that most items share.", better="low"),
     "collision_rate_before": Measure(
         "collision rate before", "The same before the codes were made unique.", ".2%", "low"
@@ -88,7 +86,7 @@ MEASURES: dict[str, Measure] = {
     "moved": Measure("moved items", "Items whose codes were changed to make them unique."),
     "moved_share": Measure("moved share", "Share of the items whose codes were changed to make them unique.", ".2%"),
     "distortion_added": Measure(
-        "distortion added", "What making the codes unique added, relative to the distortion before.", ".2%", "low"
+        "distortion added", "Distortion that making the codes unique added, relative to that before.", ".2%", "low"
     ),
     "utilisation": Measure("utilisation", "Used codes of a level, mean over the levels.", ".1%", "high"),
     "utilisation_min": Measure("lowest utilisation", "Used codes of the level that uses fewest.", ".1%", "high"),

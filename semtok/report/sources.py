@@ -1,4 +1,4 @@
-"""What a report is about: the codes of folders and files, with the vectors, decoder and titles that can be had.
+"""Subjects of a report: the codes of folders and files, with the vectors, decoder and titles that can be had.
 
 A subject is one set of codes and its quality report. Vectors, titles and categories are optional everywhere: what needs
 them is left out, and the subject's notes say so. Reads only; shows nothing.

@@ -1,4 +1,4 @@
-"""What a reader is asked and what it gives: a request, the raw tables, and notes of what was lost or guessed."""
+"""Question to a reader and its answer: a request, the raw tables, and notes of what was lost or guessed."""
 
 from __future__ import annotations
 
