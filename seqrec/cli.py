@@ -124,9 +124,10 @@ def _training_command(name: str) -> click.Command:
     training = training_options(usual)
     folders, content = _content_options(entry, usual)
     recipes = ", ".join(sorted({"default", *recipes_from(MODELS[name])}))
+    repeated = [] if "seeds" in {option.name for option in model} else ["seeds"]  # MAERec has seeds of its own
 
     @click.command(name, cls=Command, help=f"{summary_of(MODELS[name])} Recipes: {recipes}.")
-    @add_options(shared("data", "out", "recipe", "seeds", "split", "final", "resume", "as_json", "quiet"))
+    @add_options(shared("data", "out", "recipe", *repeated, "split", "final", "resume", "as_json", "quiet"))
     @add_options([form_option(entry.forms, _FORMS)])
     @add_options(shared(*folders), section="Content")
     @add_options(content, section="Content")
@@ -165,7 +166,7 @@ def _training_command(name: str) -> click.Command:
                 resume=resume, final=given["final"],
             )  # fmt: skip
 
-        train_each(once, target, config.seed, given["seeds"], as_json, quiet)
+        train_each(once, target, config.seed, given["seeds"] if repeated else None, as_json, quiet)
 
     return command
 
