@@ -128,6 +128,11 @@ def recommend_command(load: Loader, options: Sequence[Option]) -> click.Command:
             print_json(counts | {"unknown": len(counts["unknown"]), "out": str(out)})
         else:
             _say_left_out(counts["unknown"], counts["popular"])
+            if counts["without"]:
+                warn(
+                    f"{counts['without']:,} users got no item: they have had every one that may be recommended "
+                    "(--keep-seen lets items come again)"
+                )
             say(f"{out}: {counts['rows']:,} recommendations for {counts['users']:,} users")
 
     return command

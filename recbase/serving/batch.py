@@ -123,8 +123,8 @@ def recommend_to_file(
     Returns
     -------
     dict
-        ``users``, ``rows``, ``unknown`` (item ids that were skipped, each once) and ``popular`` (users of whom nothing
-        was known).
+        ``users``, ``rows``, ``unknown`` (item ids that were skipped, each once), ``popular`` (users of whom nothing was
+        known) and ``without`` (users who got no item, as they have had all that may be recommended).
 
     Raises
     ------
@@ -138,7 +138,7 @@ def recommend_to_file(
         raise ValueError(f"{out} should end in {', '.join(FORMATS)}")
     check_file(target)
     parts = Path(tempfile.mkdtemp(prefix="recommendations-"))
-    unknown, counts = dict[str, None](), {"users": len(asked), "rows": 0, "popular": 0}
+    unknown, counts = dict[str, None](), {"users": len(asked), "rows": 0, "popular": 0, "without": 0}
     try:
         with progress("recommending", len(asked), quiet) as advance:
             for number, some in enumerate(asked.batches(batch)):
@@ -147,6 +147,7 @@ def recommend_to_file(
                 table.write_parquet(parts / f"{number:06d}.parquet")
                 unknown.update(dict.fromkeys(found.unknown))
                 counts["rows"] += table.height
+                counts["without"] += len(some) - found.table["user"].n_unique()
                 counts["popular"] += found.strangers
                 advance(len(some))
         write_file(target, partial(_join, parts, target.suffix))

@@ -7,7 +7,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+import seqrec
 import seqrec.cli
+from recbase import Dataset
 from recbase.serving.batch import Asked, histories_in, recommend_to_file, users_in
 
 
@@ -36,7 +38,7 @@ def read(path):
 def test_a_file_holds_what_recommend_returns(model, data, suffix, tmp_path):
     out = tmp_path / f"recs{suffix}"
     counts = recommend_to_file(model, Asked(data.user_ids), out, 3, True, batch=17)
-    assert counts == {"users": data.n_users, "rows": 3 * data.n_users, "popular": 0, "unknown": []}
+    assert counts == {"users": data.n_users, "rows": 3 * data.n_users, "popular": 0, "without": 0, "unknown": []}
     wanted = model.recommend(users=data.user_ids, k=3)
     found = read(out)
     assert found["item"].to_list() == wanted["item"].to_list()
@@ -129,3 +131,18 @@ def test_the_command_refuses_unclear_questions(model, words, code, sentence):
 def test_too_many_users_are_not_printed(model, folder):
     output = command("recommend", model.folder, "--users", "all", "--data", folder, code=2)
     assert "80 users are too many to be printed: write a file with --out recs.parquet" in output
+
+
+def test_users_who_have_had_everything_are_counted(tmp_path):
+    pairs = [(f"u{user}", f"i{item}") for user in range(9) for item in range(6 - (user == 0))]
+    events = pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row")
+    data = Dataset.from_frames(events, min_user=1, min_item=1, quiet=True)
+    seqrec.train("popularity", data, out=tmp_path / "run", cache=tmp_path)
+    fitted = seqrec.load(tmp_path / "run", data)
+    counts = recommend_to_file(fitted, Asked(data.user_ids), tmp_path / "lists.parquet", quiet=True)
+    assert (counts["rows"], counts["without"]) == (1, 8)
+    data.save(tmp_path / "data")
+    words = ["recommend", str(tmp_path / "run"), "--users", "all", "--data", str(tmp_path / "data"), "--out"]
+    done = CliRunner().invoke(seqrec.cli.main, [*words, str(tmp_path / "lists.csv")])
+    assert done.exit_code == 0, done.output
+    assert "8 users got no item: they have had every one that may be recommended" in " ".join(done.output.split())
