@@ -535,8 +535,7 @@ def differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     """Name, earlier and present value of what makes this training another one; empty where it is the same.
 
     Where options differ they alone are named: the steps of an epoch, the shapes of weights and the hash of the codes
-    follow from them. Options, and arguments of the model, that an earlier version did not write down are taken to be
-    as they are now.
+    follow from them. Options and arguments that an earlier version did not write down are taken to be as they are now.
     """
     if before.get("model", now["model"]) != now["model"]:
         return [("model", before["model"], now["model"])]
