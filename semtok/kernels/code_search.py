@@ -1,9 +1,10 @@
 """The best items of a query, exactly, where item vectors are made of codes: no vector of an item is ever made.
 
 An item's score is the sum of what its codes score, so a query needs one small table a level, and an item a few bytes.
-Neighbouring levels are read as one (two of 256 codes are one of 65,536): half the reads. The levels whose scores spread
-most come first; an item is read on only if what is left of its code could still bring it into the list (Petrov,
-Macdonald and Tonellotto, arXiv 2505.00560, prune by whole codes; here by prefixes of the sum). NumPy alone.
+Neighbouring levels are read as one (two of 256 codes are one of 65,536): half the reads. The items of the best codes of
+the first levels are scored whole, so that it is known how high the list begins. Then all items are read, the levels
+whose scores spread most first, and an item is read on only if the rest of its code could still bring it into the list
+(Petrov, Macdonald and Tonellotto, arXiv 2505.00560, walk the lists of single codes alone). NumPy alone.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ __all__ = ["CodeSearch", "code_tables"]
 
 _MOST = 1 << 16  # codes of a group of levels: its index is two bytes, its table fits a core's second cache
 _BLOCK = 1 << 17
-_SAMPLE = 1 << 16
-_FIRST = 4_096  # items that are scored whole to learn how high the list begins
+_FIRST = 8_192  # items that are scored whole to learn how high the list begins
 _SLACK = 1e-5  # float32 sums differ by this share of the largest score; what lies within is settled in float64
 
 
@@ -97,15 +97,17 @@ class CodeSearch:
         self.indices = [_index(codes, self.sizes, group) for group in self.groups]
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.threads = min(2, usable) if threads is None else max(1, threads)
-        self._partial = np.empty(self.items, dtype=np.float32)
+        counts = np.bincount(self.indices[0], minlength=int(np.prod(self.sizes[self.groups[0]])))
+        self._starts = np.concatenate([[0], np.cumsum(counts)])  # rows that share a first joint code stand together
+        self._rows = np.argsort(self.indices[0], kind="stable").astype(np.uint32 if self.items < 1 << 32 else np.int64)
 
     def __repr__(self) -> str:
         return f"CodeSearch({self.items:,} items, codes {' x '.join(map(str, self.sizes))}, {self.nbytes:,} bytes)"
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the codes and of the buffer of a search."""
-        return sum(index.nbytes for index in self.indices) + self._partial.nbytes
+        """Bytes of the codes and of the lists by first code."""
+        return sum(index.nbytes for index in self.indices) + self._rows.nbytes + self._starts.nbytes
 
     def search(
         self,
@@ -167,78 +169,53 @@ class CodeSearch:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the best items of one query and their scores."""
         exact = [_table(scores, self.sizes, group) for group in self.groups]
-        finite = [part[np.isfinite(part)] for part in exact]
-        if any(not len(part) for part in finite):
+        highest, spread = np.array([part.max() for part in exact]), np.zeros(len(exact))
+        if (highest == -np.inf).any():
             return np.zeros(0, dtype=np.int64), np.zeros(0)
-        order = sorted(range(len(exact)), key=lambda place: -float(np.ptp(finite[place])))
+        largest = 0.0
+        for place, levels in enumerate(self.groups):
+            finite = [part[np.isfinite(part)] for part in scores[levels]]
+            spread[place] = sum(np.ptp(part) for part in finite)
+            largest += sum(np.abs(part).max() for part in finite)
+        least = self._first_guess(exact, min(self.items, k + len(gone)), mask) - _SLACK * largest
+        order = np.argsort(-spread, kind="stable")
+        left = [float(highest[order[place + 1 :]].sum()) for place in range(len(order))]
         tables = [exact[place].astype(np.float32) for place in order]
         indices = [self.indices[place] for place in order]
-        highest = np.array([float(part.max()) for part in tables])
-        slack = np.float32(_SLACK * sum(np.abs(finite[place]).max() for place in order) + 1e-30)
-        head = (len(order) + 1) // 2
-        self._sum(tables[:head], indices[:head], pool)
-        wanted = min(self.items, k + len(gone))
-        least = self._first_guess(tables, indices, head, wanted, mask)
-        rows, partial = self._above(least - highest[head:].sum() - slack, pool, mask)
-        for place in range(head, len(order)):
-            partial = partial + tables[place][indices[place][rows]]
-            stays = partial >= least - highest[place + 1 :].sum() - slack
-            rows, partial = rows[stays], partial[stays]
+
+        def part(start: int, stop: int) -> np.ndarray:
+            return _kept(tables, indices, [least - rest for rest in left], mask, start, stop)
+
+        rows = np.concatenate(self._shared(part, pool))
         if len(gone):
             rows = rows[~np.isin(rows, gone)]
-        total = sum(part[index[rows]] for part, index in zip(exact, self.indices, strict=True))
-        total = np.asarray(total, dtype=np.float64).reshape(-1)
+        total = self._whole(exact, rows)
         rows, total = rows[total > -np.inf], total[total > -np.inf]
         best = np.lexsort((rows, -total))[:k]
         return rows[best], total[best]
 
-    def _sum(self, tables: list[np.ndarray], indices: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
-        """Scores of the first groups of all items, into the buffer."""
+    def _whole(self, exact: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """Scores of some rows, float64."""
+        total = np.zeros(len(rows))
+        for table, index in zip(exact, self.indices, strict=True):
+            total += table[index[rows]]
+        return total
 
-        def part(start: int, stop: int) -> None:
-            spare = np.empty(min(_BLOCK, stop - start), dtype=np.float32)
-            for low in range(start, stop, _BLOCK):
-                high = min(low + _BLOCK, stop)
-                into = self._partial[low:high]
-                np.take(tables[0], indices[0][low:high], mode="clip", out=into)
-                for table, index in zip(tables[1:], indices[1:], strict=True):
-                    more = np.take(table, index[low:high], mode="clip", out=spare[: high - low])
-                    np.add(into, more, out=into)
-
-        self._shared(part, pool)
-
-    def _first_guess(
-        self, tables: list[np.ndarray], indices: list[np.ndarray], head: int, wanted: int, mask: np.ndarray | None
-    ) -> float:
-        """A score that at least ``wanted`` items reach: that of items whose first codes score best."""
-        step = max(1, self.items // _SAMPLE)
-        sample = self._partial[::step]
-        keep = min(len(sample) - 1, max(1, round(len(sample) * max(_FIRST, 4 * wanted) / max(1, self.items))))
-        cut = np.partition(sample, len(sample) - 1 - keep)[len(sample) - 1 - keep]
-        rows = np.flatnonzero(self._partial >= cut)[: 16 * max(_FIRST, 4 * wanted)]
+    def _first_guess(self, exact: list[np.ndarray], wanted: int, mask: np.ndarray | None) -> float:
+        """Score that at least ``wanted`` items reach: of those whose first joint code scores best."""
+        need, first = max(_FIRST, 4 * wanted), exact[0]
+        most = min(len(first), max(64, 4 * need * len(first) // max(1, self.items)))
+        best = np.argpartition(-first, most - 1)[:most]
+        best = best[np.argsort(-first[best], kind="stable")]
+        counts = self._starts[best + 1] - self._starts[best]
+        best = best[: int(np.searchsorted(np.cumsum(counts), need)) + 1]
+        rows = np.concatenate([self._rows[self._starts[code] : self._starts[code + 1]] for code in best])
         if mask is not None:
             rows = rows[mask[rows]]
         if len(rows) < wanted:
             return -np.inf
-        total = self._partial[rows]
-        for table, index in zip(tables[head:], indices[head:], strict=True):
-            total = total + table[index[rows]]
+        total = self._whole(exact, rows)
         return float(np.partition(total, len(total) - wanted)[len(total) - wanted])
-
-    def _above(self, least: float, pool: ThreadPoolExecutor, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows whose score so far is at least this, ascending, and that score."""
-
-        def part(start: int, stop: int) -> np.ndarray:
-            parts = [
-                low + np.flatnonzero(self._partial[low : min(low + _BLOCK, stop)] >= least)
-                for low in range(start, stop, _BLOCK)
-            ]
-            return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
-
-        rows = np.concatenate(self._shared(part, pool))
-        if mask is not None:
-            rows = rows[mask[rows]]
-        return rows, self._partial[rows]
 
     def _shared(self, part: Callable[[int, int], Any], pool: ThreadPoolExecutor) -> list[Any]:
         """Results of a function of (start, stop) over the items, dealt out to the threads."""
@@ -246,6 +223,35 @@ class CodeSearch:
         if self.threads == 1:
             return [part(0, self.items)]
         return list(pool.map(part, cuts[:-1], cuts[1:]))
+
+
+def _kept(
+    tables: list[np.ndarray],
+    indices: list[np.ndarray],
+    least: list[float],
+    mask: np.ndarray | None,
+    start: int,
+    stop: int,
+) -> np.ndarray:
+    """Rows of some items whose score may reach the list; after group g it must be at least ``least[g]``."""
+    head = (len(tables) + 1) // 2  # read of all items; the others of those that are left
+    first, spare = np.empty(min(_BLOCK, stop - start), dtype=np.float32), np.empty(_BLOCK, dtype=np.float32)
+    found = [np.zeros(0, dtype=np.int64)]
+    for low in range(start, stop, _BLOCK):
+        high = min(low + _BLOCK, stop)
+        score = np.take(tables[0], indices[0][low:high], mode="clip", out=first[: high - low])
+        for table, index in zip(tables[1:head], indices[1:head], strict=True):
+            score += np.take(table, index[low:high], mode="clip", out=spare[: high - low])
+        rows = np.flatnonzero(score >= least[head - 1])
+        if mask is not None:
+            rows = rows[mask[low:high][rows]]
+        score = score[rows]
+        for place in range(head, len(tables)):
+            score = score + tables[place][indices[place][low:high][rows]]
+            stays = score >= least[place]
+            rows, score = rows[stays], score[stays]
+        found.append(rows + low)
+    return np.concatenate(found)
 
 
 def _grouped(sizes: Sequence[int]) -> list[slice]:

@@ -60,25 +60,24 @@ def test_lists_are_those_of_dense_scoring(
 def test_pruning_cuts_nothing_off_where_there_is_much_to_prune(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small samples and first guesses, so that a catalogue of a test is pruned as one of millions."""
     monkeypatch.setattr(code_search, "_FIRST", 32)
-    monkeypatch.setattr(code_search, "_SAMPLE", 256)
     monkeypatch.setattr(code_search, "_BLOCK", 1000)
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 64, (30_000, 6))
     scores = [rng.standard_normal((5, 64)) * scale for scale in (1, 3, 0.2, 1, 2, 0.5)]
     search = CodeSearch(codes, [64] * 6)
     kept: list[int] = []
-    above = CodeSearch._above
+    whole = code_search._kept
 
-    def counted(self: CodeSearch, *given: Any) -> Any:
-        rows, partial = above(self, *given)
+    def counted(*given: Any) -> np.ndarray:
+        rows = whole(*given)
         kept.append(len(rows))
-        return rows, partial
+        return rows
 
-    monkeypatch.setattr(CodeSearch, "_above", counted)
+    monkeypatch.setattr(code_search, "_kept", counted)
     exclude = rng.integers(1, 30_001, (5, 40))
     exclude[:, 0] = dense(scores, codes, 1)[:, 0]
     assert np.array_equal(search.search(scores, 20, exclude).items, dense(scores, codes, 20, exclude))
-    assert max(kept) < 10_000
+    assert max(kept) < 3_000
 
 
 def test_a_code_of_minus_infinity_is_forbidden() -> None:
