@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from semtok.content.embeddings import load_embeddings as load_embeddings
     from semtok.exchange.formats import write_codes as write_codes
     from semtok.exchange.reading import read_codes as read_codes
+    from semtok.kernels.code_search import CodeSearch as CodeSearch
+    from semtok.kernels.code_search import code_tables as code_tables
     from semtok.methods.behavior.tokenizer import BehaviorTokenizer as BehaviorTokenizer
     from semtok.methods.hierarchical import HierarchicalKMeans as HierarchicalKMeans
     from semtok.methods.kmeans import KMeans as KMeans
@@ -59,6 +61,7 @@ TOKENIZERS = {
 
 _NAMES = {
     "BehaviorTokenizer": "semtok.methods.behavior.tokenizer",
+    "CodeSearch": "semtok.kernels.code_search",
     "Collisions": "semtok.codes",
     "Embeddings": "semtok.content.embeddings",
     "FiniteScalarQuantizer": "semtok.methods.scalar",
@@ -76,6 +79,7 @@ _NAMES = {
     "append_items": "semtok.catalogue.append",
     "code_report": "semtok.quality",
     "collaborative_vectors": "semtok.content.collaborative",
+    "code_tables": "semtok.kernels.code_search",
     "costs_of": "semtok.catalogue.unique",
     "embed_dataset": "semtok.content.embed",
     "fit": "semtok.catalogue.prepare",
