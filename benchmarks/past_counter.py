@@ -79,6 +79,16 @@ def line(name: str, runs: list[Path], alone: bool = False) -> str:
     return f"| {name} | {' | '.join(cells)} | {last} | {seconds:,.0f} | {len(runs)} |"
 
 
+def _alone(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics of generators without their dense heads."""
+    parts = ("test", "test_masked", "valid")
+    return [
+        {part: one["dense"].get(f"generator_{part}", {}) for part in parts}
+        | {"train_seconds": one.get("train_seconds")}
+        for one in runs
+    ]
+
+
 def main() -> None:
     """Make the runs and print a table a data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,8 +112,9 @@ def main() -> None:
                 print(line(f"{name}, generator alone", runs, alone=True))
         if given.append:
             found = {name: [metrics for run in runs if (metrics := metrics_of(run))] for name, runs in table.items()}
+            found |= {f"{name}, generator alone": _alone(runs) for name, runs in found.items() if "dense" in runs[0]}
             title = TITLES.get(data.name, data.name)
-            append_runs("past_counter", found, title, given.append, "the recipe ids is not the paper's CCFRec")
+            append_runs("past_counter", found, title, given.append, "recipes ids and small are not the papers' models")
 
 
 if __name__ == "__main__":
