@@ -314,6 +314,7 @@ USUAL = frozenset(
         *("code_method", "code_levels", "codebook_size", "levels", "bits", "steps", "latent_dim", "cells"),
         *("dim", "layers", "hidden", "encoder_layers", "decoder_layers", "dropout", "max_len"),
         *("epochs", "batch_size", "lr", "patience", "max_seconds", "beams"),
+        *("trials", "search", "storage", "budget_seconds"),
     }
 )
 """Names of the options that people use, which ``--help`` of a command with many options shows."""
