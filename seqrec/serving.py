@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from recbase.store.folder import FileContent, check_replaceable, folder_lock, open_folder
-from recbase.store.runs import KIND, MANIFEST, Run, save_run
+from recbase.store.folder import FileContent
+from recbase.store.runs import Run, check_export, save_export
 
 __all__ = ["export_run"]
 
@@ -48,13 +48,6 @@ def _guide(name: str, run: Run, files: Mapping[str, FileContent]) -> dict[str, F
     return {"README.md": text.encode(), "example.py": example.read_bytes()}
 
 
-def _check_export(out: str | os.PathLike[str]) -> None:
-    """Refuse a folder whose run would be lost: an export keeps neither metrics nor a fusion module."""
-    check_replaceable(out, MANIFEST, KIND)
-    if (Path(out) / MANIFEST).is_file() and "exported_from" not in open_folder(out, MANIFEST, KIND).manifest:
-        raise ValueError(f"{out} holds a trained run, which an export would replace: give another folder")
-
-
 def export_run(
     run: Run,
     out: str | os.PathLike[str],
@@ -92,7 +85,7 @@ def export_run(
     """
     from seqrec.export import FAISS_FILE, ONNX_FILE, write_faiss, write_onnx
 
-    _check_export(out)
+    check_export(out)
     name, model = run.manifest["model"], run.model
     if not hasattr(model, "item_vectors"):
         raise ValueError(f"{run.folder.path} holds a {name}, which has no item vectors to export")
@@ -113,15 +106,7 @@ def export_run(
                 raise
             notes.append(f"no {file}: {error}")
             refused = refused or (notes[-1] if asked else "")
-    kept = {key: run.manifest[key] for key in ("data", "split", "recipe", "form") if key in run.manifest}
-    with folder_lock(out, "exporting a run"):
-        _check_export(out)
-        files |= _guide(name, run, files)
-        body = kept | {"exported_from": run.manifest["model"]}
-        written = save_run(out, name, model, run.items, body, files, plain=True)
-        if any(entry["file"] != file for file, entry in written.files.items()):
-            # An older export stood here, whose names are free only now.
-            written = save_run(out, name, model, run.items, body, files, plain=True)
+    written = save_export(run, out, name, model, files | _guide(name, run, files))
     if refused:
         raise ValueError(f"{refused}; the rest of the export is in {out}")
-    return sorted(written), notes
+    return written, notes

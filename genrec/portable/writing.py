@@ -15,8 +15,8 @@ from genrec.nets.t5 import T5
 from genrec.portable.networks import write_networks
 from genrec.portable.runtime import CATALOGUE_FILE, DECODER_FILE, ENCODER_FILE, SETTINGS_FILE
 from genrec.portable.search import PortableTrie
-from recbase.store.folder import FileContent, check_replaceable, folder_lock, open_folder, tensor_bytes
-from recbase.store.runs import KIND, MANIFEST, Run, save_run
+from recbase.store.folder import FileContent, tensor_bytes
+from recbase.store.runs import Run, check_export, save_export
 
 __all__ = ["export_onnx", "onnx_files", "why_not_onnx"]
 
@@ -61,18 +61,8 @@ def export_onnx(run: Run, out: str | os.PathLike[str]) -> list[str]:
     ValueError
         If the model is no T5 over codes of one length, or ``out`` holds something that is no export.
     """
-    _check_out(out)
-    files = onnx_files(run)
-    record = {key: run.manifest[key] for key in ("data", "split", "recipe", "form", "search") if key in run.manifest}
-    name = run.manifest["model"]
-    body = record | {"exported_from": name}
-    with folder_lock(out, "exporting a run"):
-        _check_out(out)
-        written = save_run(out, name, run.model, run.items, body, files, plain=True)
-        if any(entry["file"] != file for file, entry in written.files.items()):
-            # An older export stood here, whose names are free only now.
-            written = save_run(out, name, run.model, run.items, body, files, plain=True)
-    return sorted(written)
+    check_export(out)
+    return save_export(run, out, run.manifest["model"], run.model, onnx_files(run))
 
 
 def onnx_files(run: Run) -> dict[str, FileContent]:
@@ -124,10 +114,3 @@ def why_not_onnx(name: str, model: Any) -> str | None:
 
 def _saved(program: Any) -> Callable[[Path], None]:
     return lambda path: program.save(str(path))
-
-
-def _check_out(out: str | os.PathLike[str]) -> None:
-    """Refuse a folder whose run would be lost: an export keeps no metrics."""
-    check_replaceable(out, MANIFEST, KIND)
-    if (Path(out) / MANIFEST).is_file() and "exported_from" not in open_folder(out, MANIFEST, KIND).manifest:
-        raise ValueError(f"{out} holds a trained run, which an export would replace: give another folder")

@@ -21,6 +21,7 @@ from recbase.store.folder import (
     Folder,
     check_replaceable,
     consistent,
+    folder_lock,
     load_arrays,
     open_folder,
     save_folder,
@@ -48,6 +49,7 @@ __all__ = [
     "METRICS",
     "SCHEMA",
     "Run",
+    "check_export",
     "check_run_folder",
     "load_run",
     "open_run",
@@ -55,6 +57,7 @@ __all__ = [
     "read_items",
     "read_metrics",
     "resolve",
+    "save_export",
     "save_run",
 ]
 
@@ -219,6 +222,54 @@ def save_run(
         content["item_vectors.safetensors"] = tensor_bytes({"item_vectors": vectors})
     body = {"model": name, "arguments": model.config()} | dict(manifest)
     return save_folder(folder, MANIFEST, KIND, body, content | dict(files or {}), plain=plain)
+
+
+_EXPORTED = ("data", "split", "recipe", "form", "search", "final")
+
+
+def check_export(out: str | os.PathLike[str]) -> None:
+    """Refuse a folder whose run an export would replace: an export keeps no metrics.
+
+    Raises
+    ------
+    ValueError
+        If it holds a trained run, or anything else that is no export.
+    """
+    check_replaceable(out, MANIFEST, KIND)
+    if (Path(out) / MANIFEST).is_file() and "exported_from" not in open_folder(out, MANIFEST, KIND).manifest:
+        raise ValueError(f"{out} holds a trained run, which an export would replace: give another folder")
+
+
+def save_export(
+    run: Run, out: str | os.PathLike[str], name: str, model: Any, files: Mapping[str, FileContent]
+) -> list[str]:
+    """Write a run folder for deployment, whose files have plain names; those of its files.
+
+    Parameters
+    ----------
+    run : Run
+        Exported: its catalogue and what it was trained on go along.
+    out : path
+        A new folder, or an earlier export.
+    name, model
+        As `save_run` takes them.
+    files : mapping
+        More files.
+
+    Raises
+    ------
+    ValueError
+        See `check_export`.
+    """
+    body = {key: run.manifest[key] for key in _EXPORTED if key in run.manifest}
+    body |= {"exported_from": run.manifest["model"]}
+    with folder_lock(out, "exporting a run"):
+        check_export(out)
+        written = save_run(out, name, model, run.items, body, files, plain=True)
+        if any(entry["file"] != file for file, entry in written.files.items()):
+            # An older export stood here, whose names are free only now.
+            written = save_run(out, name, model, run.items, body, files, plain=True)
+    return sorted(written)
 
 
 @consistent

@@ -189,3 +189,12 @@ def test_a_final_generator_keeps_the_weight_that_validation_chose(tmp_path: Path
     model = genrec.TIGER.train("synthetic", final=True, dense_weight=1.0, split="users", out=tmp_path / "run", **given)
     assert float(model.model.dense.weight) == model.metrics["dense"]["weight"]
     assert len(model.recommend(histories=[["1", "2"]], k=3)) == 3
+
+
+def test_an_export_of_a_final_training_is_not_evaluated(tmp_path: Path) -> None:
+    from seqrec.serving import export_run
+
+    model = seqrec.SASRec.train(world(), final=True, epochs=1, dim=8, out=tmp_path / "run", cache=tmp_path, quiet=True)
+    export_run(model._run, tmp_path / "out", faiss=False, onnx=False)
+    with pytest.raises(ValueError, match="was trained on all events"):
+        seqrec.load(tmp_path / "out", world()).evaluate()
