@@ -183,7 +183,7 @@ def save_folder(
         :class:`recbase.store.locks.FolderBusyError`, which is one, if another writer holds the folder for a minute.
     ValueError
         If a file of the manifest's name is there that is no manifest of this kind: it would be lost; or the folder is a
-        file.
+        file. If :func:`check_replaceable` was asked for the folder and it has become something else since then.
     """
     folder = Path(folder)
     _check_folder(folder, kind)
@@ -192,6 +192,9 @@ def save_folder(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        if (os.path.realpath(folder), kind) in _CLAIMED and not os.path.lexists(folder / manifest_name):
+            # The command asked when it began. Another one may have made something else of the folder since then.
+            _check_kind(folder, kind)
         old = _replaced_files(folder, manifest_name, kind, former)
         kept = open_folder(folder, manifest_name, kind).files if keep and old else {}
         written: list[Path] = []
@@ -338,6 +341,7 @@ def check_replaceable(
     _check_folder(folder, kind)
     if not os.path.lexists(folder / manifest_name):
         _check_kind(folder, kind)
+    _CLAIMED.add((os.path.realpath(folder), kind))
     _replaced_files(folder, manifest_name, kind, former)
 
 
@@ -400,6 +404,7 @@ def _replaced_files(
     )
 
 
+_CLAIMED: set[tuple[str, str]] = set()  # folders that commands of this process asked for, with what each shall become
 _MANIFESTS = "[!.]*.json"  # a manifest that another writer is just putting in place has a dot before its name
 
 

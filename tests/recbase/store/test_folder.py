@@ -216,6 +216,16 @@ def test_two_manifests_share_a_folder(tmp_path: Path) -> None:
     assert open_folder(tmp_path, "other.json", "other").file("c.bin").read_bytes() == b"c"
 
 
+def test_a_folder_that_became_something_else_while_a_command_worked_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_replaceable(out, "other.json", "other")  # as a command does when it begins
+    first_version(out)  # another command was faster
+    with pytest.raises(ValueError, match=r"cannot save a other in .*out: it holds a thing \(thing\.json\)"):
+        save_folder(out, "other.json", "other", {}, {"c.bin": b"c"})
+    assert_whole(out, 1)
+    assert not (out / "other.json").exists()
+
+
 def test_a_writer_function_is_given_the_path(tmp_path: Path) -> None:
     saved = save_folder(tmp_path, MANIFEST, KIND, {}, {"a.txt": lambda path: path.write_text("hello") and None})
     assert saved.file("a.txt", verify=True).read_text() == "hello"
