@@ -174,26 +174,23 @@ def _write_drawn(subjects: list[Any], dataset: Any, out: Path, page: bool, figur
         name = "Item codes" if dataset is None else f"Item codes of {dataset.name}"
         write_file(out / "report.html", comparison_page(subjects, titles, name, seed, drawn))
         written.append(out / "report.html")
-    return written + (_write_figures(subjects, drawn, out, seed) if figures else [])
+    return written + (_write_figures(subjects, drawn, out) if figures else [])
 
 
-def _write_figures(subjects: list[Any], drawn: list[Any], out: Path, seed: int) -> list[Path]:
-    """The figures of the page as SVG; and where matplotlib is installed, those of a single report as PNG."""
+def _write_figures(subjects: list[Any], drawn: list[Any], out: Path) -> list[Path]:
+    """The figures of the page as SVG, and as PNG where the package that renders them is installed."""
     from importlib.util import find_spec
 
     from recbase.store.files import write_file
-    from semtok.report.measures import figures as draw_as_png
 
     written: list[Path] = []
     used: set[str] = set()
+    png = find_spec("resvg_py") is not None
     for subject, figures in zip(subjects, drawn, strict=True):
-        shown = subject.vectors if subject.vectors is not None else subject.decoded
         folder = out / "figures" if len(subjects) == 1 else out / "figures" / _folder_name(subject.name, used)
-        for name, text in figures.files().items():
-            write_file(folder / name, text)
+        for name, content in figures.files(png).items():
+            write_file(folder / name, content)
             written.append(folder / name)
-        if find_spec("matplotlib") is not None:
-            written += draw_as_png(subject.report, folder, subject.codes, shown, seed)
     return written
 
 

@@ -1,11 +1,13 @@
-"""The figures of a report, drawn once, as SVG: on the page, and in files of their own."""
+"""The figures of a report, drawn once, as SVG: on the page, in files of their own, and as PNG."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,6 +19,7 @@ from semtok.report.sources import Subject
 _COLOURS = 8  # of the style sheet
 
 _MOST_LEVELS, _MOST_POINTS = 8, 1000
+_PIXELS = 1080  # three times the drawing's own width, for screens and print
 STYLE = files("semtok.report").joinpath("page.css").read_text(encoding="utf-8")
 
 __all__ = ["STYLE", "Drawn", "colours_of", "draw", "histogram", "map_figure", "use_figure"]
@@ -40,16 +43,51 @@ class Drawn:
     levels: list[Markup]
     map: Markup | None
 
-    def files(self) -> dict[str, str]:
-        """Name to content of a file for each figure, with the style of the page."""
+    def files(self, png: bool = False) -> dict[str, bytes]:
+        """Name to content of a file for each figure, with the style of the page.
+
+        Parameters
+        ----------
+        png : bool, default False
+            Render each as PNG too, 1,080 pixels wide and in the light colours.
+
+        Raises
+        ------
+        ImportError
+            If PNGs are wanted and resvg-py, or matplotlib with its font, is not installed.
+        """
         named = {"use": self.use} | {f"level-{level}": figure for level, figure in enumerate(self.levels)}
         named |= {} if self.map is None else {"map": self.map}
-        return {f"{name}.svg": _alone(figure) for name, figure in named.items()}
+        found = {f"{name}.svg": _alone(figure, STYLE).encode() for name, figure in named.items()}
+        return found | ({f"{name}.png": _rendered(figure) for name, figure in named.items()} if png else {})
 
 
-def _alone(figure: Markup) -> str:
+def _alone(figure: Markup, style: str) -> str:
     opened = str(figure).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return opened.replace("<title>", f"<style>{STYLE}</style><title>", 1)
+    return opened.replace("<title>", f"<style>{style}</style><title>", 1)
+
+
+def _rendered(figure: Markup) -> bytes:
+    try:
+        from matplotlib import get_data_path
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise ImportError("a PNG needs resvg-py and matplotlib: pip install 'semtok[plots]'") from error
+    # A font that comes with the packages: servers often have none, and the same figure is the same file everywhere.
+    font: dict[str, Any] = {
+        "font_files": [f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"],
+        "sans_serif_family": "DejaVu Sans",
+    }
+    drawn = _alone(figure, _plain_style())
+    return bytes(svg_to_bytes(svg_string=drawn, background="#ffffff", width=_PIXELS, skip_system_fonts=True, **font))
+
+
+def _plain_style() -> str:
+    """The style without variables and without what depends on a screen: a renderer of files knows neither."""
+    colours = dict(re.findall(r"--(\w+):([^;}]+)", STYLE.split("@media", 1)[0]))
+    rules = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", STYLE)
+    rules = rules.replace("system-ui,", "")
+    return re.sub(r"var\(--(\w+)\)", lambda found: colours.get(found[1], found[0]), rules)
 
 
 def draw(subjects: Sequence[Subject], seed: int = 0) -> list[Drawn]:
@@ -108,10 +146,13 @@ def _like(subject: Subject, subjects: Sequence[Subject], made: Mapping[int, obje
 def use_figure(subject: Subject) -> Markup:
     """Figure of how evenly the codes of every level are used."""
     levels = subject.report["levels"]
-    width, height, left, low = 360, 150, 34, 124
+    width, height, left, low = 360, 168, 42, 142
     step = (width - left - 6) / len(levels)
     bar = min(22.0, step * 0.36)
-    parts = []
+    parts = [
+        f'<rect class="{colour}" x="{x}" y="2" width="10" height="10"/><text x="{x + 14}" y="11">{label}</text>'
+        for x, colour, label in ((left, "s1", "used codes"), (left + 110, "s2", "effective codes (perplexity)"))
+    ]
     for share in (0, 0.5, 1):
         y = low - share * 110
         parts.append(f'<path class="grid" d="M{left} {y:g}H{width}"/>')

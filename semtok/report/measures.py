@@ -1,42 +1,31 @@
-"""A quality report as numbers with names, conditions on them, tables for the terminal, and PNG figures.
+"""A quality report as numbers with names, conditions on them, and tables for the terminal.
 
 Takes the dict that `semtok.quality.code_report` returns, with what `semtok fit` adds to it; computes nothing but a
-two-dimensional projection. rich and matplotlib are imported where they are used.
+two-dimensional projection. rich is imported where it is used.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import math
 import operator
-import os
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbase.console import cell, console_of, plain
-from recbase.evaluate.look import FIRST, GREY, GRID, SECOND, SERIES
-from recbase.store.folder import write_file
-from semtok.codes import ItemCodes
+from recbase.console import cell, console_of
 
 __all__ = [
     "MEASURES",
     "Condition",
     "Measure",
-    "figures",
     "numbers",
     "print_comparison",
     "print_report",
     "project",
 ]
-
-_MOST_POINTS = 1500
 
 
 @dataclass(frozen=True)
@@ -361,11 +350,6 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _drawn(text: Any) -> str:
-    """Text from data in a figure, where matplotlib would take what stands between two $ for a formula."""
-    return plain(text).replace("$", r"\$")
-
-
 def project(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Project vectors to the plane by t-SNE: float32 [n, 2]; up to three vectors lie on a line.
 
@@ -383,156 +367,3 @@ def project(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     vectors = vectors - vectors.mean(0, dtype=np.float64)  # float32 distances lose their digits far from zero
     close = min(30.0, (len(vectors) - 1) / 3)
     return np.asarray(TSNE(2, perplexity=close, init="random", random_state=seed).fit_transform(vectors), np.float32)
-
-
-def figures(
-    report: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    codes: ItemCodes | None = None,
-    vectors: np.ndarray | None = None,
-    seed: int = 0,
-) -> list[Path]:
-    """Draw the report as PNG files.
-
-    Parameters
-    ----------
-    report : mapping
-        From `semtok.quality.code_report`.
-    folder : path
-        Where the files are written; made if it does not exist.
-    codes : ItemCodes or None, default None
-        For the projection: the colour of an item is its first code.
-    vectors : float [N, D] or None, default None
-        For the projection: what is projected.
-    seed : int, default 0
-        Seed of the projection and of the items drawn for it.
-
-    Returns
-    -------
-    list of Path
-        utilisation.png, branching.png, collisions.png and, with codes and vectors, projection.png.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    OSError
-        If the folder cannot be written.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("figures need the package matplotlib, which is not installed: pip install 'semtok[plots]'")
-    folder = Path(folder)
-    drawn = {"utilisation": _utilisation(report), "branching": _branching(report), "collisions": _collisions(report)}
-    if codes is not None and vectors is not None:
-        drawn["projection"] = _projection(codes, vectors, seed)
-    paths = []
-    for name, figure in drawn.items():
-        path = folder / f"{name}.png"
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # drawn as a box
-            write_file(path, functools.partial(figure.savefig, format="png", dpi=150))
-        paths.append(path)
-    return paths
-
-
-def _canvas(width: float = 6.4, height: float = 3.8) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _level_names(report: Mapping[str, Any]) -> list[str]:
-    """Labels of the levels: the view's name once, at its first level."""
-    names, last = [], None
-    for row in report["levels"]:
-        several = len({other["block"] for other in report["levels"]}) > 1
-        names.append(
-            f"{row['level']}\n{_drawn(row['block'])}" if several and row["block"] != last else str(row["level"])
-        )
-        last = row["block"]
-    return names
-
-
-def _utilisation(report: Mapping[str, Any]) -> Any:
-    levels = report["levels"]
-    figure, axes = _canvas(max(6.4, 0.42 * len(levels) + 1.5))
-    place = np.arange(len(levels))
-    axes.grid(axis="y", color=GRID)
-    axes.bar(place - 0.2, [row["utilisation"] for row in levels], 0.4, color=FIRST, label="used codes")
-    effective = [row["perplexity"] / row["size"] for row in levels]
-    axes.bar(place + 0.2, effective, 0.4, color=SECOND, label="effective codes (perplexity)")
-    axes.set(ylim=(0, 1.0), ylabel="share of the level's codes", xlabel="level", title="Use of the codes")
-    axes.set_xticks(place, _level_names(report))
-    axes.yaxis.set_major_formatter("{x:.0%}")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _branching(report: Mapping[str, Any]) -> Any:
-    rows = report["branching"]
-    figure, axes = _canvas(max(6.4, 0.42 * len(rows) + 1.5))
-    axes.grid(axis="y", color=GRID)
-    depth = [row["depth"] for row in rows]
-    axes.plot(depth, [row["largest"] for row in rows], "o-", color=SECOND, label="largest")
-    axes.plot(depth, [row["mean"] for row in rows], "o-", color=FIRST, label="mean")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    top = max(row["largest"] for row in rows)
-    axes.set(ylim=(0.8, top * 1.6), xlabel="codes already known", ylabel="different next codes", title="Branching")
-    axes.set_xticks(depth)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _collisions(report: Mapping[str, Any]) -> Any:
-    histogram = {int(size): number for size, number in report["collisions"]["histogram"].items()}
-    names, heights = [], []
-    lower = 1
-    while lower <= max(histogram, default=1):  # 1, 2, 3-4, 5-8, 9-16, ... items of a tuple
-        upper = lower if lower <= 2 else 2 * (lower - 1)
-        names.append(str(lower) if upper == lower else f"{lower}–{upper}")
-        heights.append(sum(size * number for size, number in histogram.items() if lower <= size <= upper))
-        lower = upper + 1
-    figure, axes = _canvas()
-    axes.grid(axis="y", color=GRID)
-    bars = axes.bar(names, heights, 0.7, color=[FIRST, *[SECOND] * (len(names) - 1)])
-    axes.bar_label(bars, [f"{height:,}" for height in heights], padding=2)
-    axes.margins(y=0.12)
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    shared = report["collisions"]
-    axes.set(
-        xlabel="items of a tuple (1 = unique)",
-        ylabel="items",
-        title=f"{shared['rate']:.1%} of {report['items']:,} items share their tuple",
-    )
-    return figure
-
-
-def _projection(codes: ItemCodes, vectors: np.ndarray, seed: int) -> Any:
-    rows = np.arange(len(codes))
-    if len(rows) > _MOST_POINTS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), _MOST_POINTS, replace=False))
-    points = project(np.asarray(vectors)[rows], seed)
-    first = codes.codes[rows, 0]
-    common = np.argsort(-np.bincount(first), kind="stable")[: len(SERIES)]
-    figure, axes = _canvas(6.4, 5.4)
-    axes.spines[:].set_visible(False)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    other = ~np.isin(first, common)
-    axes.scatter(*points[other].T, s=7, color=GREY, linewidths=0, label="other")
-    for colour, code in zip(SERIES, common, strict=False):
-        chosen = points[first == code]
-        if len(chosen):
-            axes.scatter(*chosen.T, s=13, color=colour, linewidths=0, label=str(code))
-    name = next(iter(codes.blocks))
-    view = f" of view {_drawn(name)}" if len(codes.blocks) > 1 else ""
-    axes.set_title(f"Item vectors{view} (t-SNE of {len(rows):,}), by first code")
-    figure.legend(
-        loc="outside lower center", ncols=9, frameon=False, handletextpad=0.1, columnspacing=1.0, markerscale=2
-    )
-    return figure

@@ -89,11 +89,11 @@ def test_report_draws_figures_once_for_page_and_files(data: Path) -> None:
         assert picture in page
 
 
-def test_report_draws_pictures_where_matplotlib_is_installed(data: Path) -> None:
-    pytest.importorskip("matplotlib", reason="semtok[plots] is not installed")
+def test_report_draws_pictures_where_they_can_be_rendered(data: Path) -> None:
+    pytest.importorskip("resvg_py", reason="semtok[plots] is not installed")
     result = json.loads(good("report", "pq", "--no-page", "--figures", "--out", "r", "--json").stdout)
     drawn = [Path(path) for path in result["files"][1:] if path.endswith(".png")]
-    assert [path.name for path in drawn] == ["utilisation.png", "branching.png", "collisions.png", "projection.png"]
+    assert [path.name for path in drawn] == ["use.png", *(f"level-{level}.png" for level in range(4)), "map.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 

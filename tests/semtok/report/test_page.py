@@ -1,5 +1,6 @@
 """Reports side by side: named numbers, conditions, subjects of folders and files, and the HTML page."""
 
+import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 import semtok
 from semtok.catalogue.append import append_items
@@ -385,12 +387,17 @@ def test_titles_cannot_leave_their_place_in_the_page(folder: Path) -> None:
     assert "\\u202egnp.exe\\x1b[31m\\x00" in page
 
 
-def test_dollars_in_a_figure_are_no_formula(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="needs the extra plots")
-    from semtok.quality import code_report
-    from semtok.report.measures import figures
+def test_pngs_are_the_drawings_of_the_page(folder: Path) -> None:
+    pytest.importorskip("resvg_py", reason="needs the extra plots")
+    from semtok.report.drawings import draw
 
-    table = np.array([[0, 1], [1, 0], [1, 1], [0, 0]])
-    codes = ItemCodes(table, (2, 2), np.arange(4), {"$\\frac{1$": slice(0, 1), "5$ $x_": slice(1, 2)})
-    drawn = figures(code_report(codes), tmp_path, codes, np.eye(4, dtype=np.float32))
-    assert all(path.stat().st_size > 1000 for path in drawn)
+    (drawn,) = draw(examine([folder / "alone"]))
+    files = drawn.files(png=True)
+    assert {name.partition(".")[0] for name in files if name.endswith(".png")} == {
+        name.partition(".")[0] for name in files if name.endswith(".svg")
+    }
+    with Image.open(io.BytesIO(files["use.png"])) as picture:
+        assert picture.width == 1080
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    # Paper, both colours of the bars, and the ink of the labels: a missing font would leave the last one out.
+    assert {(255, 255, 255), (0x2F, 0x6D, 0xB3), (0xC0, 0x65, 0x15), (0x56, 0x62, 0x73)} <= colours
