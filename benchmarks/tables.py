@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,21 @@ class Table:
         ``seconds``, ``seeds``, a field, the name of a metric, or a key of ``notes``; the first heads the rows' names.
     history : bool, default False
         Show every record, not the last of each row alone.
+    formats : mapping
+        How numbers of a column are written, as for `format`; four decimals where it says nothing.
     """
 
     benchmark: str
     data: str
     columns: Sequence[str]
     history: bool = False
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self, folder: Path = RESULTS) -> list[str]:
         """The table as lines of Markdown."""
         records = [one for one in read(self.benchmark, folder) if one["data"] == self.data]
         shown = records if self.history else latest(records)
-        rows = [[one["row"], *(_cell(one, column) for column in self.columns[1:])] for one in shown]
+        rows = [[one["row"], *(_cell(one, column, self.formats) for column in self.columns[1:])] for one in shown]
         return [_line(self.columns), _line(["---"] * len(self.columns)), *map(_line, rows)]
 
 
@@ -54,12 +57,12 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(one: Mapping[str, Any], column: str) -> str:
+def _cell(one: Mapping[str, Any], column: str, formats: Mapping[str, str]) -> str:
     """What a record says in a column; nothing if it has no such value."""
     if column in one["notes"]:
         return str(one["notes"][column])
     if column in ("seconds", "seeds"):
-        return "" if one[column] is None else f"{one[column]:,.0f}"
+        return "" if one[column] is None else format(one[column], formats.get(column, ",.0f"))
     if column in ("date", "machine", "commit", "qualification"):
         return str(one[column] or "")
     if column == "command":
@@ -67,6 +70,8 @@ def _cell(one: Mapping[str, Any], column: str) -> str:
     if column not in one["metrics"]:
         return ""
     mean, spread = one["metrics"][column]["mean"], one["metrics"][column]["sd"]
+    if column in formats:
+        return format(mean, formats[column]).replace("%", " %")
     if column == "last item first":
         return f"{mean:.1%}"
     if column.endswith("seconds"):
@@ -83,7 +88,65 @@ _MASKED = ("masked recall@10", "masked ndcg@10")
 _PAST = ("model", "recall@10", "ndcg@10", *_MASKED, "last item first", "seconds", "seeds")
 _FOUR = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 _CURVE = ("model", *_FOUR, "best epoch of", "validation ndcg@10 by seconds")
+_CODES = ("share a code", "largest group", "used", "perplexity", "reconstruction error")
+_CODES_FORMATS = {
+    "share a code": ".2%",
+    "largest group": ".0f",
+    "used": ".1%",
+    "perplexity": ".1f",
+    **dict.fromkeys(("reconstruction error", "neighbour recall", "prefix recall"), ".3f"),
+    "seconds": ".1f",
+}
+_COLLISIONS = ("method", "codes an item", "colliding", "sharing", "largest group", "steps", "seconds")
+_WHOLE = dict.fromkeys(
+    (*_COLLISIONS[1:], "seconds of training", "RecBole seconds", "ranked users/s", "best epoch"), ",.0f"
+)
 TABLES = {
+    "baselines/Scientific": Table(
+        "baselines",
+        "Scientific",
+        ("model", "recall@10", "ndcg@10", *_MASKED)
+        + ("best epoch", "seconds of training", "steps/s", "ranked users/s", "date"),
+        formats=_WHOLE | {"steps/s": ".1f"},
+    ),
+    "tssr_parents/Scientific": Table(
+        "tssr_parents", "Scientific", ("model", *_FOUR, *_MASKED, "best epochs", "ranked users/s"), formats=_WHOLE
+    ),
+    "recbole_quality/Scientific": Table(
+        "recbole_quality",
+        "Scientific",
+        ("model", "recall@10", "ndcg@10", "seconds of training", "RecBole recall@10", "RecBole ndcg@10")
+        + ("RecBole seconds", "its end", "as good after"),
+        formats=_WHOLE,
+    ),
+    **{
+        f"tokenizers/{data}": Table(
+            "tokenizers",
+            data,
+            ("tokenizer", *_CODES, "neighbour recall", "prefix recall", "seconds"),
+            formats=_CODES_FORMATS,
+        )
+        for data in ("Beauty", "Scientific")
+    },
+    **{
+        f"behavior_codes/{data}": Table("behavior_codes", data, _COLLISIONS, formats=_WHOLE)
+        for data in ("Scientific", "Beauty")
+    },
+    "list_cost/Scientific": Table("list_cost", "Scientific", ("model", "codes an item", "10 beams", "50 beams")),
+    "demo/journey": Table(
+        "demo", "journey", ("run", "recall@5", "recall@10", "recall@20", "ndcg@10", "its 95 % interval")
+    ),
+    "orders/Beauty": Table(
+        "orders",
+        "Beauty",
+        ("model",)
+        + tuple(
+            f"{order} {name}"
+            for order in ("as shipped", "ties shuffled", "by product id")
+            for name in ("recall@10", "ndcg@10")
+        )
+        + ("passes or seconds",),
+    ),
     "past_counter/Scientific": Table("past_counter", "Scientific", _PAST),
     "past_counter/Beauty": Table("past_counter", "Beauty", _PAST),
     "past_counter/MovieTweetings": Table("past_counter", "MovieTweetings", _PAST),
