@@ -105,8 +105,17 @@ TABLES = {
     "baselines/Scientific": Table(
         "baselines",
         "Scientific",
-        ("model", "recall@10", "ndcg@10", *_MASKED)
-        + ("best epoch", "seconds of training", "steps/s", "ranked users/s", "date"),
+        (
+            "model",
+            "recall@10",
+            "ndcg@10",
+            *_MASKED,
+            "best epoch",
+            "seconds of training",
+            "steps/s",
+            "ranked users/s",
+            "date",
+        ),
         formats=_WHOLE | {"steps/s": ".1f"},
     ),
     "tssr_parents/Scientific": Table(
@@ -115,8 +124,17 @@ TABLES = {
     "recbole_quality/Scientific": Table(
         "recbole_quality",
         "Scientific",
-        ("model", "recall@10", "ndcg@10", "seconds of training", "RecBole recall@10", "RecBole ndcg@10")
-        + ("RecBole seconds", "its end", "as good after"),
+        (
+            "model",
+            "recall@10",
+            "ndcg@10",
+            "seconds of training",
+            "RecBole recall@10",
+            "RecBole ndcg@10",
+            "RecBole seconds",
+            "its end",
+            "as good after",
+        ),
         formats=_WHOLE,
     ),
     **{
@@ -139,13 +157,15 @@ TABLES = {
     "orders/Beauty": Table(
         "orders",
         "Beauty",
-        ("model",)
-        + tuple(
-            f"{order} {name}"
-            for order in ("as shipped", "ties shuffled", "by product id")
-            for name in ("recall@10", "ndcg@10")
-        )
-        + ("passes or seconds",),
+        (
+            "model",
+            *tuple(
+                f"{order} {name}"
+                for order in ("as shipped", "ties shuffled", "by product id")
+                for name in ("recall@10", "ndcg@10")
+            ),
+            "passes or seconds",
+        ),
     ),
     "past_counter/Scientific": Table("past_counter", "Scientific", _PAST),
     "past_counter/Beauty": Table("past_counter", "Beauty", _PAST),
