@@ -89,7 +89,7 @@ class Preparation(ItemCodePreparation):
         widths = {part.stop - part.start for part in tokenizer.blocks_.values()}
         if len(widths) != 1 or len(found.sizes) != len(tokenizer.sizes_):
             raise ValueError(
-                f"the codes in {codes} are not the same streams at every level; make them unique otherwise"
+                f"levels of the codes in {codes} have different streams; make them unique by another policy (--unique)"
             )
         arrays = {"vectors": tokenizer.decode(found.codes)}
         arrays["codebooks"] = np.stack([np.asarray(book, dtype=np.float32) for book in tokenizer.codebooks_])
@@ -263,7 +263,7 @@ class BBQRec(Generator):
         super().__init__(arguments, width=streams if layout == "product" else 1)
         comparing, start = taken(Comparing, options), taken(TokenEmbeddings, options)
         if len(sizes) % streams:
-            raise ValueError(f"there are {len(sizes)} code columns, which {streams} streams do not divide")
+            raise ValueError(f"there are {len(sizes)} code columns for {streams} streams; expected as many for every stream")
         if start.inherit and not codebook_dim:
             raise ValueError("--inherit needs the codebooks of the tokenizer")
         self.streams, self.layout, self.dim, self.dropout = streams, layout, dim, dropout

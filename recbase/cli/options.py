@@ -486,7 +486,7 @@ SHARED: dict[str, Option] = {
             "in_order",
             "bool",
             False,
-            "The rows of that file are the items of the data set in their order.",
+            "The rows of the file --embeddings are the items of the data set in their order.",
             flag="in-order",
         ),
         Option(

@@ -234,7 +234,7 @@ def refresh_command(refresh: Callable[..., dict[str, Any]], options: Sequence[Op
     @add_options(
         [
             Option("items", "path", None, "Table of the new items: item_id, title and the text columns trained on."),
-            Option("columns", "strs", None, "Names of its columns, as item_id=sku,title=Product Name."),
+            Option("columns", "strs", None, "Names of the table's columns, as item_id=sku,title=Product Name."),
             Option("remove", "path", None, "File of items to take out, one id a line."),
             Option("out", "path", None, "Run folder to write: new, or refreshed before.", required=True),
         ]

@@ -40,7 +40,13 @@ _EXPORTS = (*_FILES, "hf", "faiss")
         Option("data", "str", None, "Data set of the items: their titles and categories, their order."),
         Option("embeddings", "path", None, "Vectors of the items; those of the fit if not given."),
         Option("embeddings_ids", "path", None, "File of the ids of the rows, where --embeddings is a file of vectors."),
-        Option("in_order", "bool", False, "The rows of that file are the items in their order.", flag="in-order"),
+        Option(
+            "in_order",
+            "bool",
+            False,
+            "The rows of the file --embeddings are the items in their order.",
+            flag="in-order",
+        ),
         Option("out", "path", Path("runs/semtok/report"), "Folder of report.html, report.json and the figures."),
         Option("page", "bool", True, "Write the HTML page."),
         Option(
@@ -252,7 +258,7 @@ def _without_infinity(value: Any) -> Any:
             "revision",
             "str",
             None,
-            "Branch, tag or commit of that model on the hub.",
+            "Branch, tag or commit of --model on the hub.",
             optional=True,
             rule=rule_of(Revision),
         ),

@@ -49,7 +49,7 @@ class ResidualCodebooks(nn.Module):
         Codewords move by the codebook term, or are moving averages of the residuals assigned to them (van den Oord,
         Vinyals and Kavukcuoglu, Neural discrete representation learning, 2017, appendix A).
     decay : float, default 0.99
-        Of the moving averages.
+        Decay of the moving averages of the codewords.
     sinkhorn : float, default 0.0
         Entropy weight of an even assignment (optimal transport) at the last level while training; 0 turns it off.
     revive_every : int, default 0

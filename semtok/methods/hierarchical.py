@@ -71,7 +71,7 @@ class HierarchicalKMeans(PerViewTokenizer):
     max_points_per_centroid : int or None, default 256
         Fit the centroids of a cluster on at most this many items each, drawn by their content; None fits on all.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
-        Of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
+        Precision of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
     seed : int, default 0
         Same seed, same codes on the CPU.
     device : str or None, default None

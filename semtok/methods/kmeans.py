@@ -30,7 +30,7 @@ class KMeans(VectorTokenizer):
     engine : {"torch", "faiss"}, default "torch"
         "faiss" runs faiss.Kmeans (extras ``faiss`` or ``gpu``).
     precision : {"auto", "float32", "bfloat16"}, default "auto"
-        Of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
+        Precision of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
     seed : int, default 0
         Same seed, same codes on the CPU.
     device : str or None, default None

@@ -47,7 +47,7 @@ class ProductQuantizer(VectorTokenizer):
     engine : {"torch", "faiss"}, default "torch"
         "faiss" fits with faiss.ProductQuantizer (extras ``faiss`` or ``gpu``).
     precision : {"auto", "float32", "bfloat16"}, default "auto"
-        Of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
+        Precision of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
     seed : int, default 0
         Same seed, same codes on the CPU.
     device : str or None, default None
@@ -149,7 +149,7 @@ class OptimizedProductQuantizer(ProductQuantizer):
     engine : {"auto", "torch", "faiss"}, default "auto"
         What finds the rotation and the codebooks: "auto" takes faiss (50 alternating steps) where it is installed.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
-        Of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
+        Precision of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
     seed : int, default 0
         Same seed, same codes on the CPU.
     device : str or None, default None

@@ -52,7 +52,7 @@ class ResidualQuantizer(VectorTokenizer):
     engine : {"torch", "faiss"}, default "torch"
         "faiss" fits with faiss.ResidualQuantizer (extras ``faiss`` or ``gpu``).
     precision : {"auto", "float32", "bfloat16"}, default "auto"
-        Of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
+        Precision of the distances while fitting; "auto" takes bfloat16 where the CPU multiplies it in hardware.
     seed : int, default 0
         Same seed, same codes on the CPU.
     device : str or None, default None

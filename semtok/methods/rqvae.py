@@ -66,7 +66,7 @@ class RQVAE(ResidualAutoencoder):
     update : {"gradient", "ema"}, default "gradient"
         Codewords move by gradient, or are moving averages of the residuals they were assigned.
     decay : float, default 0.99
-        Of the moving averages.
+        Decay of the moving averages of the codewords.
     start : {"k-means", "random"}, default "k-means"
         First codewords: k-means of the residuals of up to 256 rows a codeword, level by level, or normal numbers.
     plain_steps : int, default 0

@@ -96,7 +96,7 @@ class CL4SRec(SASRec):
     temperature : float, default 1.0
         Divides the similarities of the contrast.
     similarity : {"dot", "cosine"}, default "dot"
-        Of the contrast.
+        Similarity that the contrast compares by.
     crop_ratio : float, default 0.6
         Share of a history that cropping keeps.
     mask_ratio : float, default 0.3

@@ -60,7 +60,7 @@ class DuoRec(SASRec):
     temperature : float, default 1.0
         Divides the similarities of the contrast.
     similarity : {"dot", "cosine"}, default "dot"
-        Of the contrast.
+        Similarity that the contrast compares by.
     mask_equal_targets : bool, default False
         Histories with the same next item are no negatives of each other.
     """

@@ -38,7 +38,7 @@ class TransitionGraph(Pretrained):
     latest : int, default 2
         Latest items that rings lie around.
     hops : int, default 2
-        Rings around each.
+        Rings around each of these items.
     rank_by : {"text", "counts"}, default "text"
         Order within a ring: likeness of text, or share of the transitions from its centre.
     """

@@ -171,8 +171,12 @@ class BehaviorTokenizer(Training, SequenceEncoder, Losses, Streams, ItemTokenize
         Minimize mutual information; off: no modality-specific encoders either.
     rec : bool, default True
         Contrast sequences with next items; off: no id stream either, as nothing else would teach it.
-    reconstruction_weight, rq_weight, rec_weight : float, default 1.0
-        Weights of three of the losses.
+    reconstruction_weight : float, default 1.0
+        Weight of the reconstruction of the streams' vectors.
+    rq_weight : float, default 1.0
+        Weight of the residual quantizer's loss.
+    rec_weight : float, default 1.0
+        Weight of the contrast of sequences with next items.
     mim_weight : float, default 0.1
         Weight of the mutual information, which is summed over the columns; the paper has 1.
     commitment : float, default 0.25
@@ -182,20 +186,20 @@ class BehaviorTokenizer(Training, SequenceEncoder, Losses, Streams, ItemTokenize
     clamp_mim : bool, default False
         Count a negative estimate of the mutual information as 0.
     sampled_mim : bool, default False
-        Estimate it from one random pairing instead of all pairs.
+        Estimate the mutual information from one random pairing instead of all pairs.
     inner_steps : int, default 5
         Steps of the estimator's own optimizer before each step.
     inner_lr : float, default 0.01
-        Its learning rate: ten times that of the rest, because encoders that change faster than the estimator can follow
-        lower its value without sharing less.
+        Learning rate of the estimator: ten times that of the rest, because encoders that change faster than the
+        estimator can follow lower its value without sharing less.
     revive_every : int, default 50
         Steps after which codes that no item of them had are moved to residuals of random items; 0 turns it off.
     sequence_layers : int, default 2
         Blocks of the sequence encoder.
     heads : int, default 2
-        Its attention heads; must divide ``latent_dim`` times the streams.
+        Attention heads of the sequence encoder; must divide ``latent_dim`` times the streams.
     dropout : float, default 0.2
-        Of the sequence encoder.
+        Dropout of the sequence encoder.
     max_len : int, default 20
         Longest history, in items.
     neighbors : int, default 10
@@ -207,7 +211,7 @@ class BehaviorTokenizer(Training, SequenceEncoder, Losses, Streams, ItemTokenize
     lr : float, default 0.001
         Learning rate of AdamW.
     weight_decay : float, default 0.0001
-        Of matrices.
+        Weight decay of matrices.
     validate_every : int, default 200
         Steps between validations at least, rounded up to whole passes.
     patience : int, default 5

@@ -120,7 +120,7 @@ def test_inherited_tables_start_from_the_codebooks() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="4 code columns, which 3 streams do not divide"):
+    with pytest.raises(ValueError, match="4 code columns for 3 streams; expected as many for every stream"):
         BBQRec(5, [2, 2, 2, 2], 3)
     with pytest.raises(ValueError, match="--inherit needs the codebooks"):
         BBQRec(5, [2, 2, 2], 3, inherit=True)
