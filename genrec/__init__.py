@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genrec.models.bbqrec import BBQRec as BBQRec
     from genrec.models.eager import EAGER as EAGER
     from genrec.models.letter import LETTER as LETTER
+    from genrec.models.marius import MARIUS as MARIUS
     from genrec.models.prorec import PRORec as PRORec
     from genrec.models.tiger import TIGER as TIGER
     from genrec.portable.runtime import OnnxGenerator as OnnxGenerator
@@ -118,6 +119,13 @@ _OURS: dict[str, ModelEntry] = {
         "hierarchical, of a DIN's vectors and of the text's",
         "genrec.models.eager:Preparation",
         ("prefix", "all"),
+    ),
+    "marius": ModelEntry(
+        "genrec.models.marius:MARIUS",
+        "Lepage et al., 2025",
+        "letter, unique by matching",
+        "genrec.models.marius:Preparation",
+        ("all", "prefix"),
     ),
 }
 

@@ -60,7 +60,7 @@ def build_model(
             "that tell the items apart, or have them made unique (--unique)"
         )
     chosen = dict(arguments)
-    if form == "all":  # positions must not see what comes after them
+    if form == "all" and "causal_encoder" in accepted:  # positions must not see what comes after them
         chosen["causal_encoder"] = True
     model = kind(**{key: value for key, value in shapes.items() if key in accepted}, **chosen)
     model.with_codes(found.codes.codes, popularity_of(dataset.split().train, dataset.n_items))
