@@ -263,7 +263,9 @@ class BBQRec(Generator):
         super().__init__(arguments, width=streams if layout == "product" else 1)
         comparing, start = taken(Comparing, options), taken(TokenEmbeddings, options)
         if len(sizes) % streams:
-            raise ValueError(f"there are {len(sizes)} code columns for {streams} streams; expected as many for every stream")
+            raise ValueError(
+                f"there are {len(sizes)} code columns for {streams} streams; expected as many for every stream"
+            )
         if start.inherit and not codebook_dim:
             raise ValueError("--inherit needs the codebooks of the tokenizer")
         self.streams, self.layout, self.dim, self.dropout = streams, layout, dim, dropout

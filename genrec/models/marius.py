@@ -205,9 +205,7 @@ class DepthDecoder(nn.Module):
     dropout : float
     """
 
-    def __init__(
-        self, vocabulary: CodeVocabulary, dim: int, layers: int, heads: int, ffn: int, dropout: float
-    ) -> None:
+    def __init__(self, vocabulary: CodeVocabulary, dim: int, layers: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
         self.vocabulary, self.dropout = vocabulary, dropout
         self.state = nn.Linear(dim, dim)

@@ -155,7 +155,7 @@ class SequenceBatches:
     """Batches of training samples in a seeded order that is the same on every process and can be resumed mid-epoch.
 
     An epoch's order is a function of ``seed`` and the epoch alone. A step's rows are sorted from the longest to the
-    shortest, so that micro-batches and attention pad little. With ``pool`` above 1, samples are also sorted by length
+    shortest, so that attention pads little. With ``pool`` above 1, samples are also sorted by length
     inside pools of so many steps before they are cut into steps, and the steps shuffled again.
 
     Parameters
@@ -173,7 +173,8 @@ class SequenceBatches:
     rank, world : int, default 0, 1
         This process and the number of processes; rows are dealt round robin, so lengths stay balanced.
     micro_batches : int, default 1
-        Parts in which a step is computed one after the other (gradient accumulation).
+        Parts in which a step is computed one after the other (gradient accumulation). Micro-batch m of process r is
+        part r + m * world of the step: rows r + m * world, and every (world * micro_batches)th after it.
     mask_item : int, default 0
         Item number that stands for a masked position in CLOZE form (usually N + 1).
     mask_prob : float, default 0.2
@@ -300,7 +301,9 @@ class SequenceBatches:
         step_lengths = torch.from_numpy(lengths if masked is not None else lengths - 1)
         distinct = torch.from_numpy(np.unique(step_targets).astype(np.int64))
         batches = []
-        for mine in np.array_split(np.arange(self.rank, len(rows), self.world), self.micro_batches):
+        # Dealt so that a part holds the same rows whether processes or micro-batches divide the step.
+        parts = self.world * self.micro_batches
+        for mine in (np.arange(first, len(rows), parts) for first in range(self.rank, parts, self.world)):
             whole, length = step.padded(mine, self.max_len + 1)
             if masked is not None:
                 hidden = masked[mine][:, : whole.shape[1]]

@@ -340,6 +340,7 @@ def fit(
                     optimizer.zero_grad()
                     for number, batch in enumerate(micro_batches, start=1):
                         last = number == len(micro_batches)
+                        _seed_part(config.seed, loop["step"], number - 1, len(micro_batches), accelerator)
                         with nullcontext() if last else accelerator.no_sync(network):
                             output = network(batch.to(accelerator.device))
                             # processes average their gradients, but a loss is a share of the step's mean loss
@@ -390,6 +391,18 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
+
+
+def _seed_part(seed: int, step: int, number: int, micro_batches: int, accelerator: Accelerator) -> None:
+    """Seed dropout by the place of a part in its step, so that it does not matter which process computes it.
+
+    Two processes, and one process with two micro-batches, hold the same parts and so train the same model. A step of
+    one part goes on drawing from where it is, as it did before there were parts.
+    """
+    world = accelerator.num_processes
+    if world * micro_batches > 1:
+        place = accelerator.process_index + world * number
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def _result(run: TrainingState, model: nn.Module, stopped: Any, number: int) -> TrainResult:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def sasrec(**settings: Any) -> SASRec:
     return SASRec(ITEMS, dim=16, ffn=32, layers=1, max_len=8, dropout=0.0, **settings)
 
 
+PARTS = {"parts": 2}  # of a step, over all processes: one process computes them one after the other
+
+
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sasrec-ce": (sasrec, {}),
     "sasrec-ce-micro": (sasrec, {"micro_batches": 3}),
@@ -60,8 +64,11 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         lambda: ccfrec(mask_share=1.0, in_batch_negatives=False, negatives=20),
         {"form": "prefix"},
     ),
+    "sasrec-dropout": (lambda: SASRec(ITEMS, dim=16, ffn=32, layers=1, max_len=8, dropout=0.3), PARTS),
+    # Its alignment contrasts the rows of all processes, but those of a micro-batch alone.
+    "ccfrec-dropout": (lambda: ccfrec(msa_weight=0.0, fusion_attention_dropout=0.3), PARTS),
 }
-"""Name to model and settings of its batches; dropout is 0 in all of them."""
+"""Name to model and settings of its batches; dropout is 0 but where the parts of a step are told."""
 
 
 def histories() -> Histories:
@@ -79,8 +86,11 @@ def losses_of(name: str) -> dict[str, Any]:
     """The first losses of a case, its weights' hash after them, and the ranks of its seeded start."""
     settings = {"form": "all", "micro_batches": 1, "batch_size": 10_000} | CASES[name][1]
     split, model = leave_last_out(histories()), made(name)
-    config = TrainConfig(epochs=EPOCHS, patience=0, lr=1e-3, quiet=True, micro_batches=settings["micro_batches"])
+    config = TrainConfig(epochs=EPOCHS, patience=0, lr=1e-3, quiet=True)
     accelerator = make_accelerator(config)
+    if "parts" in settings:
+        settings["micro_batches"] = settings["parts"] // accelerator.num_processes
+    config = replace(config, micro_batches=settings["micro_batches"])
     model.to(accelerator.device)
     ranks = rank_targets(model.eval().scorer(), split.test, batch_size=7, accelerator=accelerator)
     batches = SequenceBatches(
