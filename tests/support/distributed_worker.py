@@ -66,7 +66,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "sasrec-dropout": (lambda: SASRec(ITEMS, dim=16, ffn=32, layers=1, max_len=8, dropout=0.3), PARTS),
     # Its alignment contrasts the rows of all processes, but those of a micro-batch alone.
-    "ccfrec-dropout": (lambda: ccfrec(msa_weight=0.0, fusion_attention_dropout=0.3), PARTS),
+    "ccfrec-dropout": (lambda: ccfrec(mcm_weight=0.0, msa_weight=0.0, fusion_attention_dropout=0.3), PARTS),
 }
 """Name to model and settings of its batches; dropout is 0 but where the parts of a step are told."""
 
