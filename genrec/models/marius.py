@@ -65,9 +65,8 @@ class MARIUS(Generator):
     writes the codes of the next item from the state of the last position, one after the other. So a history costs as
     many positions as it has items, not as it has codes, and what is repeated in a search is the small decoder alone.
     Departs from the paper, whose sizes are of GPUs: widths, layers, dropout and schedule are ours (there is no recipe
-    ``paper``); input and output embeddings of codes are apart; positions are counted from the newest item; only codes
-    that exist are searched, and metrics are of items. Recipe ``small`` (ours): width 64, probabilities among codes that
-    exist, and a dense head beside the codes.
+    ``paper``); input and output embeddings of codes are apart; only codes that exist are searched, and metrics are of
+    items. Recipe ``small`` (ours): width 64, probabilities among codes that exist, and a dense head beside the codes.
 
     Parameters
     ----------
@@ -91,6 +90,9 @@ class MARIUS(Generator):
         Longest history, in items; older ones are cut.
     temperature : float, default 1.0
         Divides the logits in the loss, not in a search.
+    causal_encoder : bool, default False
+        Whether positions of the timeline see only what came before them, as in the paper. Sample form ``all``, the
+        usual one, needs it and turns it on.
     normalize : {"vocabulary", "children"}, default "vocabulary"
         What the probability of a code is relative to, in training and search: all codes of its level, as in the paper,
         or those that follow the codes before it in some item (ours: what does not exist need not be learned).
@@ -113,6 +115,7 @@ class MARIUS(Generator):
         dropout: Dropout = 0.2,
         max_len: Length = 50,
         temperature: Temperature = 1.0,
+        causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
         dense_weight: Weight = 0.0,
         dense_temperature: Temperature = 0.12,
@@ -123,7 +126,7 @@ class MARIUS(Generator):
         self.group = 1  # a position an item, whatever the number of its codes
         self.embedding = nn.Embedding(self.vocabulary.size, dim, padding_idx=0)
         self.position = nn.Embedding(max_len, dim)
-        self.timeline = Encoder(layers, dim, heads, ffn, dropout, dropout, norm="pre", eps=1e-6)
+        self.timeline = Encoder(layers, dim, heads, ffn, dropout, dropout, "pre", eps=1e-6, causal=causal_encoder)
         self.depth = DepthDecoder(self.vocabulary, dim, depth_layers, heads, ffn, dropout)
         self.dense_weight = dense_weight
         for module in self.modules():
@@ -138,7 +141,7 @@ class MARIUS(Generator):
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets of the step; of a target, the mean over its levels."""
-        found = samples(batch, causal=True)
+        found = samples(batch, self.timeline.causal)
         memory = self.encode_histories(batch.items, batch.lengths)
         states = memory.states if found.one_pass else last_states(memory.states, memory.ragged)[found.rows]
         codes = self.code_table[found.items].long()
@@ -165,7 +168,7 @@ class MARIUS(Generator):
         # The rows of a Ragged are sorted from the longest to the shortest, which is the order that makes runs of
         # similar length for the attention of recbase.nn.
         packing = Packing.of(ragged.lengths, ragged.longest)
-        x = known + self.position(packing.positions(self.max_len, newest=True))
+        x = known + self.position(packing.steps)
         return Memory(self.timeline(F.dropout(x, self.dropout, self.training), packing), ragged)
 
     def start(self, memory: Memory) -> _Written:

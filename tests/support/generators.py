@@ -26,4 +26,5 @@ FAST: dict[str, list[str]] = {
     "prorec": _BERT,
     "eager": _BERT,
     "bbqrec": [*T5, *_LEARNED],
+    "marius": ["--dim", "16", "--heads", "2", "--ffn", "32", "--layers", "1", "--depth-layers", "1", *_LEARNED],
 }

@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "prorec": {"dim": 32, "heads": 2, "ffn": 64, "decoder_layers": 1, "dropout": 0.0, "distill_negatives": 8},
     "bbqrec": _T5,
     "eager": {"dim": 32, "heads": 2, "ffn": 64, "decoder_layers": 1, "dropout": 0.0, "distill_negatives": 8},
+    "marius": {"dim": 32, "heads": 2, "ffn": 64, "layers": 1, "depth_layers": 1, "dropout": 0.0},
 }
 """Constructor arguments of each model: seconds on one core, no dropout."""
 
@@ -46,6 +47,9 @@ EPOCHS: dict[str, dict[str, int]] = {
 ONE_PASS_SHARE = {"letter": 0.6}
 """What it reaches in one pass, where that is less: a causal T5 is not told which item is the last, and the temperature
 of LETTER's loss settles for what it has (it stays at .71 to .75 however long it trains)."""
+
+UNPUBLISHED = {"marius"}
+"""Models without a recipe of their paper's, as they say themselves."""
 
 NAMES = list(REGISTRY)
 BOTH = [name for name in NAMES if "all" in REGISTRY[name].forms]
@@ -351,7 +355,7 @@ def test_recipes_are_options_build_and_train_a_step(name: str) -> None:
     of_search = {option.name for option in options_from("genrec.search.generation:Search")}
     known = of_model | of_training | of_stages | of_search | {"form"}
     recipes = recipes_from(target)
-    assert {"default", "paper"} <= set(recipes)
+    assert {"default", "paper"} - ({"paper"} if name in UNPUBLISHED else set()) <= set(recipes)
     for recipe, values in recipes.items():
         assert set(values) <= known, recipe
         assert values.get("form", REGISTRY[name].forms[0]) in REGISTRY[name].forms, recipe
