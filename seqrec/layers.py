@@ -1,4 +1,7 @@
-"""Item vectors of a model's width made from content: text vectors, image vectors, or codes. Knows no histories."""
+"""Item vectors of a model's width made from content: text or image vectors, codes, codes that read text.
+
+Knows no histories.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FEATURES", "FeatureKind", "ItemFeatures", "check_table"]
+from recbase.nn.transformer import Attention
+
+__all__ = ["FEATURES", "FeatureKind", "FusionLayer", "ItemFeatures", "check_table"]
 
 FeatureKind = Literal["text", "images", "codes"]
 FEATURES = ("text", "images", "codes")
@@ -129,3 +134,25 @@ def check_table(found: Tensor, buffer: Tensor, what: str) -> None:
     expected = (buffer.shape[0] - 1, *buffer.shape[1:])
     if tuple(found.shape) != expected:
         raise ValueError(f"{what} has shape {list(found.shape)} but the model expects {list(expected)}")
+
+
+class FusionLayer(nn.Module):
+    """Codes attend to each other, then to the text views, then a feed-forward layer; each with residual and LN."""
+
+    def __init__(self, dim: int, heads: int, ffn: int, dropout: float, attention_dropout: float, text_dim: int) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.self_attention = Attention(dim, heads, attention_dropout)
+        self.cross_attention = Attention(dim, heads, attention_dropout, context_dim=text_dim)
+        self.up, self.down = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-12) for _ in range(3))
+
+    def forward(self, codes: Tensor, text: Tensor) -> Tensor:
+        """codes [M, L, D], text [M, m, E] -> [M, L, D]."""
+        x = self.norms[0](codes + self._drop(self.self_attention(codes, codes)))
+        x = self.norms[1](x + self._drop(self.cross_attention(x, text)))
+        fused: Tensor = self.norms[2](x + self._drop(self.down(F.gelu(self.up(x)))))
+        return fused
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)

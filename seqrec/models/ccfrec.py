@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from recbase.arguments import (
+    CountOrOff,
     Depth,
     Dropout,
     Heads,
@@ -33,8 +34,9 @@ from recbase.data.sequences import SequenceBatch
 from recbase.model import Network, initialise
 from recbase.nn.draws import draw_integers, draw_uniform
 from recbase.nn.losses import gather_with_gradient, info_nce, linear_cross_entropy, sampled_cross_entropy
-from recbase.nn.transformer import Attention, Packing
+from recbase.nn.transformer import Packing
 from recbase.train.loop import LossOutput
+from seqrec.layers import FusionLayer
 from seqrec.models.ccfrec_tabulated import Backbone, CCFRecScorer, TabulatedCCFRec
 
 __all__ = ["RECIPES", "CCFRec"]
@@ -92,28 +94,6 @@ _FULL_SOFTMAX_LIMIT = {"cpu": 5_000, "cuda": 30_000}
 _SAMPLED_NEGATIVES = {"cpu": 1_024, "cuda": 8_192}
 _CHUNK = 512  # items fused at a time
 _KEEP_ACTIVATIONS = 6_000  # items fused without recomputing activations in the backward pass
-
-
-class FusionLayer(nn.Module):
-    """Codes attend to each other, then to the text views, then a feed-forward layer; each with residual and LN."""
-
-    def __init__(self, dim: int, heads: int, ffn: int, dropout: float, attention_dropout: float, text_dim: int) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.self_attention = Attention(dim, heads, attention_dropout)
-        self.cross_attention = Attention(dim, heads, attention_dropout, context_dim=text_dim)
-        self.up, self.down = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-12) for _ in range(3))
-
-    def forward(self, codes: Tensor, text: Tensor) -> Tensor:
-        """codes [M, L, D], text [M, m, E] -> [M, L, D]."""
-        x = self.norms[0](codes + self._drop(self.self_attention(codes, codes)))
-        x = self.norms[1](x + self._drop(self.cross_attention(x, text)))
-        fused: Tensor = self.norms[2](x + self._drop(self.down(F.gelu(self.up(x)))))
-        return fused
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
 
 
 @dataclass(frozen=True)
@@ -226,6 +206,9 @@ class CCFRec(Network):
         for inputs and candidates; or a table for each. Not in the paper, whose ids come in a stage of their own.
     normalize_fused : bool, default False
         Give the fused vectors unit length before ids are added, so that neither drowns the other. Not in the paper.
+    refresh_every : int, default 0
+        Training steps for which vectors of candidates that are not in the step are kept as they were, without a
+        gradient, where all items are candidates; 0 fuses every item in every step. Rankings always fuse every item.
     """
 
     setting_groups = (Fusion, MaskedPass)
@@ -248,6 +231,7 @@ class CCFRec(Network):
         residual_in_sequence: bool = False,
         item_ids: Literal["none", "inputs", "shared", "two"] = "none",
         normalize_fused: bool = False,
+        refresh_every: CountOrOff = 0,
         **options: Unpack[CCFRecOptions],
     ) -> None:
         super().__init__(locals() | {"sizes": [int(size) for size in sizes]})
@@ -284,6 +268,13 @@ class CCFRec(Network):
         self.register_buffer("codes", torch.zeros(items + 1, levels, dtype=torch.int64))
         self.register_buffer("text", torch.zeros(items + 1, views, text_dim))
         self.item_ids, self.normalize_fused = item_ids, normalize_fused
+        self.refresh_every = refresh_every
+        if refresh_every:
+            # Saved with the weights, so that a resumed training goes on with the candidates it had.
+            self.kept: Tensor
+            self.kept_at: Tensor
+            self.register_buffer("kept", torch.zeros(items, dim))
+            self.register_buffer("kept_at", torch.tensor([refresh_every, -1]))  # steps since then; the last step's seed
         if item_ids != "none":
             self.input_ids = nn.Embedding(items + 1, dim, padding_idx=0)
         if item_ids == "two":
@@ -387,7 +378,11 @@ class CCFRec(Network):
         packing = Packing.of(batch.lengths, batch.items.shape[1])
         tokens = packing.pack(batch.items)
         candidates, distinct = self._candidates(batch, tokens)
+        if self.refresh_every and candidates is None:
+            distinct = torch.cat([tokens, batch.step_targets]).unique()
         inputs, representations = self.item_representations(distinct)
+        if self.refresh_every and candidates is None:
+            representations = self._kept_candidates(batch.seed).index_copy(0, distinct - 1, representations)
         states = self.backbone(inputs[torch.searchsorted(distinct, tokens)], packing)
         loss = self._next_item(states, packing.pack(batch.targets), representations, candidates, distinct, batch)
         parts = {"ce": loss.detach()}
@@ -396,6 +391,20 @@ class CCFRec(Network):
             loss = loss + self.mcm_weight * mcm + self.msa_weight * msa
             parts |= {"mcm": mcm.detach(), "msa": msa.detach()}
         return LossOutput(loss, parts)
+
+    @torch.no_grad()
+    def _kept_candidates(self, seed: int) -> Tensor:
+        """Candidate vectors of all items as they were when they were last made, [N, D]."""
+        age, last = self.kept_at.tolist()
+        if self.training and seed != last:  # the micro-batches of one step share what it has
+            if age >= self.refresh_every:
+                self.eval()
+                every = torch.arange(1, self.items + 1, device=self.kept.device)
+                self.kept.copy_(self.item_representations(every)[1])
+                self.train()
+                age = 0
+            self.kept_at.copy_(torch.tensor([age + 1, seed]))
+        return self.kept.clone()
 
     def _candidates(self, batch: SequenceBatch, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
         """Negative items (None = all) and the distinct items to be fused, ascending."""
