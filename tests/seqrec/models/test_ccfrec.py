@@ -273,3 +273,37 @@ def test_refuses_content_of_another_catalogue():
     text[3, 1, 2] = np.nan
     with pytest.raises(ValueError, match="text holds NaN or infinite values"):
         build().with_content(codes, text)
+
+
+def test_kept_candidates_are_those_of_their_refresh_and_give_no_gradient():
+    """Few items of the step, so that most candidates are kept: equal loss while weights stand, then as they were."""
+    every, kept = (
+        build(negatives=0, mcm_weight=0.0, msa_weight=0.0),
+        build(negatives=0, mcm_weight=0.0, msa_weight=0.0, refresh_every=2),
+    )
+    steps = [next(iter(SequenceBatches(histories(5), "all", 5, 6, seed)))[0] for seed in range(3)]
+    outside = torch.isin(torch.arange(1, ITEMS + 1), torch.cat([steps[0].items.flatten(), steps[0].step_targets]))
+    assert 0 < int((~outside).sum()) < ITEMS
+    assert float(kept(steps[0]).loss.detach()) == pytest.approx(float(every(steps[0]).loss.detach()), abs=1e-6)
+    first = kept.kept.clone()
+    with torch.no_grad():
+        for model in (every, kept):
+            model.code_embedding.weight.copy_(torch.flip(model.code_embedding.weight, [0]))
+    assert float(kept(steps[1]).loss.detach()) != pytest.approx(float(every(steps[1]).loss.detach()), abs=1e-4)
+    assert torch.equal(kept.kept, first)  # one step old
+    assert float(kept(steps[2]).loss.detach()) == pytest.approx(float(every(steps[2]).loss.detach()), abs=1e-6)
+    assert not torch.equal(kept.kept, first)  # made again after two steps
+    items, lengths = padded([[1, 2, 3], [4, 5]])
+    assert torch.equal(kept.eval().scorer()(items, lengths), every.eval().scorer()(items, lengths))
+
+
+def test_micro_batches_of_a_step_share_the_kept_candidates():
+    whole, parts = (
+        build(negatives=0, msa_weight=0.0, refresh_every=1),
+        build(negatives=0, msa_weight=0.0, refresh_every=1),
+    )
+    (batch,) = next(iter(SequenceBatches(histories(), "all", 50, 6, 1)))
+    halves = next(iter(SequenceBatches(histories(), "all", 50, 6, 1, micro_batches=2)))
+    loss = sum(float(parts(half).loss.detach()) for half in halves)
+    assert loss == pytest.approx(float(whole(batch).loss.detach()), abs=1e-5)
+    assert parts.kept_at.tolist() == [1, batch.seed]
