@@ -6,6 +6,7 @@ a recommendation costs what SASRec's does.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict, Unpack
 
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from recbase.arguments import (
-    CountOrOff,
     Depth,
     Dropout,
     Heads,
@@ -206,9 +206,9 @@ class CCFRec(Network):
         for inputs and candidates; or a table for each. Not in the paper, whose ids come in a stage of their own.
     normalize_fused : bool, default False
         Give the fused vectors unit length before ids are added, so that neither drowns the other. Not in the paper.
-    refresh_every : int, default 0
-        Training steps for which vectors of candidates that are not in the step are kept as they were, without a
-        gradient, where all items are candidates; 0 fuses every item in every step. Rankings always fuse every item.
+    correct_sampling : bool, default False
+        Let each sampled negative stand for as many items as were not sampled for it, so that the loss estimates the
+        softmax over all items. Not in the paper. With in-batch negatives alone.
     """
 
     setting_groups = (Fusion, MaskedPass)
@@ -231,7 +231,7 @@ class CCFRec(Network):
         residual_in_sequence: bool = False,
         item_ids: Literal["none", "inputs", "shared", "two"] = "none",
         normalize_fused: bool = False,
-        refresh_every: CountOrOff = 0,
+        correct_sampling: bool = False,
         **options: Unpack[CCFRecOptions],
     ) -> None:
         super().__init__(locals() | {"sizes": [int(size) for size in sizes]})
@@ -268,13 +268,7 @@ class CCFRec(Network):
         self.register_buffer("codes", torch.zeros(items + 1, levels, dtype=torch.int64))
         self.register_buffer("text", torch.zeros(items + 1, views, text_dim))
         self.item_ids, self.normalize_fused = item_ids, normalize_fused
-        self.refresh_every = refresh_every
-        if refresh_every:
-            # Saved with the weights, so that a resumed training goes on with the candidates it had.
-            self.kept: Tensor
-            self.kept_at: Tensor
-            self.register_buffer("kept", torch.zeros(items, dim))
-            self.register_buffer("kept_at", torch.tensor([refresh_every, -1]))  # steps since then; the last step's seed
+        self.correct_sampling = correct_sampling
         if item_ids != "none":
             self.input_ids = nn.Embedding(items + 1, dim, padding_idx=0)
         if item_ids == "two":
@@ -378,11 +372,7 @@ class CCFRec(Network):
         packing = Packing.of(batch.lengths, batch.items.shape[1])
         tokens = packing.pack(batch.items)
         candidates, distinct = self._candidates(batch, tokens)
-        if self.refresh_every and candidates is None:
-            distinct = torch.cat([tokens, batch.step_targets]).unique()
         inputs, representations = self.item_representations(distinct)
-        if self.refresh_every and candidates is None:
-            representations = self._kept_candidates(batch.seed).index_copy(0, distinct - 1, representations)
         states = self.backbone(inputs[torch.searchsorted(distinct, tokens)], packing)
         loss = self._next_item(states, packing.pack(batch.targets), representations, candidates, distinct, batch)
         parts = {"ce": loss.detach()}
@@ -391,20 +381,6 @@ class CCFRec(Network):
             loss = loss + self.mcm_weight * mcm + self.msa_weight * msa
             parts |= {"mcm": mcm.detach(), "msa": msa.detach()}
         return LossOutput(loss, parts)
-
-    @torch.no_grad()
-    def _kept_candidates(self, seed: int) -> Tensor:
-        """Candidate vectors of all items as they were when they were last made, [N, D]."""
-        age, last = self.kept_at.tolist()
-        if self.training and seed != last:  # the micro-batches of one step share what it has
-            if age >= self.refresh_every:
-                self.eval()
-                every = torch.arange(1, self.items + 1, device=self.kept.device)
-                self.kept.copy_(self.item_representations(every)[1])
-                self.train()
-                age = 0
-            self.kept_at.copy_(torch.tensor([age + 1, seed]))
-        return self.kept.clone()
 
     def _candidates(self, batch: SequenceBatch, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
         """Negative items (None = all) and the distinct items to be fused, ascending."""
@@ -441,11 +417,24 @@ class CCFRec(Network):
         elif self.in_batch_negatives:
             rows = torch.cat([negatives, batch.step_targets]).sort().values
             own = table[torch.searchsorted(distinct, rows)]
+            if self.correct_sampling:
+                users, own = self._weighed(users, own, torch.isin(rows, negatives))
             total = linear_cross_entropy(users, own, torch.searchsorted(rows, targets), self.scale)
         else:
             rights, wrongs = (torch.searchsorted(distinct, items) for items in (targets, negatives))
             total = sampled_cross_entropy(users, table, rights, wrongs, self.scale)
         return total / batch.target_count
+
+    def _weighed(self, users: Tensor, table: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
+        """Users and candidates whose logits have log(items / sampled) added for each sampled candidate.
+
+        Negatives are drawn from all items that are no target of the step, so each of k stands for (N - targets) / k.
+        The logarithm rides along as one more column, which the blocked loss need not know of.
+        """
+        count = int(sampled.sum())
+        each = math.log(max(1, self.items - (len(sampled) - count)) / max(1, count))
+        weight = sampled.to(table.dtype)[:, None] * (each / self.scale)
+        return torch.cat([users, torch.ones_like(users[:, :1])], 1), torch.cat([table, weight], 1)
 
     def _masked_pass(self, batch: SequenceBatch, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Shares of L_MCM and L_MSA. ``clean`` [B, D]: last states of the pass without masks."""
