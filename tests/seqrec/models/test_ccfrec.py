@@ -293,4 +293,4 @@ def test_corrected_samples_estimate_the_softmax_over_all_items():
         return float(np.mean(losses))
 
     assert estimate(True) == pytest.approx(exact, rel=0.02)  # the log of an unbiased estimate lies a little lower
-    assert estimate(False) < 0.8 * exact
+    assert estimate(False) < 0.9 * exact
