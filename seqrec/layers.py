@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FEATURES", "FeatureKind", "ItemFeatures", "check_table"]
+__all__ = ["FEATURES", "FeatureKind", "ItemFeatures", "biased_rows", "check_table", "with_one"]
 
 FeatureKind = Literal["text", "images", "codes"]
 FEATURES = ("text", "images", "codes")
@@ -122,6 +122,16 @@ class ItemFeatures(nn.Module):
         if self.content == "images":
             return torch.where(self.missing[items][:, None], self.absent.to(projected.dtype), projected)
         return projected
+
+
+def with_one(states: Tensor) -> Tensor:
+    """States [S, D] with a constant 1 behind them, which meets the bias of `biased_rows`: [S, D + 1]."""
+    return torch.cat([states, torch.ones_like(states[:, :1])], 1)
+
+
+def biased_rows(output: nn.Linear) -> Tensor:
+    """Item vectors of an output layer onto N items, with its bias behind them: [N, D + 1]."""
+    return torch.cat([output.weight, output.bias[:, None]], 1)
 
 
 def check_table(found: Tensor, buffer: Tensor, what: str) -> None:
