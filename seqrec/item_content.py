@@ -157,7 +157,8 @@ def item_content(
     if "sentences" in inputs:
         found["sentences"] = item_texts(dataset.items, content.views or dataset.views)
     if "pictures" in inputs and "image_path" in dataset.items.columns:
-        found["pictures"] = [None if path is None else Path(path) for path in dataset.items["image_path"].to_list()]
+        root, paths = Path(content.image_root or ""), dataset.items["image_path"].to_list()
+        found["pictures"] = [None if path is None else root / path for path in paths]
     return ItemContent(**found), record
 
 
