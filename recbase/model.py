@@ -11,7 +11,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
@@ -314,9 +314,15 @@ class Network(Pretrained, nn.Module):
         return dict(self._config)
 
 
-def initialise(model: nn.Module, std: float = 0.02) -> None:
-    """N(0, std) weights of linear layers and embeddings, zero biases, a zero row for padding."""
+def initialise(model: nn.Module, std: float = 0.02, spared: Iterable[nn.Module] = ()) -> None:
+    """N(0, std) weights of linear layers and embeddings, zero biases, a zero row for padding.
+
+    Modules among ``spared`` keep the weights they have.
+    """
+    kept = set(spared)
     for module in model.modules():
+        if module in kept:
+            continue
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Linear) and module.bias is not None:

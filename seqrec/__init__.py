@@ -143,6 +143,7 @@ _CAUSAL = ("all", "prefix")
 _SOFTMAX = "full softmax"
 _MODALITIES = ("ids", "text", "images")
 _FEATURES = ("ids", "text", "images", "codes")
+_RAW = ("sentences", "pictures")
 
 _OURS: dict[str, ModelEntry] = {
     "popularity": ModelEntry("seqrec.models.popularity:Popularity", "none", ("ids",), "none", kind="counted"),
@@ -188,7 +189,7 @@ _OURS: dict[str, ModelEntry] = {
         "seqrec.models.hstu:HSTU", "Zhai et al., ICML 2024", ("ids",), "full softmax by cosine", _CAUSAL
     ),
     "fdsa": ModelEntry(
-        "seqrec.models.fdsa:FDSA", "Zhang et al., IJCAI 2019", ("ids", "attributes", "text"), _SOFTMAX, _CAUSAL
+        "seqrec.models.fdsa:FDSA", "Zhang et al., IJCAI 2019", ("ids", "attributes", "text", *_RAW), _SOFTMAX, _CAUSAL
     ),
     "gru4rec-features": ModelEntry(
         "seqrec.models.gru4rec_features:GRU4RecFeatures", "Hidasi et al., RecSys 2016", _FEATURES, _SOFTMAX, _CAUSAL
@@ -196,17 +197,21 @@ _OURS: dict[str, ModelEntry] = {
     "sasrec-content": ModelEntry(
         "seqrec.models.sasrec_content:SASRecContent",
         "Cheng et al. 2024 (TSSR's baseline)",
-        _FEATURES,
+        (*_FEATURES, *_RAW),
         _SOFTMAX,
         _CAUSAL,
     ),
     "sasrec-hybrid": ModelEntry(
-        "seqrec.models.sasrec_content:SASRecHybrid", "Cheng et al. 2024 (TSSR's baseline)", _FEATURES, _SOFTMAX, _CAUSAL
+        "seqrec.models.sasrec_content:SASRecHybrid",
+        "Cheng et al. 2024 (TSSR's baseline)",
+        (*_FEATURES, *_RAW),
+        _SOFTMAX,
+        _CAUSAL,
     ),
     "tssr": ModelEntry(
         "seqrec.models.tssr:TSSR",
         "Cheng et al. 2024, arXiv 2403.07623",
-        (*_FEATURES, "sentences", "pictures"),
+        (*_FEATURES, *_RAW),
         "full softmax + contrasts of users and items",
         _CAUSAL,
     ),
@@ -217,12 +222,18 @@ _OURS: dict[str, ModelEntry] = {
         "seqrec.models.vqrec:VQRec", "Hou et al., WWW 2023", ("codes",), "full softmax by cosine", _CAUSAL
     ),
     "nova": ModelEntry("seqrec.models.nova:NOVABERT", "Liu et al., AAAI 2021", _MODALITIES, _SOFTMAX, ("cloze",)),
-    "mv-rnn": ModelEntry("seqrec.models.mv_rnn:MVRNN", "Cui et al., TKDE 2018", _MODALITIES, _SOFTMAX, _CAUSAL),
+    "mv-rnn": ModelEntry(
+        "seqrec.models.mv_rnn:MVRNN", "Cui et al., TKDE 2018", (*_MODALITIES, *_RAW), _SOFTMAX, _CAUSAL
+    ),
     "mv-trm": ModelEntry(
-        "seqrec.models.mv_trm:MVTRM", "Cheng et al. 2024 (TSSR's baseline)", _MODALITIES, _SOFTMAX, _CAUSAL
+        "seqrec.models.mv_trm:MVTRM", "Cheng et al. 2024 (TSSR's baseline)", (*_MODALITIES, *_RAW), _SOFTMAX, _CAUSAL
     ),
     "mfn4rec": ModelEntry(
-        "seqrec.models.mfn4rec:MFN4Rec", "Wang et al., Applied Sciences 2021", _MODALITIES, _SOFTMAX, _CAUSAL
+        "seqrec.models.mfn4rec:MFN4Rec",
+        "Wang et al., Applied Sciences 2021",
+        (*_MODALITIES, *_RAW),
+        _SOFTMAX,
+        _CAUSAL,
     ),
     "missrec": ModelEntry(
         "seqrec.models.missrec:MISSRec", "Wang et al., ACM MM 2023", _MODALITIES, "full softmax by cosine", ("prefix",)

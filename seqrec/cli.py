@@ -50,6 +50,7 @@ _CONTENT_OPTIONS = {
     "codes": (*_VECTORS, "code_method", "code_levels", "codebook_size", "code_type", "vectors"),
     "attributes": ("attribute_columns", "attribute_items"),
     "sentences": ("views",),
+    "pictures": ("image_root",),
 }
 
 

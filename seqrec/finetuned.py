@@ -1,17 +1,19 @@
 """Item vectors from a Hugging Face encoder of text or pictures that is trained together with the model.
 
 Only the items of a batch are encoded, in chunks whose activations are computed again in the backward pass, so that
-memory does not grow with the batch. For scoring, all items are encoded once. Knows no histories.
+memory does not grow with the batch. For scoring, all items are encoded once. A model takes part by `EndToEndModel` as
+its base and `Finetuning` in its ``setting_groups``; its option ``content`` then has ``sentences`` and ``pictures``.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -19,13 +21,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recbase.arguments import Length, ModelName, Samples, Width
+from recbase.model import initialise
+from recbase.store.manifests import shown
 from semtok.content.encoders import load_backbone
+from seqrec.sequential import SequentialModel, TableScorer
 
-__all__ = ["BACKBONES", "Adapter", "FinetunedEncoder", "Tuning"]
+__all__ = [
+    "BACKBONES",
+    "Adapter",
+    "EncodedItems",
+    "EndToEndModel",
+    "FinetunedEncoder",
+    "Finetuning",
+    "FinetuningOptions",
+    "Tuning",
+]
 
 Tuning = Literal["all", "adapters", "projection"]
 BACKBONES = {"sentences": "bert-base-uncased", "pictures": "microsoft/resnet-50"}
 """Encoders of TSSR's paper."""
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Settings of an encoder of raw texts or pictures that is trained together with the model."""
+
+    backbone: ModelName | None = None
+    """Name or folder of the Hugging Face encoder of sentences or pictures; BERT-base or ResNet-50 if not given."""
+    tune: Literal["all", "adapters", "projection"] = "all"
+    """Trained part of that encoder: all of it, bottleneck adapters, or only the linear layer behind it."""
+    adapter_dim: Width = 64
+    """Width of the bottleneck adapters."""
+    pooling: Literal["pooled", "mean"] = "pooled"
+    """The encoder's pooled output where it has one, or the mean over its tokens."""
+    max_tokens: Length = 64
+    """Longest text of an item, in tokens."""
+    picture_size: Width = 224
+    """Side of the pictures, in pixels."""
+    encoder_chunk: Samples = 64
+    """Items that the encoder takes at a time; fewer need less memory."""
+
+
+class FinetuningOptions(TypedDict, total=False):
+    """The settings of `Finetuning`, as keywords of a model."""
+
+    backbone: ModelName | None
+    tune: Literal["all", "adapters", "projection"]
+    adapter_dim: Width
+    pooling: Literal["pooled", "mean"]
+    max_tokens: Length
+    picture_size: Width
+    encoder_chunk: Samples
 
 
 class Adapter(nn.Module):
@@ -264,6 +311,120 @@ class FinetunedEncoder(nn.Module):
             return pooled
         hidden: Tensor = output.last_hidden_state
         return hidden.mean(1) if hidden.dim() == 3 else hidden.mean((2, 3))
+
+
+class EncodedItems:
+    """Item vectors of which only the rows that a loss takes are encoded, for losses that look at few items.
+
+    Stands in the place of a table [N, D]: its length is N, and int64 rows 0..N - 1 of any shape give vectors [..., D].
+
+    Parameters
+    ----------
+    items : int
+        N.
+    encode : callable
+        ``encode(numbers)``: item numbers int64 [M], each once, to vectors [M, D].
+    """
+
+    def __init__(self, items: int, encode: Callable[[Tensor], Tensor]) -> None:
+        self.items, self.encode = items, encode
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        unique, places = rows.flatten().unique(return_inverse=True)
+        return self.encode(unique + 1)[places].unflatten(0, rows.shape)
+
+
+class EndToEndModel(SequentialModel):
+    """Base of models whose content may come from a `FinetunedEncoder`, anywhere among their modules.
+
+    All items are encoded once before scores are made or the model is saved. Without an encoder it does nothing.
+    """
+
+    def finetuned(self) -> FinetunedEncoder | None:
+        """The encoder that is trained too; None where content is frozen."""
+        return next((module for module in self.modules() if isinstance(module, FinetunedEncoder)), None)
+
+    def made_encoder(
+        self, content: Literal["sentences", "pictures"], dim: int, config: dict[str, Any] | None, tuning: Finetuning
+    ) -> FinetunedEncoder:
+        """Make the encoder of vectors of width ``dim``; its configuration joins the arguments of the model."""
+        made = FinetunedEncoder(
+            self.items,
+            dim,
+            content,
+            tuning.backbone,
+            config,
+            tuning.tune,
+            tuning.adapter_dim,
+            tuning.pooling,
+            tuning.max_tokens,
+            tuning.picture_size,
+            tuning.encoder_chunk,
+        )
+        self._config["backbone_config"] = made.backbone_config
+        self.unused_parameters = True  # frozen ones, and a pooling layer that is not asked for
+        return made
+
+    def start_weights(self) -> None:
+        """Set the weights as `recbase.model.initialise` does; those of the encoder stay as they were pretrained."""
+        encoder = self.finetuned()
+        initialise(self, spared=() if encoder is None else encoder.backbone.modules())
+        if encoder is not None:
+            encoder.start()
+
+    def check_table(self, tied: bool) -> None:
+        """Refuse a loss that would need the vectors of all items at every step.
+
+        Parameters
+        ----------
+        tied : bool
+            Whether states are scored against vectors that are made of the content.
+        """
+        encoder = self.finetuned()
+        if encoder is not None and tied and self.loss == "ce":
+            raise ValueError(
+                f"--loss ce would encode all items at every step with --content {encoder.content}; use "
+                "--item-table untied, or a loss of few items such as sampled"
+            )
+
+    def rows_of(self, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Vectors of all items by ``encode(numbers)``: [N, D]; in training only those that a loss takes are made."""
+        if self.training:
+            return cast(Tensor, EncodedItems(self.items, encode))  # all that such a loss does with a table
+        device = next(self.parameters()).device
+        return encode(torch.arange(1, self.items + 1, device=device))
+
+    @staticmethod
+    def check_saved(arguments: Mapping[str, Any]) -> None:
+        """Refuse a saved model that would have to fetch its encoder: opening a run reads its folder alone."""
+        config = arguments.get("backbone_config")
+        if arguments.get("content") not in BACKBONES:
+            return
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ValueError(
+                f"'arguments.backbone_config' is {shown(config)}, expected the configuration of the encoder "
+                f"{arguments.get('backbone') or 'that was trained'}, with its 'model_type'"
+            )
+
+    def scorer(self) -> TableScorer:
+        """Scores of all items from the last state of a history; a fine-tuned encoder reads every item once."""
+        self.encode_items()
+        return super().scorer()
+
+    def save_pretrained(self, folder: Any, item_ids: Any = None, titles: Any = None) -> None:
+        """Write the model as a run folder (see :meth:`seqrec.sequential.Pretrained.save_pretrained`)."""
+        self.encode_items()
+        super().save_pretrained(folder, item_ids, titles)
+
+    def encode_items(self) -> None:
+        """Bring the vectors of all items up to date, where an encoder makes them; the model is then in eval mode."""
+        encoder = self.finetuned()
+        if encoder is not None:
+            self.eval()
+            encoder.refresh()
 
 
 def _backbone(name: str, config: dict[str, Any] | None) -> Any:

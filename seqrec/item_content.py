@@ -10,6 +10,8 @@ How a model that reads content is added
    are none), ``codes`` int32 [N, L], ``attributes`` int32 [N, K] (numbers 1..A, 0 = none), ``histories`` (the training
    part), ``sentences``, ``pictures``. It copies them into buffers with a row 0 of zeros for padding. Buffers are saved
    with the weights, so a run folder reloads by itself; what only training needs is registered ``persistent=False``.
+   Where an encoder of raw texts or pictures is to be trained too, the model extends
+   `seqrec.finetuned.EndToEndModel` and takes its options by ``setting_groups = (Finetuning,)``.
 3. A model whose inputs depend on its options has a static method ``reads(arguments) -> tuple of str`` (a part of the
    line in ``REGISTRY``; ``arguments`` are its options).
 4. It is trained like any other: ``forward(batch) -> LossOutput`` gives its share of the step's mean loss, ``scorer()``
@@ -157,7 +159,8 @@ def item_content(
     if "sentences" in inputs:
         found["sentences"] = item_texts(dataset.items, content.views or dataset.views)
     if "pictures" in inputs and "image_path" in dataset.items.columns:
-        found["pictures"] = [None if path is None else Path(path) for path in dataset.items["image_path"].to_list()]
+        root, paths = Path(content.image_root or ""), dataset.items["image_path"].to_list()
+        found["pictures"] = [None if path is None else root / path for path in paths]
     return ItemContent(**found), record
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recbase.nn.transformer import Attention
 
-__all__ = ["FEATURES", "FeatureKind", "FusionLayer", "ItemFeatures", "check_table"]
+__all__ = ["FEATURES", "FeatureKind", "FusionLayer", "ItemFeatures", "biased_rows", "check_table", "with_one"]
 
 FeatureKind = Literal["text", "images", "codes"]
 FEATURES = ("text", "images", "codes")
@@ -127,6 +127,16 @@ class ItemFeatures(nn.Module):
         if self.content == "images":
             return torch.where(self.missing[items][:, None], self.absent.to(projected.dtype), projected)
         return projected
+
+
+def with_one(states: Tensor) -> Tensor:
+    """States [S, D] with a constant 1 behind them, which meets the bias of `biased_rows`: [S, D + 1]."""
+    return torch.cat([states, torch.ones_like(states[:, :1])], 1)
+
+
+def biased_rows(output: nn.Linear) -> Tensor:
+    """Item vectors of an output layer onto N items, with its bias behind them: [N, D + 1]."""
+    return torch.cat([output.weight, output.bias[:, None]], 1)
 
 
 def check_table(found: Tensor, buffer: Tensor, what: str) -> None:

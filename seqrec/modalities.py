@@ -63,7 +63,7 @@ class ModalityVectors(nn.Module):
         has_text[1 : self.items + 1] = True
         return [has_text, ~self.missing] if self.image_dim else [has_text]
 
-    def fill(self, text: np.ndarray, images: np.ndarray | None, missing_images: np.ndarray | None) -> None:
+    def fill(self, text: np.ndarray | None, images: np.ndarray | None, missing_images: np.ndarray | None) -> None:
         """Set the vectors: text [N, text_dim], images [N, image_dim], missing_images bool [N] (None: none is missing).
 
         Raises
@@ -71,6 +71,8 @@ class ModalityVectors(nn.Module):
         ValueError
             If an array has another shape, or the images that the model was built for are not given.
         """
+        if text is None:
+            raise ValueError(f"no text was given but the model was built with text_dim {self.text.shape[1]}")
         self._check("text", text, self.text.shape[1])
         self.text[1 : self.items + 1] = F.normalize(torch.from_numpy(np.asarray(text, dtype=np.float32)), dim=1)
         if not self.image_dim:

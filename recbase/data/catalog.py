@@ -25,7 +25,7 @@ from recbase.data.interactions import Order, Ties, checked_items
 from recbase.data.preparation import Duplicates, Rules, prepared_tables
 from recbase.data.same_data import Verification, verify
 from recbase.data.tables.columns import EVENT_COLUMNS, listed
-from recbase.data.tables.raw import RawData
+from recbase.data.tables.raw import Notes, RawData
 from recbase.data.times import with_seconds
 from recbase.store.folder import consistent, open_folder
 from recbase.store.manifests import check
@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 BUILT_IN = ("journey", "synthetic")
+_NO_TEXT = ("image_url", "image_path")  # columns of the items that are never encoded as text
 
 
 def load_dataset(name_or_folder: str | os.PathLike[str], **options: Any) -> Dataset:
@@ -109,11 +110,13 @@ def prepare_dataset(
     header: Sequence[str] | None = None,
     drop_null: bool = False,
     sample_users: Count | None = None,
+    sample_after: bool = False,
     seed: Seed = 0,
     limit: Large | None = None,
     repeats: bool = False,
     duplicates: Duplicates | None = None,
     views: Sequence[str] | None = None,
+    pictures: str | os.PathLike[str] | None = None,
     quiet: bool = True,
 ) -> Dataset:
     """Filter and order raw events into a data set.
@@ -160,12 +163,14 @@ def prepare_dataset(
         Leave out events without a user or an item, and count them, instead of refusing them.
     sample_users : int, optional
         Users that are drawn, by the seed, before anything is filtered; all by default.
+    sample_after : bool, default False
+        Draw them after filtering instead: so many are left, and their items may be rarer than ``min_item`` among them.
     seed : int, default 0
         Seed of ``ties="shuffle"`` and of ``sample_users``.
     limit : int, optional
         Number of latest events of a user that are kept; all by default.
     repeats : bool, default False
-        Keep repeated events of a user with an item; the same as ``duplicates="keep"``.
+        Keep repeated events of a user with an item; the same as ``duplicates="keep"``, which hm has by default.
     duplicates : {"keep", "first", "last", "refuse"}, optional
         Repeated events of a user with an item: keep them, the first or last of them, or refuse them; the first by
         default. In the table of items the first or last row of an id stays; two are refused by default.
@@ -198,6 +203,7 @@ def prepare_dataset(
         return _built_in(source, name, seed)
     if isinstance(source, str) and source in downloads.PUBLISHED:
         raw = downloads.published(source, category, from_file, items, cache, quiet, time_format)
+        repeats = repeats or (duplicates is None and downloads.PUBLISHED[source].repeats)
     elif isinstance(source, str | os.PathLike) and format is None and _is_dataset_folder(Path(source)):
         for option, given in (("items", items), ("columns", columns), ("time_format", time_format)):
             if given is not None:
@@ -208,13 +214,17 @@ def prepare_dataset(
         raw = readers.read_all(source, items, format, columns, hub, time_format, separator, header, drop_null)
     raw.views = _named_views(raw, columns) or raw.views
     rules = Rules(
-        order, ties, seed, sample_users, "keep" if repeats else duplicates, 5 if min_user is None else min_user,
-        5 if min_item is None else min_item, limit, None if views is None else tuple(views),
+        order, ties, seed, sample_users, sample_after, "keep" if repeats else duplicates,
+        5 if min_user is None else min_user, 5 if min_item is None else min_item, limit,
+        None if views is None else tuple(views),
     )  # fmt: skip
     table, catalogue, manifest = prepared_tables(raw, rules)
+    if pictures is not None:
+        catalogue = _with_pictures(catalogue, Path(pictures), manifest, raw.notes, quiet)
     if raw.notes.entries:
         several = source if isinstance(source, list | tuple) else (source,)
-        folders = [Path(given).parent for given in (*several, items, from_file) if isinstance(given, str | os.PathLike)]
+        paths = [Path(given) for given in (*several, items, from_file) if isinstance(given, str | os.PathLike)]
+        folders = [folder for path in paths for folder in ([path, path.parent] if path.is_dir() else [path.parent])]
         manifest["reading"] = [_without_folders(note, folders) for note in raw.notes.entries]
     made = Dataset.from_tables(name or raw.name, table, catalogue, manifest)
     _say_no_view(made)
@@ -224,16 +234,39 @@ def prepare_dataset(
 
 def _named_views(raw: RawData, columns: Mapping[str, str] | None) -> list[str]:
     """Text columns that were named, beside those of usual names; none if none was named."""
-    named = [name for name in columns or {} if name not in EVENT_COLUMNS]
+    named = [name for name in columns or {} if name not in EVENT_COLUMNS and name not in _NO_TEXT]
     if named and not isinstance(raw.items, pl.DataFrame):
         raise ValueError(f"columns names {named[0]} of the items, but no table of items was given")
     usual = usual_views(raw.items) if named and isinstance(raw.items, pl.DataFrame) else []
     return [*usual, *(name for name in named if name not in usual)] if named else []
 
 
+def _with_pictures(
+    items: pl.DataFrame, folder: Path, manifest: dict[str, Any], notes: Notes, quiet: bool
+) -> pl.DataFrame:
+    """The items with the paths of their pictures from ``folder`` on, where they are fetched to."""
+    from recbase.data.pictures import fetch_pictures
+
+    if "image_url" not in items.columns:
+        raise ValueError(
+            f"--pictures fetches from the column image_url, and the items have {listed(items.columns)}; "
+            "--columns image_url=NAME names another"
+        )
+    found = fetch_pictures(items["image_url"].to_list(), folder, quiet=quiet)
+    missing = sum(path is None for path in found.paths)
+    manifest["pictures"] = {
+        "addresses": found.addresses, "there": found.there, "fetched": found.fetched, "failed": found.failed,
+        "items_without": missing,
+    }  # fmt: skip
+    said = f"{found.sentence()}; {missing:,} of {items.height:,} items have no picture"
+    notes.say("pictures_fetched", items.height - missing, said, warn=False)
+    return items.with_columns(pl.Series("image_path", found.paths, dtype=pl.String))
+
+
 def _say_no_view(made: Dataset) -> None:
     """Warn that nothing of the items is encoded although they have texts, and say how that is mended."""
-    texts = [name for name, kind in made.items.schema.items() if kind == pl.String and name != "item_id"]
+    spared = {"item_id", *_NO_TEXT}
+    texts = [name for name, kind in made.items.schema.items() if kind == pl.String and name not in spared]
     named = {column.strip().casefold() for column in texts} & set(VIEW_COLUMNS)
     if texts and not made.views and not named:
         warnings.warn(

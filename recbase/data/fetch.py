@@ -16,10 +16,11 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import polars as pl
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -28,10 +29,14 @@ from recbase.console import plain
 from recbase.data.readers import RawData, read
 from recbase.store.files import write_file
 
-__all__ = ["PUBLISHED", "PublishedSet", "download", "published"]
+__all__ = ["PUBLISHED", "PublishedSet", "TooLargeError", "download", "fetch_part", "published"]
 
 _BLOCK = 1 << 18
 _TRIES = 5
+
+
+class TooLargeError(ValueError):
+    """A file is larger than it may be."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class PublishedSet:
 
     Attributes
     ----------
-    events : str
-        Address of the file of events, with ``{category}`` where there are several.
+    events : str or None
+        Address of the file of events, with ``{category}`` where there are several; None where the publisher wants an
+        account or a signature, and a program cannot fetch it.
     items : str or None
         Address of the file of items.
     format : str
@@ -56,9 +62,13 @@ class PublishedSet:
         Names of the files wanted from a zip archive.
     checksum : str or None
         Address of an MD5 that the publisher gives.
+    page : str
+        Page to get the files from by hand, where ``events`` is None.
+    repeats : bool
+        Whether repeated events of a user with an item are kept if nothing else is asked for.
     """
 
-    events: str
+    events: str | None
     items: str | None
     format: str
     about: str
@@ -66,6 +76,8 @@ class PublishedSet:
     default: str | None = None
     members: tuple[str, ...] = ()
     checksum: str | None = None
+    page: str = ""
+    repeats: bool = False
 
 
 _AMAZON_2014 = (
@@ -134,6 +146,18 @@ PUBLISHED: dict[str, PublishedSet] = {
         ("latest", "snapshots/10K", "snapshots/20K", "snapshots/50K", "snapshots/100K", "snapshots/200K"),
         "latest",
     ),
+    "hm": PublishedSet(
+        None,
+        None,
+        "hm",
+        "H&M Personalized Fashion Recommendations, Kaggle 2022",
+        page="https://www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations/data",
+        repeats=True,
+    ),
+    "yelp": PublishedSet(
+        None, None, "yelp", "Yelp Open Dataset", page="https://business.yelp.com/data/resources/open-dataset/"
+    ),
+    "mind": PublishedSet(None, None, "mind", "MIND; Wu et al., ACL 2020", page="https://msnews.github.io/"),
 }
 """Public data sets by the name that ``load_dataset`` takes."""
 
@@ -156,7 +180,8 @@ def published(
     category : str, optional
         Which part of the set.
     from_file : path, optional
-        File of events as published; nothing is downloaded. The publisher's file of items is taken if it lies beside it.
+        File of events as published, or the folder of all files for H&M, Yelp and MIND; nothing is downloaded. The
+        publisher's file of items is taken if it lies beside it.
     items : path or DataFrame, optional
         File of items as published.
     cache : path, optional
@@ -169,19 +194,26 @@ def published(
     Raises
     ------
     ValueError
-        If the name or the category is unknown, or a file does not have its checksum.
+        If the name or the category is unknown, a set cannot be fetched by a program and no file is given, or a file
+        does not have its checksum.
     OSError
         If a file cannot be fetched; what came so far is kept for the next try.
     """
     if name not in PUBLISHED:
         raise ValueError(f"unknown public data set {name!r}; the names are {', '.join(PUBLISHED)}")
     wanted = PUBLISHED[name]
+    if category is not None and not wanted.categories:
+        raise ValueError(f"{name} has no categories, got {category!r}")
     if from_file is not None:
         path = Path(from_file)
         beside = None if wanted.items is None else path.with_name(_items_name(path.name, wanted))
         if items is None and beside is not None and beside.is_file() and beside != path:
             items = beside
         raw = read(path, items, wanted.format, time_format=time_format)
+    elif wanted.events is None:
+        raise ValueError(
+            f"{name} cannot be fetched by a program: get its files from {wanted.page} and name their folder with --from"
+        )
     else:
         category = _category(name, wanted, category)
         folder = _cache(cache) / name / category.replace("/", "-")
@@ -190,8 +222,8 @@ def published(
             items = download(wanted.items.format(category=category), folder, None, quiet)
         events = _unpacked(events, wanted.members) if wanted.members else events
         raw = read(events, items, wanted.format, time_format=time_format)
-    label = category or raw.name
-    raw.name = f"{name}-{label.replace('/', '-')}".lower().replace("_", "-")
+    label = f"{name}-{(category or raw.name).replace('/', '-')}" if wanted.categories else name
+    raw.name = label.lower().replace("_", "-")
     raw.source |= {"published": name, "category": category, "about": wanted.about}
     return raw
 
@@ -254,9 +286,13 @@ def _fetch(url: str, part: Path, quiet: bool, wait: float) -> None:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), disable=quiet) as progress:
         task = progress.add_task(plain(url.rsplit("/", 1)[1]), total=None)
+
+        def tell(have: int, total: int | None) -> None:
+            progress.update(task, total=total, completed=have)
+
         for attempt in range(_TRIES):
             try:
-                if _fetch_once(url, part, progress, task):
+                if fetch_part(url, part, tell):
                     return
                 failure = "the connection was cut"
             except urllib.error.HTTPError as error:
@@ -273,8 +309,39 @@ def _fetch(url: str, part: Path, quiet: bool, wait: float) -> None:
     )
 
 
-def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
-    """One connection; True when the file is whole. A server that ignores the range starts it anew."""
+def fetch_part(
+    url: str,
+    part: Path,
+    tell: Callable[[int, int | None], None] = lambda have, total: None,
+    timeout: float = 60,
+    limit: int | None = None,
+) -> bool:
+    """Go on with a file, or begin it, over one connection. A server that ignores the range starts it anew.
+
+    Parameters
+    ----------
+    url : str
+    part : Path
+        What came so far; its version is kept beside it.
+    tell : callable, optional
+        Is told the bytes that are there, and all that there will be or None.
+    timeout : float, default 60
+        Seconds without any answer after which it ends.
+    limit : int, optional
+        Most bytes.
+
+    Returns
+    -------
+    bool
+        True when the file is whole.
+
+    Raises
+    ------
+    TooLargeError
+        If the file is larger than ``limit``; what came of it is removed.
+    OSError
+        If the server cannot be reached, or answers that it will not send the file.
+    """
     mark = _mark_of(part)
     # Without the version that the first half is of, a second half may be of another: then the file starts anew.
     version = mark.read_text(encoding="utf-8") if mark.is_file() else ""
@@ -283,7 +350,7 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         if error.code != 416 or not have:
@@ -306,14 +373,20 @@ def _fetch_once(url: str, part: Path, progress: Progress, task: Any) -> bool:
             _discard(part)
             if tag:
                 mark.write_text(tag, encoding="utf-8")
-        progress.update(task, total=total, completed=have)
+        tell(have, total)
         with open(part, "ab" if have else "wb") as out:
             while block := answer.read(_BLOCK):
                 out.write(block)
-                progress.advance(task, len(block))
+                tell(out.tell(), total)
+                if limit is not None and out.tell() > limit:
+                    break
             out.flush()
             os.fsync(out.fileno())
-            return total is None or out.tell() == total
+            came = out.tell()
+    if limit is not None and came > limit:
+        _discard(part)
+        raise TooLargeError(f"{url} has more than {limit:,} bytes")
+    return total is None or came == total
 
 
 def _discard(part: Path) -> None:

@@ -36,6 +36,8 @@ class Rules:
         Of ``ties="shuffle"`` and of ``sample_users``.
     sample_users : int, optional
         Users that are drawn before anything is filtered; all if not given.
+    sample_after : bool, default False
+        Draw them from the users who are left after filtering.
     duplicates : {"keep", "first", "last", "refuse"}, optional
         Events of a user with an item that the user had before: kept, or all but the first or last left out, or
         refused; the first stays if not given. Rows of the table of items with an id that is there already: the first
@@ -52,6 +54,7 @@ class Rules:
     ties: Ties = "file"
     seed: Seed = 0
     sample_users: Count | None = None
+    sample_after: bool = False
     duplicates: Duplicates | None = None
     min_user: LargeOrOff = 5
     min_item: LargeOrOff = 5
@@ -60,6 +63,8 @@ class Rules:
 
     def __post_init__(self) -> None:
         check_arguments(type(self), vars(self))
+        if self.sample_after and self.sample_users is None:
+            raise ValueError("--sample-after says when a sample is drawn, and --sample-users names none")
 
 
 def prepared_tables(raw: RawData, rules: Rules) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
@@ -74,8 +79,13 @@ def prepared_tables(raw: RawData, rules: Rules) -> tuple[pl.DataFrame, pl.DataFr
     order: Order = rules.order or ("position" if "position" in found else "time" if "timestamp" in found else "file")
     table = events.order_events(raw.interactions, order, rules.ties, rules.seed)
     read = table.height
-    table, sampled = _sampled(table, rules)
+    sampled: dict[str, int] = {}
+    if not rules.sample_after:
+        table, sampled = _sampled(table, rules)
+    considered = table.height
     table, dropped = _filtered(table, rules)
+    if rules.sample_after:
+        table, sampled = _sampled(table, rules)
     manifest: dict[str, Any] = {
         "source": raw.source,
         "filters": {
@@ -89,13 +99,15 @@ def prepared_tables(raw: RawData, rules: Rules) -> tuple[pl.DataFrame, pl.DataFr
         "ties": rules.ties if order == "time" else None,
         "seed": rules.seed if order == "time" and rules.ties == "shuffle" else None,
         "events_read": read,
-        "events_distinct": read - sampled.get("events_of_other_users", 0) - dropped["repeated_events"],
+        "events_distinct": considered - dropped["repeated_events"],
         "dropped": sampled | dropped,
     }
     if rules.duplicates is not None:
         manifest["filters"]["duplicates"] = rules.duplicates
     if rules.sample_users is not None:
         manifest["filters"] |= {"sample_users": rules.sample_users, "sample_seed": rules.seed}
+    if rules.sample_after:
+        manifest["filters"]["sample_after"] = True
     if rules.views is not None or raw.views:
         manifest["views"] = list(rules.views or raw.views)
     items = raw.items_of(table["item_id"].unique())

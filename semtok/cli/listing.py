@@ -77,7 +77,11 @@ def _public_sets() -> dict[str, str]:
     """Names of the public data sets."""
     from recbase.data.fetch import PUBLISHED
 
-    return {name: f"Public; semtok prepare {name}." for name in PUBLISHED}
+    by_hand = " --from FOLDER, which holds its files"
+    return {
+        name: f"Public; semtok prepare {name}{by_hand if found.events is None else ''}."
+        for name, found in PUBLISHED.items()
+    }
 
 
 _DATA = {

@@ -30,6 +30,7 @@ __all__ = ["EMBED_OPTIONS", "embed", "prepare"]
 
 _EMBED = "semtok.content.embed:embed_dataset"
 _PREPARE = "recbase.data.catalog:prepare_dataset"
+_OWN = ("items", "from_file", "cache", "columns", "quiet", "source", "separator", "header", "pictures")
 _PREPARE_OPTIONS = [
     Option("items", "path", None, "Table of the items, in the format of SOURCE."),
     Option("from_file", "path", None, "Read a public set from this file instead of downloading it.", flag="from"),
@@ -37,7 +38,8 @@ _PREPARE_OPTIONS = [
     Option("separator", "choice", None, "What stands between the fields of a table.", (",", ";", "|", "tab", "blank"),
            shown="told from the header"),
     Option("header", "strs", None, "Names of the columns of a table without a header, as user,item,rating,time."),
-    *options_from(_PREPARE, skip=("items", "from_file", "cache", "columns", "quiet", "source", "separator", "header")),
+    Option("pictures", "path", None, "Fetch pictures from the addresses in image_url into this folder."),
+    *options_from(_PREPARE, skip=_OWN),
 ]  # fmt: skip
 _SPELLED = {"tab": "\t", "blank": " "}
 
@@ -96,7 +98,7 @@ def prepare(
     result["repeats"] = asdict(dataset.repeats)
     hashes = {"sequences_hash": dataset.sequences_hash, "pattern_hash": dataset.pattern_hash}
     result |= {"hash": dataset.hash} | hashes
-    said = ("events_read", "dropped", "matching", "texts", "reading")
+    said = ("events_read", "dropped", "matching", "texts", "pictures", "reading")
     result |= {name: dataset.manifest[name] for name in said if name in dataset.manifest}
     if as_json:
         print_json(result | ({} if found is None else {"verification": {**vars(found), "same": found.same}}))
@@ -119,6 +121,8 @@ def _prepared_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of the table: what was read, dropped and why, what is left, and how much of it has text."""
     counts, dropped, matching = manifest["counts"], manifest.get("dropped", {}), manifest.get("matching")
     rows = [("events read", f"{manifest['events_read']:,}")] if "events_read" in manifest else []
+    if "other_users" in dropped:
+        rows.append((f"- of {dropped['other_users']:,} users not drawn", f"{dropped['events_of_other_users']:,}"))
     if dropped.get("repeated_events"):
         rows.append(("- repeats of a user and an item", f"{dropped['repeated_events']:,}"))
     if dropped.get("rare_events"):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width
-from recbase.model import initialise
+from recbase.arguments import Count, Depth, Dropout, Heads, Large, LargeOrOff, Length, Width, taken
 from recbase.nn.transformer import Encoder, Packing
+from seqrec.finetuned import EndToEndModel, FinetunedEncoder, Finetuning, FinetuningOptions
 from seqrec.layers import check_table
-from seqrec.sequential import SequentialModel
 
 __all__ = ["FDSA", "RECIPES", "PooledFeatures"]
 
@@ -44,6 +43,19 @@ RECIPES = {
         "batch_size": 2048,
         "lr": 1e-3,
     },
+    "tssr": {
+        "dim": 128,
+        "layers": 2,
+        "heads": 4,
+        "ffn": 256,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "max_len": 10,
+        "batch_size": 256,
+        "lr": 1e-4,
+        "optimizer": "adam",
+        "form": "all",
+    },
 }
 
 
@@ -56,11 +68,21 @@ class PooledFeatures(nn.Module):
         ``attributes`` or ``text_dim`` may be 0, which leaves that part out.
     slots : int, default 1
         Most attributes of an item, K.
+    encoder : FinetunedEncoder, optional
+        Makes the content's part in the place of text vectors; ``text_dim`` is then 0.
     """
 
-    def __init__(self, items: int, attributes: int, text_dim: int, dim: int, slots: int = 1) -> None:
+    def __init__(
+        self,
+        items: int,
+        attributes: int,
+        text_dim: int,
+        dim: int,
+        slots: int = 1,
+        encoder: FinetunedEncoder | None = None,
+    ) -> None:
         super().__init__()
-        self.attributes, self.text_dim = attributes, text_dim
+        self.attributes, self.text_dim, self.encoder = attributes, text_dim, encoder
         if attributes:
             self.numbers: Tensor
             self.register_buffer("numbers", torch.zeros(items + 1, slots, dtype=torch.int64))
@@ -86,6 +108,9 @@ class PooledFeatures(nn.Module):
             shown.append(known)
         if self.text_dim:
             parts.append(self.project(self.text[items])[:, None])
+        if self.encoder is not None:
+            parts.append(self.encoder(items)[:, None])
+        if self.text_dim or self.encoder is not None:
             shown.append(torch.ones_like(items, dtype=torch.bool)[:, None])
         dtype = torch.result_type(parts[0], parts[-1])
         features, known = torch.cat([part.to(dtype) for part in parts], 1), torch.cat(shown, 1)  # [S, F, D], [S, F]
@@ -93,14 +118,16 @@ class PooledFeatures(nn.Module):
         return torch.einsum("sf,sfd->sd", weights, features.float())
 
 
-class FDSA(SequentialModel):
+class FDSA(EndToEndModel):
     """Feature-level deeper self-attention (Zhang et al., IJCAI 2019).
 
     Two causal Transformers read the item ids and the items' features (categories, brand and the like, and the text
     vector, pooled by vanilla attention); their states, side by side, go through a linear layer, are normalised and
     scored against the item table. Departures: full softmax at every position, where the paper has binary cross-entropy
     with one negative (recipe ``paper``); post-LN blocks; every stream has positions and norms of its own, where RecBole
-    shares them (recipe ``recbole`` is its sizes). The paper's text features are topics; here they are text vectors.
+    shares them (recipe ``recbole`` is its sizes). The paper's text features are topics; here they are text vectors, or
+    an encoder of raw texts or pictures that is trained too, as TSSR (arXiv 2403.07623) compares with it (recipe
+    ``tssr`` is its sizes, with our dropout).
 
     Parameters
     ----------
@@ -112,8 +139,12 @@ class FDSA(SequentialModel):
         Width of the text vectors.
     attribute_slots : int, default 1
         Most attributes of an item, K; set with the content.
+    backbone_config : dict, optional
+        Configuration of the fine-tuned encoder; set when it is loaded.
     features : {"both", "attributes", "text"}, default "both"
-        What the feature stream reads; "both" is what there is.
+        What the feature stream reads; "both" is what there is, "text" the content alone.
+    content : {"text", "sentences", "pictures"}, default "text"
+        What its content is: frozen text vectors, or raw text or image files through an encoder that is trained too.
     dim : int, default 64
         Width of embeddings and blocks.
     layers : int, default 2
@@ -132,7 +163,11 @@ class FDSA(SequentialModel):
         Full softmax; binary cross-entropy; softmax over shared uniform negatives.
     negatives : int, default 256
         Negatives a target (bce) or a step (sampled).
+    backbone, tune, adapter_dim, pooling, max_tokens, picture_size, encoder_chunk
+        The encoder of sentences or pictures; see `seqrec.finetuned.Finetuning`.
     """
+
+    setting_groups = (Finetuning,)
 
     def __init__(
         self,
@@ -140,7 +175,9 @@ class FDSA(SequentialModel):
         attributes: LargeOrOff = 0,
         text_dim: LargeOrOff = 0,
         attribute_slots: int = 1,
+        backbone_config: dict[str, Any] | None = None,
         features: Literal["both", "attributes", "text"] = "both",
+        content: Literal["text", "sentences", "pictures"] = "text",
         dim: Width = 64,
         layers: Depth = 2,
         heads: Heads = 2,
@@ -150,30 +187,38 @@ class FDSA(SequentialModel):
         max_len: Length = 50,
         loss: Literal["ce", "bce", "sampled"] = "ce",
         negatives: Count = 256,
+        **options: Unpack[FinetuningOptions],
     ) -> None:
         super().__init__(locals())
         attributes = 0 if features == "text" else attributes
-        text_dim = 0 if features == "attributes" else text_dim
-        if not attributes and not text_dim:
+        text_dim = 0 if features == "attributes" or content != "text" else text_dim
+        encoder: FinetunedEncoder | None = None
+        if content == "sentences" or content == "pictures":
+            if features == "attributes":
+                raise ValueError(f"--features attributes leaves --content {content} unread; use both or text")
+            encoder = self.made_encoder(content, dim, backbone_config, taken(Finetuning, options))
+        if not attributes and not text_dim and encoder is None:
             raise ValueError(f"--features {features} needs items with attributes or text, and these items have none")
         self.loss, self.negatives, self.dropout = loss, negatives, dropout
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
-        self.features = PooledFeatures(items, attributes, text_dim, dim, attribute_slots)
+        self.features = PooledFeatures(items, attributes, text_dim, dim, attribute_slots, encoder)
         self.positions = nn.ModuleList(nn.Embedding(max_len, dim) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-12) for _ in range(2))
         self.encoders = nn.ModuleList(Encoder(layers, dim, heads, ffn, dropout, attention_dropout) for _ in range(2))
         self.join = nn.Linear(2 * dim, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-12)
-        initialise(self)
+        self.start_weights()
 
     @staticmethod
     def reads(arguments: dict[str, Any]) -> tuple[str, ...]:
         """Inputs under these options."""
-        chosen = arguments.get("features", "both")
-        return ("ids", "attributes", "text") if chosen == "both" else ("ids", chosen)
+        chosen, content = arguments.get("features", "both"), arguments.get("content", "text")
+        return ("ids", "attributes", content) if chosen == "both" else ("ids", content if chosen == "text" else chosen)
 
-    def with_content(self, attributes: np.ndarray | None = None, text: np.ndarray | None = None, **_: Any) -> FDSA:
+    def with_content(self, attributes: np.ndarray | None = None, text: np.ndarray | None = None, **raw: Any) -> FDSA:
         """Set the attribute numbers, int [N, K] padded with 0, and the text vectors, float [N, d]; return the model.
+
+        An encoder that is trained too takes ``sentences`` or ``pictures`` in the place of text vectors.
 
         Raises
         ------
@@ -188,6 +233,8 @@ class FDSA(SequentialModel):
             numbers = torch.as_tensor(np.asarray(attributes), device=layer.numbers.device).long()
             layer.numbers = F.pad(numbers, (0, 0, 1, 0))
             self._config["attribute_slots"] = numbers.shape[1]
+        if layer.encoder is not None:
+            layer.encoder.set(raw.get("sentences"), raw.get("pictures"))
         if layer.text_dim:
             found = torch.as_tensor(np.asarray(text))
             check_table(found, layer.text, "text")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbase.arguments import Chance, Count, Dropout, Large, LargeOrOff, Length, Weight, Width, check_arguments
+from recbase.arguments import Chance, Count, Dropout, Large, LargeOrOff, Length, Weight, Width, check_arguments, taken
 from recbase.data.sequences import SequenceBatch
-from recbase.model import initialise
 from recbase.nn.draws import draw_uniform
 from recbase.nn.transformer import Packing
 from recbase.train.loop import LossOutput
+from seqrec.finetuned import EndToEndModel, FinetunedEncoder, Finetuning, FinetuningOptions
+from seqrec.layers import biased_rows, with_one
 from seqrec.modalities import ModalityVectors
 from seqrec.models.gru4rec import recurrent_states
-from seqrec.sequential import SequentialModel
 
 __all__ = ["FUSIONS", "RECIPES", "MVRNN", "MultiView", "MultiViewModel"]
 
@@ -25,6 +26,8 @@ RECIPES = {
     "default": {"epochs": 60, "batch_size": 256, "patience": 8, "lr": 2e-3},
     "paper": {"dim": 20, "fusion": "dae", "loss": "bpr", "negatives": 1, "dropout": 0.0, "lr": 1e-2,
               "optimizer": "sgd", "batch_size": 32},
+    "tssr": {"dim": 128, "fusion": "concat", "item_table": "untied", "dropout": 0.1, "max_len": 10, "loss": "ce",
+             "lr": 1e-4, "optimizer": "adam", "batch_size": 256, "form": "all"},
 }  # fmt: skip
 
 FUSIONS = ("concat", "sum", "dae")
@@ -44,14 +47,30 @@ class MultiView(nn.Module):
     dim : int
         Width of every part.
     fusion : {"concat", "sum", "dae"}
+    encoder : FinetunedEncoder, optional
+        Makes the one part of content, of width ``dim``, in the place of frozen vectors; not for ``dae``.
     """
 
     def __init__(
-        self, items: int, text_dim: int, image_dim: int, dim: int, fusion: Literal["concat", "sum", "dae"]
+        self,
+        items: int,
+        text_dim: int,
+        image_dim: int,
+        dim: int,
+        fusion: Literal["concat", "sum", "dae"],
+        encoder: FinetunedEncoder | None = None,
     ) -> None:
         super().__init__()
-        self.fusion = fusion
+        self.items, self.fusion, self.encoder = items, fusion, encoder
         self.latent = nn.Embedding(items + 1, dim, padding_idx=0)
+        if encoder is not None:
+            if fusion == "dae":
+                raise ValueError(
+                    f"--fusion dae rebuilds frozen vectors, which --content {encoder.content} has none of; use concat "
+                    "or sum"
+                )
+            self.width = {"concat": 2 * dim, "sum": dim}[fusion]
+            return
         self.features = ModalityVectors(items, text_dim, image_dim)
         widths = self.features.widths
         self.project = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in widths)
@@ -65,12 +84,11 @@ class MultiView(nn.Module):
         if self.fusion == "dae":
             tables = [table[items] for table in self.features.tables()]
             return torch.cat([latent, self.code(tables)], 1)
-        parts = [latent, *(p(table[items]) for p, table in zip(self.project, self.features.tables(), strict=True))]
+        if self.encoder is not None:
+            parts = [latent, self.encoder(items)]
+        else:
+            parts = [latent, *(p(table[items]) for p, table in zip(self.project, self.features.tables(), strict=True))]
         return torch.cat(parts, 1) if self.fusion == "concat" else torch.stack(parts).sum(0)
-
-    def everything(self) -> Tensor:
-        """Vectors of all items, [N, width]."""
-        return self(torch.arange(1, self.features.items + 1, device=self.features.text.device))
 
     def code(self, vectors: list[Tensor]) -> Tensor:
         """The autoencoder's code of vectors, one [S, d] a modality: [S, dim]."""
@@ -90,8 +108,10 @@ class MultiView(nn.Module):
         return total
 
 
-class MultiViewModel(SequentialModel):
+class MultiViewModel(EndToEndModel):
     """Base of MV-RNN and MV-TRM: items in several views on both sides, and the autoencoder's part of the loss.
+
+    A subclass sets ``output`` by `table`, and its states pass `scored`.
 
     Parameters
     ----------
@@ -99,24 +119,65 @@ class MultiViewModel(SequentialModel):
         The constructor's arguments by name.
     """
 
+    output: nn.Linear | None
+
     def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__(arguments)
         given = self._config
         check_arguments(type(self), given)
         self.loss, self.negatives, self.dropout = given["loss"], given["negatives"], given["dropout"]
         self.corruption, self.rebuild_weight = given["corruption"], given["rebuild_weight"]
-        self.view = MultiView(self.items, given["text_dim"], given["image_dim"], given["dim"], given["fusion"])
+        encoder = None
+        if given["content"] != "vectors":
+            tuning = taken(Finetuning, given)
+            encoder = self.made_encoder(given["content"], given["dim"], given["backbone_config"], tuning)
+        shapes = given["text_dim"], given["image_dim"]
+        self.view = MultiView(self.items, *shapes, given["dim"], given["fusion"], encoder)
+        self.check_table(given["item_table"] == "tied")
+
+    def table(self, width: int) -> nn.Linear | None:
+        """The table of states of this width, where they have one of their own."""
+        return nn.Linear(width, self.items) if self._config["item_table"] == "untied" else None
+
+    @staticmethod
+    def reads(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Inputs under these options."""
+        content = arguments.get("content", "vectors")
+        return ("ids", "text", "images") if content == "vectors" else ("ids", content)
 
     def with_content(
-        self, text: np.ndarray, images: np.ndarray | None = None, missing_images: np.ndarray | None = None
+        self,
+        text: np.ndarray | None = None,
+        images: np.ndarray | None = None,
+        missing_images: np.ndarray | None = None,
+        **raw: Any,
     ) -> MultiViewModel:
-        """Set the text vectors [N, d] and, where there are some, image vectors [N, d] and which are missing, [N]."""
-        self.view.features.fill(text, images, missing_images)
+        """Set the text vectors [N, d] and, where there are some, image vectors [N, d] and which are missing, [N].
+
+        An encoder that is trained too takes ``sentences`` or ``pictures`` in their place.
+        """
+        if self.view.encoder is not None:
+            self.view.encoder.set(raw.get("sentences"), raw.get("pictures"))
+        else:
+            self.view.features.fill(text, images, missing_images)
         return self
 
+    def vectors(self, items: Tensor) -> Tensor:
+        """Item vectors that states are scored against where no table is of their own: int64 [S] -> [S, width]."""
+        viewed: Tensor = self.view(items)
+        return viewed
+
+    def scored(self, states: Tensor) -> Tensor:
+        """States as the table wants them: [S, width], with a 1 behind them for the bias of a table of their own."""
+        return states if self.output is None else with_one(states)
+
     def candidates(self) -> Tensor:
-        """Item vectors of all views, [N, width]."""
-        return self.view.everything()
+        """Vectors that states are scored against: [N, width], with the bias behind them if untied."""
+        if self.output is not None:
+            return biased_rows(self.output)
+        if self.view.encoder is not None:
+            return self.rows_of(self.vectors)
+        return self.vectors(torch.arange(1, self.items + 1, device=self.view.latent.weight.device))
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the next-item loss, and of rebuilding the items of the histories (fusion ``dae``)."""
@@ -136,16 +197,21 @@ class MVRNN(MultiViewModel):
     later work, without code: the united structure (one recurrent network over the fused vector), a GRU, the
     autoencoder's code with one sigmoid layer, shifted by one half, and its corruption of whole modalities, are our
     reading. A missing image is zeros, which the autoencoder is not asked to rebuild. The default loss is the full
-    softmax; ``bpr`` is the paper's.
+    softmax; ``bpr`` is the paper's. Recipe ``tssr`` is how TSSR (arXiv 2403.07623) compares with it.
 
     Parameters
     ----------
     items : int
         Items in the catalogue, N.
-    text_dim : int
-        Width of the text vectors.
+    text_dim : int, default 0
+        Width of the text vectors; 0 where an encoder reads the texts.
     image_dim : int, default 0
         Width of the image vectors; 0 where there are none.
+    backbone_config : dict, optional
+        Configuration of the fine-tuned encoder; set when it is loaded.
+    content : {"vectors", "sentences", "pictures"}, default "vectors"
+        What is known of the items: frozen vectors of text and images, or raw text or image files, one of them, through
+        an encoder that is trained too.
     dim : int, default 64
         Width of each view's part of an item vector.
     fusion : {"concat", "sum", "dae"}, default "concat"
@@ -162,15 +228,23 @@ class MVRNN(MultiViewModel):
         Full softmax; softmax over shared negatives; binary cross-entropy; BPR (the paper).
     negatives : int, default 128
         Uniform negatives a target (bce, bpr) or a step (sampled).
+    item_table : {"tied", "untied"}, default "tied"
+        What states are scored against: the item vectors, or a table of ids with a bias (as in TSSR's code). With an
+        encoder that is trained too, ``tied`` is for losses of few items (sampled, bce, bpr).
+    backbone, tune, adapter_dim, pooling, max_tokens, picture_size, encoder_chunk
+        The encoder of sentences or pictures; see `seqrec.finetuned.Finetuning`.
     """
 
+    setting_groups = (Finetuning,)
     onnx_length = "fixed"  # a recurrent network is unrolled
 
     def __init__(
         self,
         items: Large,
-        text_dim: LargeOrOff,
+        text_dim: LargeOrOff = 0,
         image_dim: LargeOrOff = 0,
+        backbone_config: dict[str, Any] | None = None,
+        content: Literal["vectors", "sentences", "pictures"] = "vectors",
         dim: Width = 64,
         fusion: Literal["concat", "sum", "dae"] = "concat",
         corruption: Chance = 0.2,
@@ -179,12 +253,15 @@ class MVRNN(MultiViewModel):
         max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
         negatives: Count = 128,
+        item_table: Literal["tied", "untied"] = "tied",
+        **options: Unpack[FinetuningOptions],
     ) -> None:
         super().__init__(locals())
         self.recurrent = nn.GRU(self.view.width, self.view.width)
-        initialise(self)
+        self.output = self.table(self.view.width)
+        self.start_weights()
 
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens: items [B, T] -> [S, width]."""
         x = F.dropout(self.view(packing.pack(items)), self.dropout, self.training)
-        return recurrent_states(self.recurrent, x, packing)
+        return self.scored(recurrent_states(self.recurrent, x, packing))

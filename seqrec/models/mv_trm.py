@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,15 +20,16 @@ from recbase.arguments import (
     Width,
     check_arguments,
 )
-from recbase.model import initialise
 from recbase.nn.transformer import Encoder, Packing
+from seqrec.finetuned import Finetuning, FinetuningOptions
 from seqrec.models.mv_rnn import MultiViewModel
 
 __all__ = ["MVTRM", "RECIPES"]
 
 RECIPES = {
     "default": {"epochs": 60, "batch_size": 256, "patience": 8},
-    "paper": {"dim": 128, "layers": 2, "heads": 2, "fusion": "concat", "dropout": 0.5, "loss": "ce", "lr": 1e-3,
+    "paper": {"dim": 128, "layers": 2, "heads": 4, "ffn": 256, "fusion": "concat", "item_table": "untied",
+              "dropout": 0.1, "attention_dropout": 0.1, "max_len": 10, "loss": "ce", "lr": 1e-4, "optimizer": "adam",
               "batch_size": 256, "form": "all"},
 }  # fmt: skip
 
@@ -38,16 +39,22 @@ class MVTRM(MultiViewModel):
 
     TSSR's paper says no more than that the recurrent network is replaced "for a fair comparison". Ours: the views of an
     item are joined as in `seqrec.models.mv_rnn.MVRNN` and brought to ``dim`` by a linear layer, which the item vectors
-    of the scores share; post-LN blocks with GELU; full softmax at every position.
+    of the scores share unless they have a table of their own; post-LN blocks with GELU; full softmax at every position.
+    Recipe ``paper`` has the sizes, the table and the training of TSSR's paper and code.
 
     Parameters
     ----------
     items : int
         Items in the catalogue, N.
-    text_dim : int
-        Width of the text vectors.
+    text_dim : int, default 0
+        Width of the text vectors; 0 where an encoder reads the texts.
     image_dim : int, default 0
         Width of the image vectors; 0 where there are none.
+    backbone_config : dict, optional
+        Configuration of the fine-tuned encoder; set when it is loaded.
+    content : {"vectors", "sentences", "pictures"}, default "vectors"
+        What is known of the items: frozen vectors of text and images, or raw text or image files, one of them, through
+        an encoder that is trained too.
     dim : int, default 64
         Width of each view's part, and of the blocks.
     layers : int, default 2
@@ -72,13 +79,22 @@ class MVTRM(MultiViewModel):
         Full softmax; softmax over shared negatives; binary cross-entropy; BPR.
     negatives : int, default 256
         Uniform negatives a target (bce, bpr) or a step (sampled).
+    item_table : {"tied", "untied"}, default "tied"
+        What states are scored against: the item vectors, or a table of ids with a bias (as in TSSR's code). With an
+        encoder that is trained too, ``tied`` is for losses of few items (sampled, bce, bpr).
+    backbone, tune, adapter_dim, pooling, max_tokens, picture_size, encoder_chunk
+        The encoder of sentences or pictures; see `seqrec.finetuned.Finetuning`.
     """
+
+    setting_groups = (Finetuning,)
 
     def __init__(
         self,
         items: Large,
-        text_dim: LargeOrOff,
+        text_dim: LargeOrOff = 0,
         image_dim: LargeOrOff = 0,
+        backbone_config: dict[str, Any] | None = None,
+        content: Literal["vectors", "sentences", "pictures"] = "vectors",
         dim: Width = 64,
         layers: Depth = 2,
         heads: Heads = 2,
@@ -91,6 +107,8 @@ class MVTRM(MultiViewModel):
         max_len: Length = 50,
         loss: Literal["ce", "sampled", "bce", "bpr"] = "ce",
         negatives: Count = 256,
+        item_table: Literal["tied", "untied"] = "tied",
+        **options: Unpack[FinetuningOptions],
     ) -> None:
         super().__init__(locals())
         check_arguments(type(self), self._config)
@@ -98,16 +116,17 @@ class MVTRM(MultiViewModel):
         self.position_embedding = nn.Embedding(max_len, dim)
         self.embedding_norm = nn.LayerNorm(dim, eps=1e-12)
         self.encoder = Encoder(layers, dim, heads, ffn, dropout, attention_dropout)
-        initialise(self)
+        self.output = self.table(dim)
+        self.start_weights()
         nn.init.xavier_normal_(self.join.weight)
 
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
-        """States of all real tokens: items [B, T] -> [S, D]."""
+        """States of all real tokens: items [B, T] -> [S, D], or [S, D + 1] with a table of their own."""
         x = self.join(self.view(packing.pack(items))) + self.position_embedding(packing.steps)
-        encoded: Tensor = self.encoder(F.dropout(self.embedding_norm(x), self.dropout, self.training), packing)
-        return encoded
+        encoded = self.encoder(F.dropout(self.embedding_norm(x), self.dropout, self.training), packing)
+        return self.scored(encoded)
 
-    def candidates(self) -> Tensor:
-        """Item vectors of all views, joined: [N, D]."""
-        vectors: Tensor = self.join(self.view.everything())
-        return vectors
+    def vectors(self, items: Tensor) -> Tensor:
+        """Item vectors of all views, joined: int64 [S] -> [S, D]."""
+        joined: Tensor = self.join(self.view(items))
+        return joined

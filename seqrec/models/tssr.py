@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,6 @@ from recbase.arguments import (
     Large,
     LargeOrOff,
     Length,
-    ModelName,
-    Samples,
     Temperature,
     Weight,
     Width,
@@ -28,12 +26,10 @@ from recbase.arguments import (
 from recbase.data.sequences import SequenceBatch
 from recbase.nn.losses import gather_with_gradient, info_nce
 from recbase.nn.transformer import Attention, Packing
-from recbase.store.manifests import shown
 from recbase.train.loop import LossOutput
 from recbase.train.processes import process_count
-from seqrec.finetuned import FinetunedEncoder
-from seqrec.layers import ItemFeatures
-from seqrec.sequential import SequentialModel, TableScorer
+from seqrec.finetuned import EndToEndModel, FinetunedEncoder, Finetuning, FinetuningOptions
+from seqrec.layers import ItemFeatures, biased_rows, with_one
 
 __all__ = ["RECIPES", "TSSR", "ScaledBlock", "TwoStreams", "item_contrast", "pooled", "user_contrast"]
 
@@ -251,20 +247,7 @@ class Contrasts:
     mask_equal_histories: bool = False
 
 
-@dataclass(frozen=True)
-class Finetuning:
-    """The encoder of raw sentences or pictures that is trained too; `TSSR` says what each setting means."""
-
-    backbone: ModelName | None = None
-    tune: Literal["all", "adapters", "projection"] = "all"
-    adapter_dim: Width = 64
-    pooling: Literal["pooled", "mean"] = "pooled"
-    max_tokens: Length = 64
-    picture_size: Width = 224
-    encoder_chunk: Samples = 64
-
-
-class TSSROptions(TypedDict, total=False):
+class TSSROptions(FinetuningOptions, total=False):
     """The settings of `Contrasts` and `Finetuning`, as keywords of `TSSR`."""
 
     user_weight: Weight
@@ -272,16 +255,9 @@ class TSSROptions(TypedDict, total=False):
     user_temperature: Temperature
     item_temperature: Temperature
     mask_equal_histories: bool
-    backbone: ModelName | None
-    tune: Literal["all", "adapters", "projection"]
-    adapter_dim: Width
-    pooling: Literal["pooled", "mean"]
-    max_tokens: Length
-    picture_size: Width
-    encoder_chunk: Samples
 
 
-class TSSR(SequentialModel):
+class TSSR(EndToEndModel):
     """Two-stream sequential recommendation with contrast of ids and content (Cheng et al. 2024, arXiv 2403.07623).
 
     Item ids and item content each have an embedding, positions and a causal encoder; a contrast of users (pooled
@@ -344,20 +320,8 @@ class TSSR(SequentialModel):
         Full softmax, or softmax over shared uniform negatives.
     negatives : int, default 256
         Negatives a step (sampled).
-    backbone : str, optional
-        Name or folder of the Hugging Face encoder of sentences or pictures; BERT-base or ResNet-50 if not given.
-    tune : {"all", "adapters", "projection"}, default "all"
-        What of that encoder is trained: all of it, bottleneck adapters, or only the linear layer behind it.
-    adapter_dim : int, default 64
-        Width of the bottleneck adapters.
-    pooling : {"pooled", "mean"}, default "pooled"
-        The encoder's pooled output where it has one, or the mean over its tokens.
-    max_tokens : int, default 64
-        Longest text of an item, in tokens.
-    picture_size : int, default 224
-        Side of the pictures, in pixels.
-    encoder_chunk : int, default 64
-        Items that the encoder takes at a time; fewer need less memory.
+    backbone, tune, adapter_dim, pooling, max_tokens, picture_size, encoder_chunk
+        The encoder of sentences or pictures; see `seqrec.finetuned.Finetuning`.
     """
 
     setting_groups = (Contrasts, Finetuning)
@@ -397,21 +361,7 @@ class TSSR(SequentialModel):
                     f"--item-table id-plus-content would encode all items at every step with --content {content}; "
                     "use untied or tied-id"
                 )
-            self.content = FinetunedEncoder(
-                items,
-                dim,
-                content,
-                tuning.backbone,
-                backbone_config,
-                tuning.tune,
-                tuning.adapter_dim,
-                tuning.pooling,
-                tuning.max_tokens,
-                tuning.picture_size,
-                tuning.encoder_chunk,
-            )
-            self._config["backbone_config"] = self.content.backbone_config
-            self.unused_parameters = True  # frozen ones, and a pooling layer that is not asked for
+            self.content = self.made_encoder(content, dim, backbone_config, tuning)
         else:
             self.content = ItemFeatures(items, dim, content, text_dim, image_dim, sizes)
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
@@ -437,18 +387,6 @@ class TSSR(SequentialModel):
                     nn.init.zeros_(module.weight[module.padding_idx])
         if isinstance(self.content, FinetunedEncoder):
             self.content.start()
-
-    @staticmethod
-    def check_saved(arguments: Mapping[str, Any]) -> None:
-        """Refuse a saved model that would have to fetch its encoder: opening a run reads its folder alone."""
-        config = arguments.get("backbone_config")
-        if arguments.get("content") not in ("sentences", "pictures"):
-            return
-        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-            raise ValueError(
-                f"'arguments.backbone_config' is {shown(config)}, expected the configuration of the encoder "
-                f"{arguments.get('backbone') or 'that was trained'}, with its 'model_type'"
-            )
 
     @staticmethod
     def reads(arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -491,7 +429,7 @@ class TSSR(SequentialModel):
     def final(self, ids: Tensor, content: Tensor, packing: Packing) -> Tensor:
         """States that are scored, from the unimodal outputs: [S, D], with a 1 behind them for the bias if untied."""
         states = self.streams.merged(*self.streams.crossed(ids, content, packing))
-        return torch.cat([states, torch.ones_like(states[:, :1])], 1) if self.item_table == "untied" else states
+        return with_one(states) if self.item_table == "untied" else states
 
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens: items [B, T] -> [S, D], or [S, D + 1] with an untied table."""
@@ -500,7 +438,7 @@ class TSSR(SequentialModel):
     def candidates(self) -> Tensor:
         """Vectors that states are scored against: [N, D], with the bias behind it if untied."""
         if self.item_table == "untied":
-            return torch.cat([self.output.weight, self.output.bias[:, None]], 1)
+            return biased_rows(self.output)
         table = self.item_embedding.weight[1:]
         return table if self.item_table == "tied-id" else table + self.content.table()
 
@@ -522,26 +460,11 @@ class TSSR(SequentialModel):
             loss, parts["items"] = loss + self.item_weight * share, share.detach()
         return LossOutput(loss, parts)
 
-    def scorer(self) -> TableScorer:
-        """Scores of all items from the last state of a history; a fine-tuned encoder reads every item once."""
-        self._encode_items()
-        return super().scorer()
-
-    def save_pretrained(self, folder: Any, item_ids: Any = None, titles: Any = None) -> None:
-        """Write the model as a run folder (see :meth:`seqrec.sequential.Pretrained.save_pretrained`)."""
-        self._encode_items()
-        super().save_pretrained(folder, item_ids, titles)
-
-    def _encode_items(self) -> None:
-        if isinstance(self.content, FinetunedEncoder):
-            self.eval()
-            self.content.refresh()
-
     @torch.no_grad()
     def item_pairs(self) -> tuple[Tensor, Tensor]:
         """Raw id and content embeddings of all items, in eval mode: [N, D] each."""
         self.eval()
-        self._encode_items()
+        self.encode_items()
         return self.item_embedding.weight[1:].detach(), self.content.table().detach().float()
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from recbase.data.readers.amazon import amazon2014, amazon2018, amazon2023
+from recbase.data.readers.hm import hm_events
 from recbase.data.readers.hub import hub_events
 from recbase.data.readers.items import given_items
 from recbase.data.readers.mind import mind_events
@@ -20,6 +21,7 @@ from recbase.data.readers.recbole import recbole_events
 from recbase.data.readers.sequences import sequences_json, sequences_text
 from recbase.data.readers.sessions import diginetica_events, yoochoose_events
 from recbase.data.readers.tables import csv_events, jsonl_events, parquet_events, tsv_events
+from recbase.data.readers.yelp import yelp_events
 from recbase.data.tables.blocks import first_line, plain_name
 from recbase.data.tables.columns import (
     ITEM_COLUMNS,
@@ -47,6 +49,8 @@ FORMATS: dict[str, Reader] = {
     "amazon2023": amazon2023,
     "movielens": movielens_events,
     "mind": mind_events,
+    "hm": hm_events,
+    "yelp": yelp_events,
     "yoochoose": yoochoose_events,
     "diginetica": diginetica_events,
     "s3rec": sequences_text,
@@ -56,9 +60,11 @@ FORMATS: dict[str, Reader] = {
 """Formats by name; which one a file has is told from its name where it can be."""
 
 _NAMED = {
-    "behaviors.tsv": "mind", "yoochoose-clicks.dat": "yoochoose", "train-item-views.csv": "diginetica",
+    "behaviors.tsv": "mind", "transactions_train.csv": "hm", "yelp_academic_dataset_review.json": "yelp",
+    "yoochoose-clicks.dat": "yoochoose", "train-item-views.csv": "diginetica",
 }  # fmt: skip
-_TABLES = {"csv", "tsv", "recbole"}
+_TABLES = {"csv", "tsv", "recbole", "hm"}
+_FOLDERS = {"movielens", "mind", "hm", "yelp"}
 _SUFFIXES = {
     ".inter": "recbole", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl",
     ".ndjson": "jsonl", ".json": "jsonl", ".txt": "s3rec", ".dat": "movielens",
@@ -81,7 +87,7 @@ def read(
     Parameters
     ----------
     source : path, str or DataFrame
-        File of events; a folder for MovieLens; a name for ``format="huggingface"``.
+        File of events; a folder for MovieLens, MIND, H&M and Yelp; a name for ``format="huggingface"``.
     items : path or DataFrame, optional
         Table of items. For RecBole and MovieLens the file beside the events is found by itself.
     format : str, optional
@@ -132,7 +138,7 @@ def read(
         raise FileNotFoundError(f"the file {path} does not exist")
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; expected events")
-    if path.is_dir() and format != "movielens":
+    if path.is_dir() and format not in _FOLDERS:
         raise ValueError(f"{path} is a folder; expected a file of events")
     raw = FORMATS[format](request)
     raw.source = {"file": path.name, "format": format} | raw.source

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["ItemTable", "Notes", "RawData", "Request", "as_table", "clip", "data_name"]
+__all__ = ["ItemTable", "Notes", "RawData", "Request", "as_table", "clip", "data_name", "file_in", "say_pictures"]
 
 ItemTable = pl.DataFrame | Callable[[pl.Series], pl.DataFrame] | None
 
@@ -82,6 +82,29 @@ class Notes:
         self.entries.append({"what": what, "count": int(count), "sentence": sentence, "warned": warn})
         if warn:
             warnings.warn(sentence, UserWarning, stacklevel=2)
+
+
+def file_in(path: Path, names: Sequence[str]) -> Path:
+    """The file itself, or the first of some names in a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has none of them.
+    """
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{path} has no {names[0]}")
+    return found
+
+
+def say_pictures(paths: pl.Series, what: str, notes: Notes) -> None:
+    """Note how many items have a picture; their paths start from the folder of the files."""
+    there = len(paths) - paths.null_count()
+    said = f"{there:,} of {len(paths):,} items have a picture in {what}; name that folder with --image-root"
+    notes.say("pictures", there, said, warn=False)
 
 
 @dataclass

@@ -197,6 +197,27 @@ def test_metadata_is_never_executed(tmp_path: Path) -> None:
         raw.items_of(pl.Series(["B9"]))
 
 
+@pytest.mark.parametrize(
+    ("entry", "address"),
+    [
+        ({"imUrl": "http://x/2014.jpg"}, "http://x/2014.jpg"),
+        (
+            {"imageURL": ["http://x/small.jpg"], "imageURLHighRes": ["http://x/2018.jpg", "http://x/b.jpg"]},
+            "http://x/2018.jpg",
+        ),
+        ({"imageURL": ["http://x/small.jpg"], "imageURLHighRes": []}, "http://x/small.jpg"),
+        ({"images": [{"thumb": "http://x/t.jpg", "large": "http://x/2023.jpg", "hi_res": None}]}, "http://x/2023.jpg"),
+        ({"images": [{"thumb": "http://x/t.jpg"}]}, "http://x/t.jpg"),
+    ],
+)
+def test_amazon_metadata_names_a_picture(tmp_path: Path, entry: dict, address: str) -> None:
+    path = write(tmp_path / "reviews_Gift_Cards_5.json.gz", reviews_2014())
+    lines = [{"asin": "B1", "title": "Card", "images": []}, {"asin": "B2", "title": "Card"} | entry]
+    items = write(tmp_path / "meta.json.gz", "".join(json.dumps(line) + "\n" for line in lines))
+    table = downloads.published("amazon2014", from_file=path, items=items).items_of(pl.Series(["B1", "B2"]))
+    assert table["image_url"].to_list() == [None, address]
+
+
 def test_amazon_2018_json_and_ratings(tmp_path: Path) -> None:
     path = write(tmp_path / "Gift_Cards_5.json.gz", reviews_2014())
     meta = {
@@ -459,8 +480,12 @@ def test_a_published_set_is_fetched_and_unpacked(
 
 def test_every_published_set_says_where_it_is() -> None:
     for name, wanted in downloads.PUBLISHED.items():
-        assert wanted.events.startswith("https://"), name
-        assert "{category}" in wanted.events
+        if wanted.events is None:  # not for a program to fetch
+            assert wanted.page.startswith("https://"), name
+            assert not wanted.categories
+        else:
+            assert wanted.events.startswith("https://"), name
+            assert "{category}" in wanted.events
         assert wanted.format in readers.FORMATS
         assert wanted.default is None or wanted.default in wanted.categories
     assert "Beauty" in downloads.PUBLISHED["amazon2014"].categories

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from small_encoders import tiny_bert, tiny_vision
 from small_models import ITEMS, WALKED, batches, build, content, cycle, scores, train
 
 from recbase.data.sequences import Histories, SequenceBatch
@@ -305,40 +306,13 @@ def test_missing_content_is_refused():
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    """A folder with a tiny BERT and its tokenizer."""
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "item", "number", *map(str, range(30))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    return folder
+    return tiny_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory):
-    """Folders with a tiny ViT and a tiny ResNet, and pictures of all items but the last."""
-    from PIL import Image
-    from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
-
     folder = tmp_path_factory.mktemp("vision")
-    torch.manual_seed(1)
-    vit = ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
-    )
-    ViTModel(vit).save_pretrained(folder / "vit")
-    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
-    ResNetModel(resnet).save_pretrained(folder / "resnet")
-    rng = np.random.default_rng(0)
-    for number in range(ITEMS - 1):
-        Image.fromarray(rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return folder, [folder / f"{number}.png" for number in range(ITEMS - 1)] + [None]
+    return folder, tiny_vision(folder, ITEMS)
 
 
 def with_text(bert, **changes):
