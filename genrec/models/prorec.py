@@ -21,9 +21,8 @@ from genrec.dense import DenseHead
 from genrec.generator import Generator, samples
 from genrec.nets.attention import Ragged
 from genrec.nets.distilling import DistillingDecoder
-from genrec.nets.leaves import LeafHead
+from genrec.nets.leaves import LeafDecoder, LeafHead
 from genrec.nets.post_norm import PostNormEncoder
-from genrec.nets.t5 import DecoderState
 from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Ingredients, Sources, UniquePolicy
 from genrec.preparation import Preparation as ItemCodePreparation
@@ -432,11 +431,15 @@ class PRORec(Generator):
 
     def _logits(self, states: Tensor, codes: Tensor) -> list[Tensor]:
         """Logits of every level of target codes [S, L], L of [S, V_l]."""
+        coder = self._coder
+        return coder.all_logits(states, codes) if isinstance(coder, LeafDecoder) else coder.all_logits(states)
+
+    @property
+    def _coder(self) -> DistillingDecoder | LeafDecoder:
+        """Decoder that a search asks."""
         if self.leaf_head is None:
-            return self.decoder.all_logits(states)
-        last = len(self.sizes) - 1
-        logits = [self.decoder.logits(states[:, level], level) for level in range(last)]
-        return [*logits, self.leaf_head(states[:, last], self.trie.walk(codes[:, :last]), self.trie)]
+            return self.decoder
+        return LeafDecoder(self.decoder, self.leaf_head, self.trie)
 
     def dense_content(self) -> Tensor:
         """Sums of the embeddings of the items' codes, [N + 1, D]."""
@@ -471,30 +474,8 @@ class PRORec(Generator):
 
     def start(self, memory: Memory) -> Any:
         """State before the first code."""
-        state = self.decoder.start(memory)
-        return state if self.leaf_head is None else _Prefixes(state)
+        return self._coder.start(memory)
 
     def step(self, state: Any, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
         """Logits of the next code; the distilling token is not used."""
-        if self.leaf_head is None:
-            return self.decoder.step(state, parents, tokens)
-        level, nodes = state.decoder.steps, state.nodes
-        states, after = self.decoder.step_states(state.decoder, parents, tokens)
-        if level == 0:
-            nodes = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
-        else:
-            assert nodes is not None
-            assert parents is not None
-            assert tokens is not None
-            nodes = self.trie.descend(level - 1, nodes.gather(1, parents), tokens).clamp(min=0)
-        if level < len(self.sizes) - 1:
-            return self.decoder.logits(states, level), _Prefixes(after, nodes)
-        return self.leaf_head(states, nodes, self.trie), _Prefixes(after, nodes)
-
-
-@dataclass(frozen=True)
-class _Prefixes:
-    """State of the decoder, and the node of the tree that each prefix has come to, int64 [B, W]."""
-
-    decoder: DecoderState
-    nodes: Tensor | None = None
+        return self._coder.step(state, parents, tokens)

@@ -8,7 +8,13 @@ import pytest
 
 from recbase.store.runs import resolve
 
-GROUPED = {"ccfrec": ("seqrec", 2), "maerec": ("seqrec", 1), "tssr": ("seqrec", 2), "bbqrec": ("genrec", 2)}
+GROUPED = {
+    "ccfrec": ("seqrec", 2),
+    "maerec": ("seqrec", 1),
+    "tssr": ("seqrec", 2),
+    "bbqrec": ("genrec", 3),
+    "eager": ("genrec", 3),
+}
 
 
 @pytest.mark.parametrize("name", GROUPED)
