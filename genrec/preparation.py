@@ -161,6 +161,10 @@ class Preparation(Given):
         chosen |= {name: value for name, value in given.items() if value is not None}
         return {name: value for name, value in chosen.items() if name in accepted}
 
+    def behaviour(self, sources: Sources) -> Path | None:
+        """Run folder of item vectors that the tokenizer learns from besides text; none if it makes its own."""
+        return None
+
     def fitted(self, sources: Sources, vectors: Embeddings) -> Path:
         """Folder of the tokenizer fitted on these vectors, kept in the cache."""
         from semtok.registry import tokenizer_class
@@ -172,6 +176,7 @@ class Preparation(Given):
             sources.cache,
             dataset=sources.dataset,
             unique=self.unique,
+            collaborative=self.behaviour(sources),
             seed=sources.seed,
             quiet=sources.quiet,
         )

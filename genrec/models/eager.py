@@ -55,6 +55,7 @@ RECIPES = {
         "pca": None,
         "whiten": False,
         "codebook_size": 256,
+        "encoder": "sentence-transformers/sentence-t5-base",
         "leaf_embeddings": True,
         "item_tables": "two",
     },

@@ -71,6 +71,7 @@ RECIPES = {
         "whiten": False,
         "integrate": "aligned",
         "codebook_size": 256,
+        "encoder": "meta-llama/Llama-2-7b-hf",
     },
     # Not the paper's model: text codes without stage I, a dense head beside them (docs/results/past-the-counter.md).
     "small": {
@@ -129,8 +130,9 @@ class Preparation(ItemCodePreparation):
     """Width of the item vectors."""
     align_weight: Weight = 1.0
     """Weight of the cross-modality alignment in stage I, alpha; 0 leaves it out."""
-    integrate: Literal["aligned", "mean"] = "mean"
-    """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
+    integrate: Literal["aligned", "mean", "beside"] = "mean"
+    """Stage I's vector of an item: the aligned collaborative table (A), its mean with the adapted text (B), or both
+    side by side, each layer-normalised (C)."""
 
     def __post_init__(self) -> None:
         from recbase.cli.options import recipe_of
@@ -185,7 +187,7 @@ class Preparation(ItemCodePreparation):
         folder = self.stage1
         if folder is None:
             text = None
-            if self.source == "joined" and (self.align_weight or self.integrate == "mean"):
+            if self.source == "joined" and (self.align_weight or self.integrate != "aligned"):
                 text = self._joined(sources, record)
             read = None if text is None else record["embeddings"]  # a plain DIN is the same for every text
             options = {name: value for name, value in vars(self).items() if name.startswith("stage1_")}

@@ -384,6 +384,9 @@ def test_every_recipe_trains_a_step_on_the_synthetic_data(name: str, recipe: str
     words = ["--data", "synthetic", "--recipe", recipe, "--train-share", "0.01", "--epochs", "1", "--valid-users", "10"]
     words += ["--beams", "10", "--valid-beams", "10", "--tokenizer-steps", "2", "--codebook-size", "16"]
     words += ["--stage1-epochs", "1"] if name in ("prorec", "eager") else []
+    words += ["--collaborative-epochs", "1"] if name == "letter" else []
+    if recipe == "paper":  # its encoder is on the hub
+        words += ["--encoder", "tfidf"] + (["--views", "title"] if name == "bbqrec" else [])
     run = [sys.executable, "-m", "genrec.cli", "train", name, *words, "--out", str(tmp_path / "run")]
     done = subprocess.run([*run, "--quiet", "--json"], check=True, capture_output=True, text=True)
     metrics = json.loads(done.stdout)
@@ -397,6 +400,16 @@ def test_the_temperature_is_of_the_loss_and_not_of_the_search() -> None:
     assert torch.equal(sharp.score_all(asked, lengths), plain.score_all(asked, lengths))
     batch = batch_of()[0]
     assert float(sharp(batch).loss.detach()) != float(plain(batch).loss.detach())
+    both = build("letter", temperature=0.5, search_temperature=0.5)
+    targets = [(batch.items[row], batch.lengths[row], int(batch.targets[row].max())) for row in range(len(batch.items))]
+    scores = [float(both.score_all(items[None], length[None])[0, right - 1]) for items, length, right in targets]
+    assert float(both(batch).loss.detach()) == pytest.approx(-np.mean(scores) / 2, rel=1e-4)  # as it was trained
+    found = generate(both, walks(5), beams=ITEMS)
+    assert not np.allclose(found.scores, generate(sharp, walks(5), beams=ITEMS).scores)
+    with pytest.raises(ValueError, match="--search-temperature must be above 0, got 0"):
+        build("letter", search_temperature=0)
+    with pytest.raises(ValueError, match=r"divides its logits by a temperature.*--search-temperature"):
+        both.t5.to_transformers()
 
 
 def test_papers_recipes_warm_up_as_the_papers_do() -> None:
