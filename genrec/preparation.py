@@ -144,9 +144,21 @@ class Preparation(Given):
         return found, record | {"codes": found.hash, "codes_folder": str(folder)}
 
     def item_embeddings(self, sources: Sources, images: bool = False) -> Embeddings:
-        """Vectors of the items, with those of their images if wanted, read or made."""
+        """Vectors of the items, with those of their images if wanted, read or made.
+
+        Raises
+        ------
+        OSError
+            If the encoder, which a recipe may have named, cannot be had.
+        """
         encoding = Encoding(self.encoder, self.views, self.pca, self.whiten, images=images)
-        return item_embeddings(sources.dataset, encoding, sources.cache, sources.embeddings, sources.quiet)
+        try:
+            return item_embeddings(sources.dataset, encoding, sources.cache, sources.embeddings, sources.quiet)
+        except OSError as error:
+            said = str(error).rstrip(".")
+            if not said.startswith("encoder "):
+                raise
+            raise OSError(f"{said}; --encoder takes another one, --embeddings vectors that are ready") from error
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""

@@ -202,8 +202,10 @@ class BBQRec(Generator):
     map of their embeddings side by side, its output one softmax a stream, and the probability of a tuple is the
     product. The tuples of the catalogue form a tree, so only those that exist are scored. The T5-style encoder weighs
     the values of its attention by how alike two items' quantized vectors are. No code is public; where the text leaves
-    sizes open they are TIGER's. Controls that the paper does not have: ``layout`` ``autoregressive`` lets each stream
-    see those before it at its level, ``flatten`` makes every code a token.
+    sizes open they are TIGER's. Recipe ``paper`` reads title and description with Sentence-T5. Controls that the paper
+    does not have: ``layout`` ``autoregressive`` lets each stream see those before it at its level, ``flatten`` makes
+    every code a token. Recipe ``small`` is ours, for machines without a GPU, and another model: one pass a user among
+    codes that exist, no similarity, a bias by recency, and a dense head that ranks lists with the codes.
 
     Parameters
     ----------

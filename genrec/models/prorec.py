@@ -307,9 +307,11 @@ class PRORec(Generator):
     distillation). The token comes last and is not there when items are searched. No code is public; what the text
     leaves open follows its kin EAGER: 4 heads, feed-forward 1,024, 2,048 negatives at temperature 0.3. Positions are
     learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation, and
-    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone). Recipe
-    ``small`` is ours, for machines without a GPU, and another model: codes of the text alone, no distillation, an
-    embedding of its own for every leaf, a bias by recency, and a dense head that ranks lists with the codes.
+    stage I's vector of an item is the mean of its row and its adapted text. Recipe ``paper`` takes the row alone, and
+    text vectors of Llama2-7b; ``--integrate beside`` hands on both side by side, each layer-normalised, for in the
+    mean the text outweighs the row by its scale. Recipe ``small`` is ours, for machines without a GPU, and another
+    model: codes of the text alone, no distillation, an embedding of its own for every leaf, a bias by recency, and a
+    dense head that ranks lists with the codes.
 
     Parameters
     ----------
