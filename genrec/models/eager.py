@@ -20,6 +20,7 @@ from genrec.dense import (
 )
 from genrec.generator import Generator, samples
 from genrec.models.prorec import Preparation as PRORecPreparation
+from genrec.models.prorec import together
 from genrec.nets.attention import Ragged
 from genrec.nets.distilling import DistillingDecoder
 from genrec.nets.leaves import LeafDecoder, LeafHead
@@ -67,6 +68,9 @@ class Preparation(PRORecPreparation):
     """Two sets of balanced codes: of a plain DIN's item vectors and of the text's."""
 
     method: ClassVar[str] = "hierarchical"
+    behaviour: Literal["din", "ppmi"] = "din"
+    """Vectors of the behaviour stream: a plain DIN's, or those of what occurs together in the training part (ppmi; no
+    network is trained for them)."""
 
     def prepare(self, sources: Sources) -> Ingredients:
         """Codes of behaviour, then those of the text, side by side: [N, Lb + Ls]."""
@@ -76,8 +80,8 @@ class Preparation(PRORecPreparation):
         if sources.codes is not None:
             raise ValueError("EAGER makes two sets of codes: leave --codes out (--stage1 takes a run's item vectors)")
         record: dict[str, Any] = {}
-        behaviour = self._behaviour(sources, record)
-        text = self._text(sources, record)
+        behaviour = together(sources) if self.behaviour == "ppmi" else self._behaviour(sources, record)
+        behaviour, text = self._scaled(behaviour), self._scaled(self._text(sources, record))
         parts, folders = [], []
         for vectors in (behaviour, text):
             folder = self._codes(sources, vectors, record)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from recbase.data.splits import Split
     from recbase.train.loop import TrainConfig
 
-__all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
+__all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized", "together"]
 
 RECIPES = {
     "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5, "precision": "auto"},
@@ -110,8 +110,9 @@ class Preparation(ItemCodePreparation):
     """How codes are made unique; hierarchical ones are by construction: none, or another policy."""
     tokenizer: Literal["hierarchical", "rqvae", "random", "rq"] = "hierarchical"
     """What makes codes of the vectors (figure of the quantizers): those that are not unique get a suffix."""
-    source: Literal["joined", "semantic", "collaborative", "concat", "standardized-concat"] = "joined"
-    """Vectors that codes are made of: stage I's, the text alone, a plain DIN's, or both of these side by side."""
+    source: Literal["joined", "semantic", "collaborative", "concat", "standardized-concat", "ppmi"] = "joined"
+    """Vectors that codes are made of: stage I's, the text alone, a plain DIN's, both of these side by side, or those of
+    what occurs together in the training part (ppmi; no network is trained for them)."""
     normalize: bool = False
     """Give every vector length 1 before it is clustered."""
     stage1: Path | None = None
@@ -145,16 +146,24 @@ class Preparation(ItemCodePreparation):
         import semtok
 
         vectors, record = self.item_vectors(sources)
-        if self.normalize:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = self._scaled(vectors)
         folder = sources.codes or self._codes(sources, vectors, record)
         found = semtok.load_codes(folder).align(sources.item_ids)
         record |= {"codes": found.hash, "codes_folder": str(folder)}
         return Ingredients(found, {"vectors": vectors}, {"vector_dim": vectors.shape[1]}, record)
 
+    def _scaled(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors [N, D] as they are clustered: of length 1 where that is wanted."""
+        if not self.normalize:
+            return vectors
+        found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return found
+
     def item_vectors(self, sources: Sources) -> tuple[np.ndarray, dict[str, Any]]:
         """The vectors [N, D] that codes are made of, and what the manifest says of them."""
         record: dict[str, Any] = {"source": self.source}
+        if self.source == "ppmi":
+            return together(sources), record
         parts = []
         if self.source in ("semantic", "concat", "standardized-concat"):
             parts.append(self._text(sources, record))
@@ -267,6 +276,14 @@ class Preparation(ItemCodePreparation):
             seed=sources.seed,
             quiet=sources.quiet,
         )
+
+
+def together(sources: Sources) -> np.ndarray:
+    """Item vectors float32 [N, D] of what occurs together in the histories of the training part."""
+    from semtok.content.collaborative import collaborative_vectors
+
+    found: np.ndarray = collaborative_vectors(sources.dataset.split().train, sources.dataset.n_items)
+    return found.astype(np.float32)
 
 
 def standardized(vectors: np.ndarray) -> np.ndarray:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from genrec.dense import all_scores, choose_weight, weighted
-from genrec.models.eager import EAGER
+from genrec.models.eager import EAGER, Preparation
+from genrec.models.prorec import Preparation as PRORecPreparation
+from genrec.preparation import Sources
 from genrec.search.decoding import score_codes
+from recbase.data.catalog import Dataset
 from recbase.data.sequences import Histories, SequenceBatches
 from recbase.data.splits import Targets
+from semtok.content.collaborative import collaborative_vectors
 
 ITEMS = 24
 HISTORIES = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 9, 0]])
@@ -172,3 +178,23 @@ def test_the_weight_of_the_head_is_chosen_and_what_does_not_fit_is_refused() -> 
     shared[2] = shared[1]
     with pytest.raises(ValueError, match=r"24 items share 23 codes.*--unique"):
         eager(leaf_embeddings=True).with_codes(shared).search(HISTORIES, LENGTHS, 5, 5)
+
+
+def test_a_behaviour_stream_of_what_occurs_together_needs_no_network(tmp_path: Path) -> None:
+    draws = np.random.default_rng(4)
+    rows = [(user, (user + step) % 20, step) for user in range(40) for step in range(int(draws.integers(5, 9)))]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(20), "title": [f"thing {n} of {n % 4}" for n in range(20)]})
+    dataset = Dataset.from_frames(frame, items, quiet=True)
+    sources = Sources(dataset, tmp_path / "cache", quiet=True)
+    given: dict[str, Any] = {"codebook_size": 8, "pca": 4, "views": ("title",)}
+    found = Preparation(**given, behaviour="ppmi").prepare(sources)
+    wanted = collaborative_vectors(dataset.split().train, 20)
+    np.testing.assert_allclose(found.arrays["behaviour"], wanted, rtol=1e-6)
+    assert found.shapes["behaviour_dim"] == wanted.shape[1]
+    assert not list((tmp_path / "cache").glob("din-*"))
+    unit = Preparation(**given, behaviour="ppmi", normalize=True).prepare(sources)
+    np.testing.assert_allclose(np.linalg.norm(unit.arrays["behaviour"], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(unit.arrays["semantic"], axis=1), 1, rtol=1e-5)
+    alone = PRORecPreparation(**given, source="ppmi").prepare(sources)
+    np.testing.assert_array_equal(alone.codes.codes, found.codes.codes[:, : found.shapes["behaviour_levels"]])
