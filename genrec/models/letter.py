@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genrec.models.tiger import DENSE, SMALL, TIGER
 from genrec.preparation import Preparation as ItemCodePreparation
-from genrec.preparation import Sources
+from genrec.preparation import Sources, train_first
 from recbase.arguments import (
     Count,
     Depth,
@@ -66,7 +66,7 @@ class Preparation(ItemCodePreparation):
     collaborative_epochs: Count = 60
     """Passes over the users in the training of SASRec at most."""
 
-    def behaviour(self, sources: Sources) -> Path | None:
+    def collaborative_run(self, sources: Sources) -> Path | None:
         """Run folder of the SASRec, trained once and kept in the cache; none where codes follow co-occurrence."""
         if self.collaborative == "ppmi":
             return None
@@ -79,30 +79,16 @@ class Preparation(ItemCodePreparation):
         from accelerate.utils import set_seed
 
         from recbase.cli.options import recipe_of
-        from recbase.data.sequences import SequenceBatches
         from recbase.evaluate.ranking import validator
-        from recbase.store.runs import save_run
-        from recbase.train.attempts import gone_on_with
-        from recbase.train.loop import TrainConfig, TrainResult, fit
+        from recbase.train.loop import TrainConfig
         from seqrec.models.sasrec import SASRec
 
         set_seed(sources.seed)
         dataset = sources.dataset
-        model = SASRec(dataset.n_items, self.collaborative_dim)
         chosen = recipe_of("seqrec.models.sasrec:SASRec", "default")
         chosen |= {"epochs": self.collaborative_epochs, "seed": sources.seed, "quiet": sources.quiet}
-        config, split = TrainConfig(**chosen), dataset.split()
-        batches = SequenceBatches(split.train, "all", config.batch_size, model.max_len, sources.seed)
-        judge = validator(split.valid)
-
-        def train(resume: bool) -> TrainResult:
-            return fit(model, batches, judge, config, target, resume)
-
-        result = gone_on_with(target, train)
-        result.check_complete(f"the SASRec is kept as far as it came in {target / 'checkpoint'}")
-        facts = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": asdict(config)}
-        facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
-        save_run(target, "sasrec", model.cpu(), dataset.items, facts)
+        model, judge = SASRec(dataset.n_items, self.collaborative_dim), validator(dataset.split().valid)
+        train_first("sasrec", model, dataset, "all", judge, TrainConfig(**chosen), target)
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """As of any tokenizer; small codebooks are clustered into fewer groups."""

@@ -8,7 +8,7 @@ comes before stage II, each part in its own folder.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,7 +24,7 @@ from genrec.nets.distilling import DistillingDecoder
 from genrec.nets.leaves import LeafDecoder, LeafHead
 from genrec.nets.post_norm import PostNormEncoder
 from genrec.nets.t5_blocks import Memory
-from genrec.preparation import Ingredients, Sources, UniquePolicy
+from genrec.preparation import Ingredients, Sources, UniquePolicy, train_first
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits
 from recbase.arguments import (
@@ -218,10 +218,6 @@ class Preparation(ItemCodePreparation):
         def build(target: Path) -> None:
             from accelerate.utils import set_seed
 
-            from recbase.data.sequences import SequenceBatches
-            from recbase.store.runs import save_run
-            from recbase.train.attempts import gone_on_with
-            from recbase.train.loop import TrainResult, fit
             from seqrec.models.din import DIN
 
             set_seed(seed)
@@ -231,19 +227,9 @@ class Preparation(ItemCodePreparation):
             model = DIN(dataset.n_items, 0 if text is None else text.shape[1], self.stage1_dim, **options)
             if text is not None:
                 model = model.with_content(text)
+            judge = sampled_ranking(dataset.split(), dataset.n_items, seed, self.stage1_valid_users)
             config = self._stage1_config(seed, sources.quiet)
-            split = dataset.split()
-            batches = SequenceBatches(split.train, self.stage1_form, config.batch_size, model.max_len, seed)
-            judge = sampled_ranking(split, dataset.n_items, seed, self.stage1_valid_users)
-
-            def train(resume: bool) -> TrainResult:
-                return fit(model, batches, judge, config, target, resume)
-
-            result = gone_on_with(target, train)
-            result.check_complete(f"stage I is kept as far as it came in {target / 'checkpoint'}")
-            facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": asdict(config)}
-            facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
-            save_run(target, "din", model.cpu(), dataset.items, facts)
+            train_first("din", model, dataset, self.stage1_form, judge, config, target)
 
         return build
 

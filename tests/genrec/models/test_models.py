@@ -469,11 +469,11 @@ def test_letter_learns_from_a_sasrec_trained_once(tmp_path: Path) -> None:
     given: dict[str, Any] = {"codebook_size": 4, "levels": 3, "tokenizer_steps": 5, "pca": 4, "views": ("title",)}
     plain = Preparation(**given).prepare(sources)
     stages = Preparation(**given, collaborative="sasrec", collaborative_dim=6, collaborative_epochs=1)
-    run = stages.behaviour(sources)
+    run = stages.collaborative_run(sources)
     assert run is not None
     written = (run / "config.json").stat().st_mtime_ns
     found = stages.prepare(sources)
-    assert stages.behaviour(sources) == run
+    assert stages.collaborative_run(sources) == run
     assert (run / "config.json").stat().st_mtime_ns == written
     assert load_collaborative(run, sources.item_ids).shape == (20, 6)
     assert found.record["codes_folder"] != plain.record["codes_folder"]
