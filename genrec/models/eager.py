@@ -325,7 +325,7 @@ class EAGER(Generator):
 
     @property
     def coders(self) -> tuple[DistillingDecoder | LeafDecoder, DistillingDecoder | LeafDecoder]:
-        """What a search asks for the next code of behaviour and of content."""
+        """Decoders that a search asks for the next code, of behaviour and of content."""
         if self.leaf_heads is None:
             return self.streams
         first, second = (
@@ -363,7 +363,7 @@ class EAGER(Generator):
         return memory
 
     def _memories(self, items: Tensor, lengths: Tensor) -> tuple[Memory, Memory]:
-        """What each stream sees of histories: the same, unless each has a table of items."""
+        """Encoded histories as each stream sees them: the same, unless each has a table of items."""
         first = self.encode_histories(items, lengths)
         if self.semantic_embedding is None:
             return first, first
