@@ -20,7 +20,9 @@ import numpy as np
 
 from genrec.analysis.similarity import relative_similarity
 from genrec.models.prorec import Preparation
+from genrec.preparation import Sources
 from recbase.data.catalog import load_dataset
+from recbase.pipeline import cache_for
 
 SPACES = {
     "semantic": Preparation(source="semantic"),
@@ -29,18 +31,24 @@ SPACES = {
     "concat, standardized": Preparation(source="standardized-concat"),
     "PRORec, mean of both (B)": Preparation(),
     "PRORec, aligned table (A)": Preparation(integrate="aligned"),
+    "PRORec, both side by side (C)": Preparation(integrate="beside"),
 }
 PUBLISHED = {"concat": "97.33 / 2.67", "PRORec, aligned table (A)": "59.89 / 40.11"}  # Beauty; its text vectors differ
-DRAWN = ("semantic", "collaborative", "concat", "PRORec, mean of both (B)", "PRORec, aligned table (A)")
+DRAWN = (
+    "semantic",
+    "collaborative",
+    "concat",
+    "PRORec, mean of both (B)",
+    "PRORec, aligned table (A)",
+    "PRORec, both side by side (C)",
+)
 
 
 def spaces(given: argparse.Namespace) -> str:
     """The table of shares; also draws the spaces."""
     dataset = load_dataset(given.data)
-    found = {
-        name: preparation.item_vectors(dataset, given.out, given.embeddings, given.seed, quiet=True)[0]
-        for name, preparation in SPACES.items()
-    }
+    sources = Sources(dataset, cache_for(given.out), given.embeddings, seed=given.seed, quiet=True)
+    found = {name: preparation.item_vectors(sources)[0] for name, preparation in SPACES.items()}
     lines = [
         f"{dataset.name}: shares of semantic / collaborative knowledge, {min(2000, dataset.n_items):,} items, "
         f"seed {given.seed}",
@@ -63,18 +71,17 @@ def spaces(given: argparse.Namespace) -> str:
 
 
 def draw(found: dict[str, np.ndarray], path: Path, seed: int, items: int = 2000, clusters: int = 8) -> None:
-    """Each space in two dimensions by t-SNE; in all of them an item has the colour of its cluster by text."""
+    """Each space in two dimensions by t-SNE, an item in the colour of its cluster in that space."""
     from matplotlib.figure import Figure
     from sklearn.cluster import KMeans
     from sklearn.manifold import TSNE
 
-    text = next(iter(found.values()))
-    rows = np.random.default_rng(seed).permutation(len(text))[:items]
-    colours = KMeans(clusters, n_init=3, random_state=seed).fit_predict(text[rows])
+    rows = np.random.default_rng(seed).permutation(len(next(iter(found.values()))))[:items]
     figure = Figure(figsize=(4 * len(found), 4.2), layout="constrained")
     for axis, (name, vectors) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
         unit = vectors[rows] / np.maximum(np.linalg.norm(vectors[rows], axis=1, keepdims=True), 1e-12)
         placed = TSNE(init="pca", random_state=seed).fit_transform(unit)
+        colours = KMeans(clusters, n_init=3, random_state=seed).fit_predict(unit)
         axis.scatter(placed[:, 0], placed[:, 1], s=4, c=colours, cmap="tab10", linewidths=0)
         axis.set(title=name, xticks=[], yticks=[])
     figure.savefig(path, dpi=120)

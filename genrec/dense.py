@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,37 @@ from torch import Tensor, nn
 from genrec.nets.attention import Ragged
 from genrec.search.decoding import Beams, Normalization, best_scores, score_items, search_beams
 from genrec.search.trie import CodeTrie
+from recbase.arguments import Temperature, Weight
 from recbase.data.splits import Targets
 from recbase.evaluate.recommender import NO_ITEM
 
-__all__ = ["WEIGHTS", "DenseHead", "both_scores", "choose_weight", "last_states", "rank_both", "weighted"]
+__all__ = [
+    "WEIGHTS",
+    "DenseHead",
+    "DenseSettings",
+    "all_scores",
+    "allowed_items",
+    "best_items",
+    "both_scores",
+    "choose_weight",
+    "few_prefixes",
+    "last_states",
+    "rank_both",
+    "weighted",
+]
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Weights of the head that validation chooses from; 0 is the generator alone."""
 
 _EXACT_PREFIXES = 1_024  # prefixes of a tree that are scored whole rather than searched twice
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """Settings of a dense head beside the codes; the models say what each setting means."""
+
+    dense_weight: Weight = 0.0
+    dense_temperature: Temperature = 0.12
 
 
 class DenseHead(nn.Module):
@@ -172,12 +195,42 @@ def both_scores(
         Items that are no candidates.
     """
     logged = dense.float().log_softmax(1)
-    if beams is None or sum(len(tokens) for tokens in trie.tokens[:-1]) <= _EXACT_PREFIXES:
-        first = trie.items[leaves if trie.unique else trie.ranges[-1][leaves].long()].long()
-        return score_items(decoder, memory, trie, normalize)[:, first - 1], logged
+    if beams is None or few_prefixes(trie):
+        return all_scores(decoder, memory, trie, leaves, normalize), logged
     if hidden is None:
         hidden = torch.zeros_like(logged, dtype=torch.bool)
     return _candidate_scores(decoder, memory, logged, hidden, trie, leaves, beams, normalize), logged
+
+
+def few_prefixes(trie: CodeTrie) -> bool:
+    """True of a tree whose items are scored whole rather than searched twice."""
+    return sum(len(tokens) for tokens in trie.tokens[:-1]) <= _EXACT_PREFIXES
+
+
+def all_scores(decoder: Any, memory: Any, trie: CodeTrie, leaves: Tensor, normalize: Normalization) -> Tensor:
+    """Log-probability of the codes of every item, float32 [B, N]; items that share their codes have the same."""
+    first = trie.items[leaves if trie.unique else trie.ranges[-1][leaves].long()].long()
+    return score_items(decoder, memory, trie, normalize)[:, first - 1]
+
+
+def best_items(scores: Tensor, hidden: Tensor, leaves: Tensor, n_best: int) -> Beams:
+    """The best of all items by scores [B, N], without those ``hidden`` [B, N]; ties go to the smaller number.
+
+    Parameters
+    ----------
+    leaves : int64 Tensor [N]
+        Leaf of every item.
+    """
+    total = scores.masked_fill(hidden, -torch.inf)
+    numbers = torch.arange(1, total.shape[1] + 1, device=total.device)
+    best, chosen = best_scores(total, numbers.expand_as(total), n_best)
+    gone = best == -torch.inf
+    found = [(chosen + 1).masked_fill(gone, NO_ITEM), best, leaves[chosen].masked_fill(gone, -1)]
+    missing = n_best - chosen.shape[1]
+    if missing > 0:
+        fills = (NO_ITEM, -torch.inf, -1)
+        found = [F.pad(part, (0, missing), value=fill) for part, fill in zip(found, fills, strict=True)]
+    return Beams(*found)
 
 
 def rank_both(
@@ -210,16 +263,7 @@ def rank_both(
     """
     hidden = ~allowed_items(dense, mask, exclude)
     generated, logged = both_scores(decoder, memory, dense, trie, leaves, normalize, None if exact else beams, hidden)
-    total = (generated + weight * logged).masked_fill(hidden, -torch.inf)
-    numbers = torch.arange(1, total.shape[1] + 1, device=total.device)
-    scores, chosen = best_scores(total, numbers.expand_as(total), n_best)
-    gone = scores == -torch.inf
-    found = [(chosen + 1).masked_fill(gone, NO_ITEM), scores, leaves[chosen].masked_fill(gone, -1)]
-    missing = n_best - chosen.shape[1]
-    if missing > 0:
-        fills = (NO_ITEM, -torch.inf, -1)
-        found = [F.pad(part, (0, missing), value=fill) for part, fill in zip(found, fills, strict=True)]
-    return Beams(*found)
+    return best_items(generated + weight * logged, hidden, leaves, n_best)
 
 
 def allowed_items(

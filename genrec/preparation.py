@@ -15,7 +15,8 @@ How a model is added
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,11 +28,13 @@ from semtok.catalogue.prepare import Encoding, codes_folder, item_embeddings
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
+    from recbase.data.sequences import SampleForm
+    from recbase.train.loop import TrainConfig, TrainResult
     from semtok.codes import ItemCodes
     from semtok.content.embeddings import Embeddings
     from semtok.content.ready_vectors import VectorSource
 
-__all__ = ["Ingredients", "Preparation", "Sources", "UniquePolicy"]
+__all__ = ["Ingredients", "Preparation", "Sources", "UniquePolicy", "train_first"]
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,21 @@ class Preparation(Given):
         return found, record | {"codes": found.hash, "codes_folder": str(folder)}
 
     def item_embeddings(self, sources: Sources, images: bool = False) -> Embeddings:
-        """Vectors of the items, with those of their images if wanted, read or made."""
+        """Vectors of the items, with those of their images if wanted, read or made.
+
+        Raises
+        ------
+        OSError
+            If the encoder, which a recipe may have named, cannot be had.
+        """
         encoding = Encoding(self.encoder, self.views, self.pca, self.whiten, images=images)
-        return item_embeddings(sources.dataset, encoding, sources.cache, sources.embeddings, sources.quiet)
+        try:
+            return item_embeddings(sources.dataset, encoding, sources.cache, sources.embeddings, sources.quiet)
+        except OSError as error:
+            said = str(error).rstrip(".")
+            if not said.startswith("encoder "):
+                raise
+            raise OSError(f"{said}; --encoder takes another one, --embeddings vectors that are ready") from error
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """Arguments of the tokenizer (or of another method's): its recipe, and what was given here."""
@@ -161,6 +176,10 @@ class Preparation(Given):
         chosen |= {name: value for name, value in given.items() if value is not None}
         return {name: value for name, value in chosen.items() if name in accepted}
 
+    def collaborative_run(self, sources: Sources) -> Path | None:
+        """Run folder of item vectors that the tokenizer learns from besides text; none if it makes its own."""
+        return None
+
     def fitted(self, sources: Sources, vectors: Embeddings) -> Path:
         """Folder of the tokenizer fitted on these vectors, kept in the cache."""
         from semtok.registry import tokenizer_class
@@ -172,6 +191,46 @@ class Preparation(Given):
             sources.cache,
             dataset=sources.dataset,
             unique=self.unique,
+            collaborative=self.collaborative_run(sources),
             seed=sources.seed,
             quiet=sources.quiet,
         )
+
+
+def train_first(
+    name: str,
+    model: Any,
+    dataset: Dataset,
+    form: SampleForm,
+    judge: Callable[[Any], dict[str, float]],
+    config: TrainConfig,
+    target: Path,
+) -> None:
+    """Train a ranking model whose item vectors a generator's codes are made of, into a run folder.
+
+    Parameters
+    ----------
+    name : str
+        The model's name in `seqrec.MODELS`.
+    model, dataset, form, config
+        As for `recbase.train.loop.fit`.
+    judge : callable
+        Gives the metrics by which the training stops; of validation.
+    target : path
+        A checkpoint that is there is gone on with.
+    """
+    from recbase.data.sequences import SequenceBatches
+    from recbase.store.runs import save_run
+    from recbase.train.attempts import gone_on_with
+    from recbase.train.loop import fit
+
+    batches = SequenceBatches(dataset.split().train, form, config.batch_size, model.max_len, config.seed)
+
+    def train(resume: bool) -> TrainResult:
+        return fit(model, batches, judge, config, target, resume)
+
+    result = gone_on_with(target, train)
+    result.check_complete(f"the {name} is kept as far as it came in {target / 'checkpoint'}")
+    facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": asdict(config)}
+    facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
+    save_run(target, name, model.cpu(), dataset.items, facts)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from genrec.dense import DenseHead, DenseSettings
 from genrec.generator import Generator, samples
 from genrec.nets.attention import Ragged
 from genrec.nets.t5 import DecoderState, T5Decoder, T5Encoder
@@ -19,7 +20,20 @@ from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Ingredients, Sources
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits
-from recbase.arguments import Count, Depth, Deviation, Dropout, Heads, Large, LargeOrOff, Length, Width, taken
+from recbase.arguments import (
+    Count,
+    Depth,
+    Deviation,
+    Dropout,
+    Heads,
+    Large,
+    LargeOrOff,
+    Length,
+    Temperature,
+    Weight,
+    Width,
+    taken,
+)
 from recbase.data.sequences import SequenceBatch
 from recbase.train.loop import LossOutput
 
@@ -46,6 +60,8 @@ RECIPES = {
         "tokenizer_recipe": "paper",
         "pca": None,
         "whiten": False,
+        "encoder": "sentence-transformers/sentence-t5-base",
+        "views": ("title", "description"),
     },
 }
 
@@ -169,12 +185,14 @@ class TokenEmbeddings:
 
 
 class BBQRecOptions(TypedDict, total=False):
-    """The settings of `Comparing` and `TokenEmbeddings`, as keywords of `BBQRec`."""
+    """The settings of `Comparing`, `TokenEmbeddings` and `DenseSettings`, as keywords of `BBQRec`."""
 
     similarity: bool
     buckets: Count
     inherit: bool
     init_std: Deviation
+    dense_weight: Weight
+    dense_temperature: Temperature
 
 
 class BBQRec(Generator):
@@ -184,8 +202,10 @@ class BBQRec(Generator):
     map of their embeddings side by side, its output one softmax a stream, and the probability of a tuple is the
     product. The tuples of the catalogue form a tree, so only those that exist are scored. The T5-style encoder weighs
     the values of its attention by how alike two items' quantized vectors are. No code is public; where the text leaves
-    sizes open they are TIGER's. Controls that the paper does not have: ``layout`` ``autoregressive`` lets each stream
-    see those before it at its level, ``flatten`` makes every code a token.
+    sizes open they are TIGER's. Recipe ``paper`` reads title and description with Sentence-T5. Controls that the paper
+    does not have: ``layout`` ``autoregressive`` lets each stream see those before it at its level, ``flatten`` makes
+    every code a token. Recipe ``small`` is ours, for machines without a GPU, and another model: one pass a user among
+    codes that exist, no similarity, a bias by recency, and a dense head that ranks lists with the codes.
 
     Parameters
     ----------
@@ -233,10 +253,17 @@ class BBQRec(Generator):
         pass a user, in which every item is a target whose decoder sees the items before it (ours, not the paper's).
     normalize : {"vocabulary", "children"}, default "vocabulary"
         See TIGER.
+    recency_bias : bool, default False
+        See TIGER.
+    dense_weight : float, default 0.0
+        Weight of the loss of a dense head, which ranks lists together with the codes (:mod:`genrec.dense`; ours). 0
+        leaves the head out. With it the encoder also reads a row of every item, added to its last token.
+    dense_temperature : float, default 0.12
+        Temperature of the dense head.
     """
 
     vectors: Tensor
-    setting_groups = (Comparing, TokenEmbeddings)
+    setting_groups = (Comparing, TokenEmbeddings, DenseSettings)
 
     def __init__(
         self,
@@ -257,6 +284,7 @@ class BBQRec(Generator):
         max_len: Length = 20,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
+        recency_bias: bool = False,
         **options: Unpack[BBQRecOptions],
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -280,12 +308,16 @@ class BBQRec(Generator):
         gates = [SimilarityGate(comparing.buckets, head_dim, self.group, gated) for _ in range(encoder_layers)]
         shape = (heads, head_dim, ffn, dropout, activation)
         self.encoder = T5Encoder(dim, encoder_layers, *shape, mixers=gates if gated else None, causal=causal_encoder)
-        self.decoder = T5Decoder(dim, decoder_layers, *shape)
+        self.decoder = T5Decoder(dim, decoder_layers, *shape, recency=max_len * self.group if recency_bias else 0)
         self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in sizes)
         following = len(sizes) if layout == "autoregressive" else 0
         self.within = nn.ModuleList(nn.Linear(width, dim, bias=False) for _ in range(following))
         self.register_buffer("vectors", torch.zeros(items + 1, vector_dim if gated else 0))
         self._initialise()
+        dense = taken(DenseSettings, options)
+        self.dense_weight = dense.dense_weight
+        if self.dense_weight:
+            self.dense = DenseHead(items, dim, dense.dense_temperature)
 
     def _initialise(self) -> None:
         """T5's scheme: by fan-in; queries also by sqrt(head_dim), as scores are not scaled."""
@@ -341,10 +373,20 @@ class BBQRec(Generator):
         counts = lengths * self.group
         ragged = Ragged.of(counts, items.shape[1] * self.group)
         packed = Ragged.of(lengths, items.shape[1])  # the same rows in the same order
-        tokens = self._tokens(self.code_table[packed.pack(items)].long()).flatten(0, 1)
+        numbers = packed.pack(items)
+        tokens = self._tokens(self.code_table[numbers].long())
+        if self.dense is not None:  # an item's vector stands with its last token, at the size of a token's entries
+            known = self.dense.item_inputs(self.dense_content()[numbers], numbers) * self.dim**0.5
+            tokens = tokens + F.pad(known[:, None], (0, 0, self.group - 1, 0))
+        tokens = tokens.flatten(0, 1)
         buckets = similarity_buckets(self.vectors[items], self.buckets) if self.vectors.shape[1] else None
         memory: Memory = self.encoder(tokens, ragged, buckets)
         return memory
+
+    def dense_content(self) -> Tensor:
+        """Sums of the items' tokens, [N + 1, D]; zeros for padding."""
+        codes = self.code_table.long().clamp(min=0)
+        return self._tokens(codes).sum(1) * (self.code_table[:, :1] >= 0)
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
         """This batch's share of the mean loss over all targets: the mean over levels of the sum over streams."""
@@ -364,7 +406,12 @@ class BBQRec(Generator):
         steps = len(self.sizes) if self.normalize == "vocabulary" else self.trie.steps  # that the mean is over
         mean = self.code_loss(logits, codes, codes) / batch.target_count
         loss = mean * steps * self.streams / len(self.sizes)
-        return LossOutput(loss, {"ce": loss.detach()})
+        parts = {"ce": loss.detach()}
+        if self.dense is not None:
+            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
+            parts["dense"] = dense.detach()
+            loss = loss + self.dense_weight * dense
+        return LossOutput(loss, parts)
 
     def _logits(self, states: Tensor, column: int, codes: Tensor | None = None) -> Tensor:
         """Logits of one column; ``codes`` [..., columns so far] where its stream sees those before it at its level."""

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from genrec.models.tiger import SMALL, TIGER
+from genrec.models.tiger import DENSE, SMALL, TIGER
 from genrec.preparation import Preparation as ItemCodePreparation
-from recbase.arguments import Depth, Dropout, Heads, Large, Length, Temperature, Width
+from genrec.preparation import Sources, train_first
+from recbase.arguments import (
+    Count,
+    Depth,
+    Dropout,
+    Heads,
+    Large,
+    Length,
+    Temperature,
+    Weight,
+    Width,
+    check_arguments,
+)
+from recbase.pipeline import step
 
 if TYPE_CHECKING:
     from recbase.data.catalog import Dataset
@@ -31,16 +46,49 @@ RECIPES = {
         "tokenizer_recipe": "paper",
         "pca": None,
         "whiten": False,
+        "encoder": "huggyllama/llama-7b",
+        "collaborative": "sasrec",
     },
     "small": SMALL,
+    "dense": DENSE,
 }
 
 
 @dataclass(frozen=True)
 class Preparation(ItemCodePreparation):
-    """LETTER codes of the item text and of the training part's co-occurrence."""
+    """LETTER codes of the item text and of the training part's behaviour."""
 
     method: ClassVar[str] = "letter"
+    collaborative: Literal["ppmi", "sasrec"] = "ppmi"
+    """Item vectors that codes follow besides the text: of co-occurrence (ppmi), or of a SASRec trained for it."""
+    collaborative_dim: Width = 32
+    """Width of SASRec's item vectors."""
+    collaborative_epochs: Count = 60
+    """Passes over the users in the training of SASRec at most."""
+
+    def collaborative_run(self, sources: Sources) -> Path | None:
+        """Run folder of the SASRec, trained once and kept in the cache; none where codes follow co-occurrence."""
+        if self.collaborative == "ppmi":
+            return None
+        key = {"data": sources.dataset.trained_hash, "seed": sources.seed, "dim": self.collaborative_dim}
+        key |= {"epochs": self.collaborative_epochs}
+        return step(sources.cache, "sasrec", key, "config.json", partial(self._train, sources))
+
+    def _train(self, sources: Sources, target: Path) -> None:
+        """Train SASRec by its own recipe; validation, never test, says when it stops."""
+        from accelerate.utils import set_seed
+
+        from recbase.cli.options import recipe_of
+        from recbase.evaluate.ranking import validator
+        from recbase.train.loop import TrainConfig
+        from seqrec.models.sasrec import SASRec
+
+        set_seed(sources.seed)
+        dataset = sources.dataset
+        chosen = recipe_of("seqrec.models.sasrec:SASRec", "default")
+        chosen |= {"epochs": self.collaborative_epochs, "seed": sources.seed, "quiet": sources.quiet}
+        model, judge = SASRec(dataset.n_items, self.collaborative_dim), validator(dataset.split().valid)
+        train_first("sasrec", model, dataset, "all", judge, TrainConfig(**chosen), target)
 
     def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
         """As of any tokenizer; small codebooks are clustered into fewer groups."""
@@ -52,13 +100,14 @@ class LETTER(TIGER):
     """Learnable tokenizer for generative recommendation (Wang et al., CIKM 2024, arXiv 2405.07314), with TIGER.
 
     The generator is TIGER's; its ranking-guided loss is a cross-entropy of logits divided by a temperature, which below
-    1 weighs the codes that come close to the right one. As in the release the temperature is of the loss alone: a
-    search, and an exported model, read the logits as they are, so scores are not the probabilities that were trained.
-    Departs from the release as TIGER does: a softmax a level, only codes that exist, metrics of items (the release
-    accepts any item of a colliding code); and its codes learn collaboration from counts of what occurs together (PPMI)
-    where the release has item vectors of SASRec. The release keeps the temperature's value to itself for most sets, so
-    the default is ours; 1.0 is plain cross-entropy. Recipe ``small`` is TIGER's. No recipe names a text encoder: give
-    it by ``--encoder``.
+    1 weighs the codes that come close to the right one. As in the release the temperature is of the loss alone: unless
+    ``search_temperature`` says otherwise a search reads the logits as they are, so that scores are not the
+    probabilities that were trained. Departs from the release as TIGER does: a softmax a level, only codes that exist,
+    metrics of items (the release accepts any item of a colliding code), no end token after the history
+    (``recency_bias`` tells what is last). By default its codes learn collaboration from counts of what occurs together
+    (PPMI); recipe ``paper`` takes item vectors of SASRec, as the release does, 32 wide, and text vectors of LLaMA-7B.
+    The release keeps the temperature's value to itself for most sets, so the default is ours; 1.0 is plain
+    cross-entropy. Recipes ``small`` and ``dense`` are TIGER's.
 
     Parameters
     ----------
@@ -87,11 +136,20 @@ class LETTER(TIGER):
     max_len : int, default 20
         Longest history, in items; older ones are cut.
     temperature : float, default 0.7
-        Divides the logits in the loss, not in a search.
+        Divides the logits in the loss.
     causal_encoder : bool, default False
         See TIGER.
     normalize : {"vocabulary", "children"}, default "vocabulary"
         See TIGER.
+    recency_bias : bool, default False
+        See TIGER.
+    dense_weight : float, default 0.0
+        See TIGER.
+    dense_temperature : float, default 0.12
+        Temperature of the dense head.
+    search_temperature : float, default 1.0
+        Divides the logits in a search; that of the loss makes scores the probabilities that were trained. The release
+        has 1.
     """
 
     def __init__(
@@ -111,7 +169,13 @@ class LETTER(TIGER):
         temperature: Temperature = 0.7,
         causal_encoder: bool = False,
         normalize: Literal["vocabulary", "children"] = "vocabulary",
+        recency_bias: bool = False,
+        dense_weight: Weight = 0.0,
+        dense_temperature: Temperature = 0.12,
+        search_temperature: Temperature = 1.0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        super().__init__(**given)
+        super().__init__(**{name: value for name, value in given.items() if name != "search_temperature"})
+        check_arguments(type(self), given)
         self._config = given
+        self.t5.search_scale = 1 / search_temperature

@@ -8,7 +8,7 @@ comes before stage II, each part in its own folder.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,11 +21,10 @@ from genrec.dense import DenseHead
 from genrec.generator import Generator, samples
 from genrec.nets.attention import Ragged
 from genrec.nets.distilling import DistillingDecoder
-from genrec.nets.leaves import LeafHead
+from genrec.nets.leaves import LeafDecoder, LeafHead
 from genrec.nets.post_norm import PostNormEncoder
-from genrec.nets.t5 import DecoderState
 from genrec.nets.t5_blocks import Memory
-from genrec.preparation import Ingredients, Sources, UniquePolicy
+from genrec.preparation import Ingredients, Sources, UniquePolicy, train_first
 from genrec.preparation import Preparation as ItemCodePreparation
 from genrec.search.decoding import Logits
 from recbase.arguments import (
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from recbase.data.splits import Split
     from recbase.train.loop import TrainConfig
 
-__all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized"]
+__all__ = ["RECIPES", "PRORec", "Preparation", "sampled_ranking", "standardized", "together"]
 
 RECIPES = {
     "default": {"epochs": 40, "batch_size": 256, "lr": 1e-3, "warmup_steps": 300, "patience": 5, "precision": "auto"},
@@ -72,6 +71,7 @@ RECIPES = {
         "whiten": False,
         "integrate": "aligned",
         "codebook_size": 256,
+        "encoder": "meta-llama/Llama-2-7b-hf",
     },
     # Not the paper's model: text codes without stage I, a dense head beside them (docs/results/past-the-counter.md).
     "small": {
@@ -110,8 +110,9 @@ class Preparation(ItemCodePreparation):
     """How codes are made unique; hierarchical ones are by construction: none, or another policy."""
     tokenizer: Literal["hierarchical", "rqvae", "random", "rq"] = "hierarchical"
     """What makes codes of the vectors (figure of the quantizers): those that are not unique get a suffix."""
-    source: Literal["joined", "semantic", "collaborative", "concat", "standardized-concat"] = "joined"
-    """Vectors that codes are made of: stage I's, the text alone, a plain DIN's, or both of these side by side."""
+    source: Literal["joined", "semantic", "collaborative", "concat", "standardized-concat", "ppmi"] = "joined"
+    """Vectors that codes are made of: stage I's, the text alone, a plain DIN's, both of these side by side, or those of
+    what occurs together in the training part (ppmi; no network is trained for them)."""
     normalize: bool = False
     """Give every vector length 1 before it is clustered."""
     stage1: Path | None = None
@@ -130,8 +131,9 @@ class Preparation(ItemCodePreparation):
     """Width of the item vectors."""
     align_weight: Weight = 1.0
     """Weight of the cross-modality alignment in stage I, alpha; 0 leaves it out."""
-    integrate: Literal["aligned", "mean"] = "mean"
-    """Stage I's vector of an item: the aligned collaborative table (A), or its mean with the adapted text (B)."""
+    integrate: Literal["aligned", "mean", "beside"] = "mean"
+    """Stage I's vector of an item: the aligned collaborative table (A), its mean with the adapted text (B), or both
+    side by side, each layer-normalised (C)."""
 
     def __post_init__(self) -> None:
         from recbase.cli.options import recipe_of
@@ -144,16 +146,24 @@ class Preparation(ItemCodePreparation):
         import semtok
 
         vectors, record = self.item_vectors(sources)
-        if self.normalize:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = self._scaled(vectors)
         folder = sources.codes or self._codes(sources, vectors, record)
         found = semtok.load_codes(folder).align(sources.item_ids)
         record |= {"codes": found.hash, "codes_folder": str(folder)}
         return Ingredients(found, {"vectors": vectors}, {"vector_dim": vectors.shape[1]}, record)
 
+    def _scaled(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors [N, D] as they are clustered: of length 1 where that is wanted."""
+        if not self.normalize:
+            return vectors
+        found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return found
+
     def item_vectors(self, sources: Sources) -> tuple[np.ndarray, dict[str, Any]]:
         """The vectors [N, D] that codes are made of, and what the manifest says of them."""
         record: dict[str, Any] = {"source": self.source}
+        if self.source == "ppmi":
+            return together(sources), record
         parts = []
         if self.source in ("semantic", "concat", "standardized-concat"):
             parts.append(self._text(sources, record))
@@ -186,7 +196,7 @@ class Preparation(ItemCodePreparation):
         folder = self.stage1
         if folder is None:
             text = None
-            if self.source == "joined" and (self.align_weight or self.integrate == "mean"):
+            if self.source == "joined" and (self.align_weight or self.integrate != "aligned"):
                 text = self._joined(sources, record)
             read = None if text is None else record["embeddings"]  # a plain DIN is the same for every text
             options = {name: value for name, value in vars(self).items() if name.startswith("stage1_")}
@@ -208,10 +218,6 @@ class Preparation(ItemCodePreparation):
         def build(target: Path) -> None:
             from accelerate.utils import set_seed
 
-            from recbase.data.sequences import SequenceBatches
-            from recbase.store.runs import save_run
-            from recbase.train.attempts import gone_on_with
-            from recbase.train.loop import TrainResult, fit
             from seqrec.models.din import DIN
 
             set_seed(seed)
@@ -221,19 +227,9 @@ class Preparation(ItemCodePreparation):
             model = DIN(dataset.n_items, 0 if text is None else text.shape[1], self.stage1_dim, **options)
             if text is not None:
                 model = model.with_content(text)
+            judge = sampled_ranking(dataset.split(), dataset.n_items, seed, self.stage1_valid_users)
             config = self._stage1_config(seed, sources.quiet)
-            split = dataset.split()
-            batches = SequenceBatches(split.train, self.stage1_form, config.batch_size, model.max_len, seed)
-            judge = sampled_ranking(split, dataset.n_items, seed, self.stage1_valid_users)
-
-            def train(resume: bool) -> TrainResult:
-                return fit(model, batches, judge, config, target, resume)
-
-            result = gone_on_with(target, train)
-            result.check_complete(f"stage I is kept as far as it came in {target / 'checkpoint'}")
-            facts: dict[str, Any] = {"data": {"name": dataset.name, "hash": dataset.hash}, "training": asdict(config)}
-            facts |= {"best": result.best, "best_epoch": result.best_epoch, "seconds": result.seconds}
-            save_run(target, "din", model.cpu(), dataset.items, facts)
+            train_first("din", model, dataset, self.stage1_form, judge, config, target)
 
         return build
 
@@ -266,6 +262,14 @@ class Preparation(ItemCodePreparation):
             seed=sources.seed,
             quiet=sources.quiet,
         )
+
+
+def together(sources: Sources) -> np.ndarray:
+    """Item vectors float32 [N, D] of what occurs together in the histories of the training part."""
+    from semtok.content.collaborative import collaborative_vectors
+
+    found: np.ndarray = collaborative_vectors(sources.dataset.split().train, sources.dataset.n_items)
+    return found.astype(np.float32)
 
 
 def standardized(vectors: np.ndarray) -> np.ndarray:
@@ -306,9 +310,11 @@ class PRORec(Generator):
     distillation). The token comes last and is not there when items are searched. No code is public; what the text
     leaves open follows its kin EAGER: 4 heads, feed-forward 1,024, 2,048 negatives at temperature 0.3. Positions are
     learned and absolute. Departs from the text: a softmax a level over its own codes, early stopping on validation, and
-    stage I's vector of an item is the mean of its row and its adapted text (recipe ``paper``: the row alone). Recipe
-    ``small`` is ours, for machines without a GPU, and another model: codes of the text alone, no distillation, an
-    embedding of its own for every leaf, a bias by recency, and a dense head that ranks lists with the codes.
+    stage I's vector of an item is the mean of its row and its adapted text. Recipe ``paper`` takes the row alone, and
+    text vectors of Llama2-7b; ``--integrate beside`` hands on both side by side, each layer-normalised, for in the
+    mean the text outweighs the row by its scale. Recipe ``small`` is ours, for machines without a GPU, and another
+    model: codes of the text alone, no distillation, an embedding of its own for every leaf, a bias by recency, and a
+    dense head that ranks lists with the codes.
 
     Parameters
     ----------
@@ -432,11 +438,15 @@ class PRORec(Generator):
 
     def _logits(self, states: Tensor, codes: Tensor) -> list[Tensor]:
         """Logits of every level of target codes [S, L], L of [S, V_l]."""
+        coder = self._coder
+        return coder.all_logits(states, codes) if isinstance(coder, LeafDecoder) else coder.all_logits(states)
+
+    @property
+    def _coder(self) -> DistillingDecoder | LeafDecoder:
+        """Decoder that a search asks."""
         if self.leaf_head is None:
-            return self.decoder.all_logits(states)
-        last = len(self.sizes) - 1
-        logits = [self.decoder.logits(states[:, level], level) for level in range(last)]
-        return [*logits, self.leaf_head(states[:, last], self.trie.walk(codes[:, :last]), self.trie)]
+            return self.decoder
+        return LeafDecoder(self.decoder, self.leaf_head, self.trie)
 
     def dense_content(self) -> Tensor:
         """Sums of the embeddings of the items' codes, [N + 1, D]."""
@@ -471,30 +481,8 @@ class PRORec(Generator):
 
     def start(self, memory: Memory) -> Any:
         """State before the first code."""
-        state = self.decoder.start(memory)
-        return state if self.leaf_head is None else _Prefixes(state)
+        return self._coder.start(memory)
 
     def step(self, state: Any, parents: Tensor | None, tokens: Tensor | None) -> tuple[Logits, Any]:
         """Logits of the next code; the distilling token is not used."""
-        if self.leaf_head is None:
-            return self.decoder.step(state, parents, tokens)
-        level, nodes = state.decoder.steps, state.nodes
-        states, after = self.decoder.step_states(state.decoder, parents, tokens)
-        if level == 0:
-            nodes = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
-        else:
-            assert nodes is not None
-            assert parents is not None
-            assert tokens is not None
-            nodes = self.trie.descend(level - 1, nodes.gather(1, parents), tokens).clamp(min=0)
-        if level < len(self.sizes) - 1:
-            return self.decoder.logits(states, level), _Prefixes(after, nodes)
-        return self.leaf_head(states, nodes, self.trie), _Prefixes(after, nodes)
-
-
-@dataclass(frozen=True)
-class _Prefixes:
-    """State of the decoder, and the node of the tree that each prefix has come to, int64 [B, W]."""
-
-    decoder: DecoderState
-    nodes: Tensor | None = None
+        return self._coder.step(state, parents, tokens)

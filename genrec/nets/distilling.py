@@ -67,12 +67,20 @@ class DistillingDecoder(nn.Module):
         self.summary = nn.Parameter(torch.randn(dim) * 0.02)
         self.project = nn.Linear(dim, vector_dim) if vector_dim else None
 
-    def inputs(self, codes: Tensor) -> Tensor:
-        """Start, codes, and the token that distils (which alone reads the last code): [S, L] -> [S, L (+ 2), D]."""
+    def inputs(self, codes: Tensor, leaves: Tensor | None = None) -> Tensor:
+        """Start, codes, and the token that distils (which alone reads the last code): [S, L] -> [S, L (+ 2), D].
+
+        Parameters
+        ----------
+        leaves : Tensor [S, D], optional
+            What the last code is read as, where it has embeddings of its own.
+        """
         tokens = self.vocabulary.tokens(codes)
         given = tokens if self.project is not None else tokens[:, :-1]
         embedded = self.embedding(torch.cat([torch.full_like(tokens[:, :1], BOS), given], 1))
         if self.project is not None:
+            if leaves is not None:
+                embedded = torch.cat([embedded[:, :-1], leaves[:, None].to(embedded.dtype)], 1)
             embedded = torch.cat([embedded, self.summary.expand(len(codes), 1, -1)], 1)
         return self._placed(embedded, 0)
 
@@ -80,17 +88,19 @@ class DistillingDecoder(nn.Module):
         places = self.position.weight[first : first + embedded.shape[1]]
         return F.dropout(self.norm(embedded + places), self.dropout, self.training)
 
-    def forward(self, codes: Tensor, memory: Memory) -> Tensor:
+    def forward(self, codes: Tensor, memory: Memory, leaves: Tensor | None = None) -> Tensor:
         """States of the inputs of codes [B, L]; rows as in the batch that was encoded."""
-        states: Tensor = self.blocks(self.inputs(codes), memory)
+        states: Tensor = self.blocks(self.inputs(codes, leaves), memory)
         return states
 
-    def prefixes(self, codes: Tensor, memory: Memory, lengths: Tensor, group: int) -> Tensor:
+    def prefixes(
+        self, codes: Tensor, memory: Memory, lengths: Tensor, group: int, leaves: Tensor | None = None
+    ) -> Tensor:
         """States after every item of histories of ``lengths`` [B] items, each ``group`` tokens of the memory.
 
         Codes [S, L] are one row an item, packed as ``Ragged.of(lengths, T)`` packs them.
         """
-        embedded = self.inputs(codes)
+        embedded = self.inputs(codes, leaves)
         return self.blocks.prefixes(embedded, memory, Ragged.of(embedded.shape[1] * lengths), group)
 
     def logits(self, states: Tensor, level: int) -> Tensor:
@@ -143,19 +153,3 @@ class DistillingDecoder(nn.Module):
             given = self.vocabulary.level_codes_to_tokens(level - 1, tokens)
         x = self._placed(self.embedding(given)[:, :, None], level)[:, :, 0]
         return self.blocks.step(state, parents, x)
-
-    @torch.no_grad()
-    def score_codes(self, memory: Memory, codes: Tensor) -> Tensor:
-        """Log-probability of given codes [B, C, L]: float32 [B, C]."""
-        logits, state = self.step(self.start(memory), None, None)
-        parents = torch.zeros(codes.shape[:2], dtype=torch.int64, device=codes.device)
-        total = torch.zeros(codes.shape[:2], device=codes.device)
-        for level in range(self.levels):
-            logged = logits.float().log_softmax(-1)
-            if level == 0:
-                logged = logged.expand(-1, codes.shape[1], -1)
-            total = total + logged.gather(2, codes[:, :, level, None].long())[..., 0]
-            if level < self.levels - 1:
-                logits, state = self.step(state, parents, codes[:, :, level].long())
-                parents = torch.arange(codes.shape[1], device=codes.device).expand(len(codes), -1)
-        return total

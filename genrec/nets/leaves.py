@@ -6,12 +6,17 @@ only the third item of each. EAGER's release (arXiv 2406.14017) has an embedding
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from genrec.nets.distilling import DistillingDecoder
+from genrec.nets.t5 import DecoderState
+from genrec.nets.t5_blocks import Memory
 from genrec.search.trie import CodeTrie
 
-__all__ = ["LeafHead"]
+__all__ = ["LeafDecoder", "LeafHead"]
 
 
 class LeafHead(nn.Module):
@@ -68,3 +73,48 @@ class LeafHead(nn.Module):
         codes = torch.where(there, trie.tokens[step][children, 0].long(), size)[group]
         logits = scores.new_full((len(flat), size + 1), -torch.inf).scatter(1, codes, scores)[:, :size]
         return logits.unflatten(0, nodes.shape)
+
+
+@dataclass(frozen=True)
+class LeafDecoder:
+    """A decoder of codes whose last one is chosen by the embeddings of leaves; a view on parts of a model.
+
+    It is a :class:`genrec.search.decoding.CodeDecoder`.
+    """
+
+    decoder: DistillingDecoder
+    head: LeafHead
+    trie: CodeTrie
+
+    def all_logits(self, states: Tensor, codes: Tensor) -> list[Tensor]:
+        """Logits of every level from states [S, L (+ 2), D] and target codes [S, L]: L of [S, V_l]."""
+        last = self.decoder.levels - 1
+        logits = [self.decoder.logits(states[:, level], level) for level in range(last)]
+        return [*logits, self.head(states[:, last], self.trie.walk(codes[:, :last]), self.trie)]
+
+    def start(self, memory: Memory) -> _Prefixes:
+        """State before the first code."""
+        return _Prefixes(self.decoder.start(memory))
+
+    def step(self, state: _Prefixes, parents: Tensor | None, tokens: Tensor | None) -> tuple[Tensor, _Prefixes]:
+        """Logits of the next code; the distilling token is not used."""
+        level, nodes = state.decoder.steps, state.nodes
+        states, after = self.decoder.step_states(state.decoder, parents, tokens)
+        if level == 0:
+            nodes = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
+        else:
+            assert nodes is not None
+            assert parents is not None
+            assert tokens is not None
+            nodes = self.trie.descend(level - 1, nodes.gather(1, parents), tokens).clamp(min=0)
+        if level < self.decoder.levels - 1:
+            return self.decoder.logits(states, level), _Prefixes(after, nodes)
+        return self.head(states, nodes, self.trie), _Prefixes(after, nodes)
+
+
+@dataclass(frozen=True)
+class _Prefixes:
+    """State of the decoder, and the node of the tree that each prefix has come to, int64 [B, W]."""
+
+    decoder: DecoderState
+    nodes: Tensor | None = None

@@ -313,6 +313,7 @@ class T5(nn.Module):
         check_arguments(T5, locals())
         self.vocabulary = vocabulary if isinstance(vocabulary, CodeVocabulary) else None
         self.dim, self.tied, self.start_token = dim, tied, start_token
+        self.search_scale = 1.0  # of the logits of a search, on top of what training has
         self.reads_items = False  # whether the caller adds more to source tokens than the embedding of a token
         self.head_dim, self.scale = head_dim, dim**-0.5 if (tied if scale_outputs is None else scale_outputs) else 1.0
         size = vocabulary.size if isinstance(vocabulary, CodeVocabulary) else vocabulary
@@ -425,7 +426,8 @@ class T5(nn.Module):
         else:
             given = tokens
         states, state = self.decoder.step(state, parents, self.embedding(given))
-        return self.level_logits(states, level), state
+        logits = self.level_logits(states, level)
+        return logits if self.search_scale == 1.0 else logits * self.search_scale, state
 
     @classmethod
     def from_transformers(cls, source: Any, dropout: float | None = None) -> T5:

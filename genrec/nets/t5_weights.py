@@ -68,6 +68,8 @@ def why_not_transformers(model: T5) -> str | None:
         return "the heads are weights of their own or not scaled; transformers' T5 ties and scales its head"
     if model.decoder.recency is not None:
         return "cross-attention has a bias by distance, which transformers' T5 cannot (--recency-bias)"
+    if model.search_scale != 1.0:
+        return "a search divides its logits by a temperature, which transformers' T5 cannot (--search-temperature)"
     if model.reads_items:
         return "the encoder reads rows of the items, which transformers' T5 cannot (--dense-weight)"
     return None

@@ -83,7 +83,7 @@ class StepNetwork(nn.Module):
 
     def __init__(self, t5: Any) -> None:
         super().__init__()
-        self.decoder, self.embedding, self.scale = t5.decoder, t5.embedding, t5.scale
+        self.decoder, self.embedding, self.scale = t5.decoder, t5.embedding, t5.scale * t5.search_scale
         levels = t5.vocabulary.levels
         later = torch.ones(levels, levels, dtype=torch.bool).triu(1)
         bias = t5.decoder.bias(levels, levels).detach().masked_fill(later, -torch.inf)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "Normalization",
     "beam_search",
     "best_scores",
+    "score_codes",
     "score_items",
     "search_beams",
 ]
@@ -192,6 +193,46 @@ def score_items(decoder: CodeDecoder, memory: Any, trie: CodeTrie, normalize: No
     items = trie.items if trie.unique else trie.items[trie.ranges[-1][:-1].long()]
     result[:, items.long() - 1] = scores
     return result
+
+
+@torch.no_grad()
+def score_codes(
+    decoder: CodeDecoder, memory: Any, trie: CodeTrie, codes: Tensor, normalize: Normalization = "vocabulary"
+) -> Tensor:
+    """Log-probabilities of given codes, other ones for every request: float32 [B, C].
+
+    Parameters
+    ----------
+    decoder, memory, trie, normalize
+        See :func:`beam_search`; nodes of the trie are single codes.
+    codes : int64 Tensor [B, C, L]
+        -inf is the score of those that the trie does not have.
+    """
+    logits, state = decoder.step(decoder.start(memory), None, None)
+    heads, path = cast(Tensor, logits), trie.path(codes)  # [B, C, L]
+    rows, count = codes.shape[:2]
+    nodes = torch.zeros(rows, 1, dtype=torch.int64, device=codes.device)
+    parents = nodes.expand(-1, count)
+    total = torch.zeros(rows, count, device=codes.device)
+    for step in range(trie.steps):
+        below = path[..., step]
+        children, there = trie.expand(step, nodes)  # [B, W, M]
+        if not children.shape[2]:
+            return torch.full_like(total, -torch.inf)
+        gained = child_scores(heads, trie, step, nodes, children, there, normalize)
+        # children of a node stand side by side
+        first = trie.children[step][nodes.clamp(min=0)].long().gather(1, parents)
+        place = parents * gained.shape[2] + (below - first).clamp(min=0, max=max(0, gained.shape[2] - 1))
+        total = (total + gained.flatten(1).gather(1, place)).masked_fill(below < 0, -torch.inf)
+        if step < trie.steps - 1:
+            tokens = trie.tokens[step][below.clamp(min=0), 0].long()
+            logits, state = decoder.step(state, parents, tokens)
+            heads, nodes, parents = (
+                cast(Tensor, logits),
+                below,
+                torch.arange(count, device=codes.device).expand(rows, -1),
+            )
+    return total
 
 
 def _allowed(

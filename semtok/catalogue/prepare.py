@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from recbase.arguments import EncoderName, FolderName, ModelName, Width
 from recbase.cli.signatures import recipe_of
 from recbase.console import say
 from recbase.data.catalog import as_dataset
 from recbase.pipeline import cache_for, step
 from recbase.recipes import parted
-from semtok.catalogue.fit import FittedCodes, fit_codes
+from semtok.catalogue.fit import FittedCodes, fit_codes, load_collaborative
 from semtok.codes import MANIFEST
 from semtok.content.embed import embeddings_for
 from semtok.content.embeddings import IMAGE_VIEW, Embeddings
@@ -181,6 +184,7 @@ def codes_folder(
     dataset: Dataset | None = None,
     views: Sequence[str] | None = None,
     per_view: bool | None = None,
+    collaborative: Path | None = None,
     unique: str | None = None,
     made_from: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -196,6 +200,8 @@ def codes_folder(
     cache : Path
     dataset, views, per_view, unique, made_from, seed, quiet : object
         As for `fit_codes`; ``made_from`` is recorded and decides nothing.
+    collaborative : Path, optional
+        Folder or file of item vectors learned from behaviour; see `load_collaborative`.
     """
 
     def build(target: Path) -> None:
@@ -205,6 +211,7 @@ def codes_folder(
             dataset=dataset,
             views=views,
             per_view=per_view,
+            collaborative=collaborative,
             unique=unique,
             seed=seed,
             made_from=made_from,
@@ -213,6 +220,9 @@ def codes_folder(
         fitted.save(target, carry=False)  # the vectors are kept beside it
 
     key = _key(tokenizer, embeddings, dataset, views, per_view, unique, seed)
+    if collaborative is not None:
+        vectors = np.ascontiguousarray(load_collaborative(collaborative, embeddings.item_ids))
+        key["collaborative"] = hashlib.sha256(vectors.tobytes()).hexdigest()
     return step(cache, f"codes-{tokenizer.method}", key, MANIFEST, build, tokenizer.version)
 
 

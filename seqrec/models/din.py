@@ -125,10 +125,11 @@ class DIN(Network):
         The distinct target items of a step (those of every position in form ``all``), or those of the histories too.
     symmetric : bool, default False
         Align text to behaviour as well.
-    integrate : {"aligned", "mean"}, default "mean"
+    integrate : {"aligned", "mean", "beside"}, default "mean"
         What is read and handed on as an item's vector: the collaborative table, which the alignment shapes (A), or the
-        mean of it and the adapted text (B). The paper's text fits both; B validates far better (README). Without text
-        it is the table.
+        mean of it and the adapted text (B). The paper's text fits both; B validates far better (README). With
+        ``beside`` (C) the table is read, and it and the adapted text are handed on side by side, each layer-normalised,
+        so that neither drowns the other by its scale: vectors of width 2 D. Without text it is the table.
     dropout : float, default 0.1
         In both MLPs.
     max_len : int, default 19
@@ -150,7 +151,7 @@ class DIN(Network):
         align_temperature: Temperature = 0.07,
         align_items: Literal["targets", "all"] = "targets",
         symmetric: bool = False,
-        integrate: Literal["aligned", "mean"] = "mean",
+        integrate: Literal["aligned", "mean", "beside"] = "mean",
         dropout: Dropout = 0.1,
         max_len: Length = 19,
         init_std: Deviation = 0.0001,
@@ -205,7 +206,7 @@ class DIN(Network):
 
     def vectors(self, items: Tensor) -> Tensor:
         """Vectors of items as the network reads them: [...] -> [..., D]; zeros for padding."""
-        if self.integrate == "aligned":
+        if self.integrate != "mean":
             found: Tensor = self.item_embedding(items)
             return found
         if items.numel() > self.items:  # text is adapted once an item
@@ -315,10 +316,14 @@ class DIN(Network):
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
-        """The vectors that the first stage is for, z: [N, D]."""
+        """The vectors that the first stage is for, z: [N, D], or [N, 2 D] side by side."""
         training = self.training
         self.eval()
-        found = self.vectors(torch.arange(1, self.items + 1, device=self.text.device)).detach()
+        items = torch.arange(1, self.items + 1, device=self.text.device)
+        found = self.vectors(items).detach()
+        if self.integrate == "beside":
+            text = self.adapted(items).detach()
+            found = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in (found, text)], -1)
         self.train(training)
         return found
 

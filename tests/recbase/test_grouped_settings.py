@@ -8,7 +8,13 @@ import pytest
 
 from recbase.store.runs import resolve
 
-GROUPED = {"ccfrec": ("seqrec", 2), "maerec": ("seqrec", 1), "tssr": ("seqrec", 2), "bbqrec": ("genrec", 2)}
+GROUPED = {
+    "ccfrec": ("seqrec", 2),
+    "maerec": ("seqrec", 1),
+    "tssr": ("seqrec", 2),
+    "bbqrec": ("genrec", 3),
+    "eager": ("genrec", 3),
+}
 
 
 @pytest.mark.parametrize("name", GROUPED)
@@ -21,7 +27,11 @@ def test_grouped_settings_are_flat_keywords(name):
     (options,) = typing.get_args(typing.get_type_hints(kind.__init__)["options"])
     assert typing.get_type_hints(options) == hints
     assert len(kind.setting_groups) == count
-    shapes = {"ccfrec": {"sizes": [3, 3], "views": 1, "text_dim": 4}, "bbqrec": {"sizes": [3, 3, 3]}}.get(name, {})
+    shapes = {
+        "ccfrec": {"sizes": [3, 3], "views": 1, "text_dim": 4},
+        "bbqrec": {"sizes": [3, 3, 3]},
+        "eager": {"sizes": [3, 3, 3, 3]},
+    }.get(name, {})
     shapes |= {"text_dim": 4} if name == "tssr" else {}
     model = kind(items=5, dim=8, **{"heads": 2} | shapes)
     assert settings.items() <= model.config().items()

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from genrec.dense import WEIGHTS, choose_weight, weighted
+from genrec.models.bbqrec import BBQRec
+from genrec.models.letter import LETTER
 from genrec.models.prorec import PRORec
 from genrec.models.tiger import TIGER
 from genrec.recommender import load, train
@@ -48,10 +50,30 @@ def tiger(shared: bool = False, **arguments: Any) -> TIGER:
     return model
 
 
+def letter(**arguments: Any) -> LETTER:
+    torch.manual_seed(1)
+    given = {"dim": 16, "heads": 2, "head_dim": 8, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+    given |= {"dense_weight": 1.0, "temperature": 1.0}
+    model: LETTER = LETTER(ITEMS, [4, 6], **given | arguments).with_codes(codes())
+    return model
+
+
+def bbqrec(**arguments: Any) -> BBQRec:
+    torch.manual_seed(1)
+    given = {"dim": 16, "heads": 2, "head_dim": 8, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+    places = np.arange(ITEMS)
+    table = np.stack([places % 2, places // 2 % 2, places // 4 % 3, places // 12], 1)
+    model = BBQRec(ITEMS, [2, 2, 3, 2], 2, 6, **given | {"dense_weight": 1.0} | arguments).with_codes(table)
+    found: BBQRec = model.with_arrays(np.random.default_rng(2).normal(size=(ITEMS, 6)).astype(np.float32))
+    return found
+
+
 MODELS = [
     pytest.param(lambda **more: prorec(**more), id="prorec"),
     pytest.param(lambda **more: prorec(encoder_tokens="items", leaf_embeddings=True, **more), id="prorec-items"),
     pytest.param(lambda **more: tiger(**more), id="tiger"),
+    pytest.param(lambda **more: letter(**more), id="letter"),
+    pytest.param(lambda **more: bbqrec(**more), id="bbqrec"),
 ]
 
 

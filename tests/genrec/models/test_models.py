@@ -15,13 +15,17 @@ import torch
 
 from genrec import MODELS, REGISTRY, SHAPES
 from genrec.generator import Generator
+from genrec.preparation import Sources
 from genrec.search.generation import Search, generate, rank_generated, some_targets
 from recbase.cli.options import options_from, recipe_of, recipes_from
+from recbase.data.catalog import Dataset
 from recbase.data.sequences import Histories, SequenceBatches
 from recbase.data.splits import Targets
 from recbase.evaluate.recommender import NO_ITEM
+from recbase.recipes import filled
 from recbase.store.runs import load_run, resolve, save_run
 from recbase.train.loop import TrainConfig, fit, learning_rate
+from semtok.catalogue.fit import load_collaborative
 
 ITEMS = 24
 USERS = 120
@@ -388,6 +392,9 @@ def test_every_recipe_trains_a_step_on_the_synthetic_data(name: str, recipe: str
     words = ["--data", "synthetic", "--recipe", recipe, "--train-share", "0.01", "--epochs", "1", "--valid-users", "10"]
     words += ["--beams", "10", "--valid-beams", "10", "--tokenizer-steps", "2", "--codebook-size", "16"]
     words += ["--stage1-epochs", "1"] if name in ("prorec", "eager") else []
+    words += ["--collaborative-epochs", "1"] if name == "letter" else []
+    if recipe == "paper":  # its encoder is on the hub
+        words += ["--encoder", "tfidf"] + (["--views", "title"] if name == "bbqrec" else [])
     run = [sys.executable, "-m", "genrec.cli", "train", name, *words, "--out", str(tmp_path / "run")]
     done = subprocess.run([*run, "--quiet", "--json"], check=True, capture_output=True, text=True)
     metrics = json.loads(done.stdout)
@@ -401,6 +408,16 @@ def test_the_temperature_is_of_the_loss_and_not_of_the_search() -> None:
     assert torch.equal(sharp.score_all(asked, lengths), plain.score_all(asked, lengths))
     batch = batch_of()[0]
     assert float(sharp(batch).loss.detach()) != float(plain(batch).loss.detach())
+    both = build("letter", temperature=0.5, search_temperature=0.5)
+    targets = [(batch.items[row], batch.lengths[row], int(batch.targets[row].max())) for row in range(len(batch.items))]
+    scores = [float(both.score_all(items[None], length[None])[0, right - 1]) for items, length, right in targets]
+    assert float(both(batch).loss.detach()) == pytest.approx(-np.mean(scores) / 2, rel=1e-4)  # as it was trained
+    found = generate(both, walks(5), beams=ITEMS)
+    assert not np.allclose(found.scores, generate(sharp, walks(5), beams=ITEMS).scores)
+    with pytest.raises(ValueError, match="--search-temperature must be above 0, got 0"):
+        build("letter", search_temperature=0)
+    with pytest.raises(ValueError, match=r"divides its logits by a temperature.*--search-temperature"):
+        both.t5.to_transformers()
 
 
 def test_papers_recipes_warm_up_as_the_papers_do() -> None:
@@ -421,6 +438,52 @@ def test_papers_recipes_warm_up_as_the_papers_do() -> None:
         assert (config.schedule, config.warmup_steps, config.precision) == ("inverse_sqrt", 5000, "no")
     tables = build("bbqrec", init_std=0.01).tables
     assert all(0.005 < float(table.weight.detach().std()) < 0.015 for table in tables)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_papers_recipes_name_the_papers_encoders_and_a_user_names_others(name: str, tmp_path: Path) -> None:
+    values = recipe_of(REGISTRY[name].target, "paper")
+    stages = resolve(name, {name: REGISTRY[name].preparation}, "preparation")
+    assert values["encoder"].count("/") == 1
+    assert filled(stages(), values).encoder == values["encoder"]
+    assert filled(stages(encoder="tfidf"), values).encoder == "tfidf"
+    assert stages().encoder == "tfidf"
+    if name == "bbqrec":
+        assert filled(stages(), values).views == ("title", "description")
+    (tmp_path / "empty").mkdir()
+    frame = pl.DataFrame(
+        [(user, (user + step) % 9, step) for user in range(12) for step in range(5)],
+        schema=["user_id", "item_id", "timestamp"], orient="row",
+    )  # fmt: skip
+    items = pl.DataFrame({"item_id": range(9), "title": [f"thing {n}" for n in range(9)]})
+    sources = Sources(Dataset.from_frames(frame, items, quiet=True), tmp_path / "cache", quiet=True)
+    missing = stages(encoder=str(tmp_path / "empty"), views=("title",))
+    with pytest.raises(OSError, match=r"^encoder .*empty' cannot be loaded: .*; --encoder takes another one, --embedd"):
+        missing.item_embeddings(sources)
+
+
+def test_letter_learns_from_a_sasrec_trained_once(tmp_path: Path) -> None:
+    from genrec.models.letter import Preparation
+
+    draws = np.random.default_rng(4)
+    rows = [(user, (user + step) % 20, step) for user in range(40) for step in range(int(draws.integers(5, 9)))]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(20), "title": [f"thing {n} of {n % 4}" for n in range(20)]})
+    sources = Sources(Dataset.from_frames(frame, items, quiet=True), tmp_path / "cache", quiet=True)
+    given: dict[str, Any] = {"codebook_size": 4, "levels": 3, "tokenizer_steps": 5, "pca": 4, "views": ("title",)}
+    plain = Preparation(**given).prepare(sources)
+    stages = Preparation(**given, collaborative="sasrec", collaborative_dim=6, collaborative_epochs=1)
+    run = stages.collaborative_run(sources)
+    assert run is not None
+    written = (run / "config.json").stat().st_mtime_ns
+    found = stages.prepare(sources)
+    assert stages.collaborative_run(sources) == run
+    assert (run / "config.json").stat().st_mtime_ns == written
+    assert load_collaborative(run, sources.item_ids).shape == (20, 6)
+    assert found.record["codes_folder"] != plain.record["codes_folder"]
+    said = json.loads((Path(found.record["codes_folder"]) / "semtok.json").read_text())
+    assert said["made_from"]["collaborative"] == str(run)
+    assert found.codes.codes.shape == (20, 3)
 
 
 def test_refusals() -> None:

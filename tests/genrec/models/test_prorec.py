@@ -127,8 +127,22 @@ def test_stage_one_trains_both_losses_and_its_table_feels_the_text(histories: Hi
     plain = din(align_weight=0.0, integrate="aligned")
     plain(batch).loss.backward()
     assert not torch.allclose(aligned, plain.item_embedding.weight.grad)  # type: ignore[arg-type]
+    everything = torch.arange(1, ITEMS + 1)
     mean = din().item_vectors()
-    torch.testing.assert_close(mean, (model.item_vectors() + model.adapted(torch.arange(1, ITEMS + 1))) / 2)
+    torch.testing.assert_close(mean, (model.item_vectors() + model.adapted(everything)) / 2)
+    beside = din(integrate="beside")
+    assert torch.equal(beside.vectors(everything), model.vectors(everything))
+    found = beside.item_vectors()
+    assert found.shape == (ITEMS, 16)
+    for part, own in zip(found.split(8, 1), (model.vectors(everything), model.adapted(everything)), strict=True):
+        torch.testing.assert_close(part, F.layer_norm(own, (8,)))
+    norms = [part.norm(dim=1) for part in found.split(8, 1)]
+    torch.testing.assert_close(norms[0], norms[1], rtol=1e-2, atol=0)  # neither drowns the other
+    losses = []
+    for one in (beside, din(integrate="aligned")):
+        torch.manual_seed(4)
+        losses.append(one(batch).loss.item())
+    assert losses[0] == pytest.approx(losses[1])
 
 
 def test_relative_similarity() -> None:

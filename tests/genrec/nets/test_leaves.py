@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from genrec import SHAPES
+from genrec.models.bbqrec import BBQRec
+from genrec.models.letter import LETTER
 from genrec.models.prorec import PRORec
 from genrec.models.tiger import TIGER
 from genrec.nets.attention import Ragged, attend_memory, attend_prefixes, recency_bias
@@ -122,16 +124,20 @@ def test_the_bias_counts_from_the_end_of_each_row() -> None:
     assert bias[1, 0, 0].tolist() == [30, 30, 30, 20, 10]
 
 
-@pytest.mark.parametrize("family", ["prorec", "tiger"])
+@pytest.mark.parametrize("family", ["prorec", "tiger", "letter", "bbqrec"])
 def test_a_search_has_the_bias_that_training_has(family: str) -> None:
     if family == "prorec":
         model: Any = prorec(recency_bias=True, leaf_embeddings=False, causal_encoder=True, normalize="children")
     else:
         torch.manual_seed(1)
         given = {"dim": 16, "heads": 2, "head_dim": 8, "ffn": 32, "encoder_layers": 1, "decoder_layers": 2}
-        model = TIGER(ITEMS, [4, 12], **given, recency_bias=True, causal_encoder=True, normalize="children")  # type: ignore[arg-type]
-        model = model.with_codes(codes())
-        torch.nn.init.normal_(model.t5.decoder.recency)
+        given |= {"recency_bias": True, "causal_encoder": True, "normalize": "children"}
+        if family == "bbqrec":
+            model = BBQRec(ITEMS, [4, 12], 1, **given).with_codes(codes())  # type: ignore[arg-type]
+        else:
+            given |= {"temperature": 0.5, "search_temperature": 0.5} if family == "letter" else {}
+            model = {"tiger": TIGER, "letter": LETTER}[family](ITEMS, [4, 12], **given).with_codes(codes())  # type: ignore[arg-type]
+        torch.nn.init.normal_(model.decoder.recency if family == "bbqrec" else model.t5.decoder.recency)
     model.eval()
     lists = [[1, 2, 3, 8, 4], [5, 9], [24, 7, 13]]
     histories = Histories.from_lists(lists)

@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "tiger-untied": (TIGER, {"tied": False}),
     "tiger-small": (TIGER, {"causal_encoder": True, "normalize": "children", "recency_bias": True}),
     "letter": (LETTER, {}),
+    "letter-cool": (LETTER, {"search_temperature": 0.6}),
 }
 
 
