@@ -53,6 +53,8 @@ _PAPER = {
 RECIPES = {
     "default": _DEFAULT,
     "paper": _PAPER,
+    "paper-pictures": {**_PAPER, "content": "pictures"},
+    "paper-sentences": {**_PAPER, "content": "sentences", "max_len": 20},
     "no-user-contrast": {**_DEFAULT, "user_weight": 0.0},
     "no-item-contrast": {**_DEFAULT, "item_weight": 0.0},
     "no-contrast": {**_DEFAULT, "user_weight": 0.0, "item_weight": 0.0},
@@ -265,13 +267,13 @@ class TSSR(EndToEndModel):
     attends to the other under the same causal mask, an element-wise gate merges both, and a softmax over all items
     follows. Content is text vectors, image vectors, semantic codes, or raw text and pictures through an encoder that is
     fine-tuned. Where paper and released code differ: two layers a stream (code: 1) and one of exchange (code: 4); a
-    position table a stream (code: one); pooling over real items only (code: over padding too); an item contrast with
-    a temperature, of 1 (code: without); an output table of its own with a bias (``item_table`` untied, as in the
-    code; the paper speaks of inner products with embeddings). Departures from both: negatives that are the positive
-    item are left out; steps count from the oldest item, since histories are padded on the right; the model is smaller
-    and has more dropout by default (recipe ``paper``: the paper's sizes); frozen content vectors by default, where the
-    paper fine-tunes ResNet-50 or BERT. Recipes ``no-user-contrast``, ``no-item-contrast``, ``no-contrast`` are the
-    paper's ablations.
+    position table a stream (code: one); pooling over real items only (code: over padding too); an item contrast with a
+    temperature, of 1 (code: without); an output table of its own with a bias (``item_table`` untied, as in the code;
+    the paper speaks of inner products with embeddings). Departures from both: negatives that are the positive item are
+    left out; steps count from the oldest item, since histories are padded on the right; the model is smaller and has
+    more dropout by default (recipe ``paper``: the paper's sizes); frozen content vectors by default, where the paper
+    fine-tunes ResNet-50 (recipe ``paper-pictures``) or BERT (``paper-sentences``: MIND). Recipes ``no-user-contrast``,
+    ``no-item-contrast``, ``no-contrast`` are the paper's ablations.
 
     Parameters
     ----------

@@ -1,13 +1,20 @@
 """Models whose content comes from an encoder that is trained with them: one way for all of them."""
 
+import json
+import re
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from click.testing import CliRunner
 from small_encoders import tiny_bert, tiny_vision
 from small_models import ITEMS, MODELS, SMALL, WALKED, batches, content, scores, train
 
+import semtok.cli
 import seqrec
+import seqrec.cli
 from recbase.data.dataset import Dataset
 from recbase.store.runs import load_run, resolve, save_run
 from seqrec.finetuned import EncodedItems
@@ -249,6 +256,39 @@ def test_recipes_of_the_comparison_train_end_to_end(bert, name, recipe, tmp_path
     assert not (tmp_path / "cache").exists()  # no vectors were made
     again = seqrec.load(tmp_path / "run")
     assert torch.equal(scores(again.model, [[3, 4]]), scores(ranker.model, [[3, 4]]))
+
+
+def test_from_the_files_of_a_publisher_to_answers(vision, tmp_path):
+    """H&M's layout: prepare finds the pictures, train reads them, and the run answers without them."""
+    backbone, pictures = vision
+    shop = tmp_path / "shop"
+    (shop / "images" / "010").mkdir(parents=True)
+    ids = [f"01000000{number:02d}" for number in range(12)]
+    for number, article in enumerate(ids[:-1]):
+        shutil.copyfile(pictures[number], shop / "images" / "010" / f"{article}.jpg")
+    events = [
+        f"2020-01-{step + 1:02d},c{start:02d},{ids[(start + step) % 12]}" for start in range(12) for step in range(6)
+    ]
+    (shop / "transactions_train.csv").write_text("\n".join(["t_dat,customer_id,article_id", *events]))
+    (shop / "articles.csv").write_text("\n".join(["article_id,prod_name", *(f"{one},Top {one}" for one in ids)]))
+
+    def command(main, *words):
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    command(semtok.cli.main, "prepare", "hm", "--from", shop, "--out", tmp_path / "hm")
+    command(
+        seqrec.cli.main, "train", "mfn4rec", "--data", tmp_path / "hm", "--content", "pictures", "--backbone", backbone,
+        "--picture-size", 16, "--image-root", shop, "--dim", 8, "--memory", 8, "--epochs", 2, "--out", tmp_path / "run",
+    )  # fmt: skip
+    shutil.rmtree(shop)
+    said = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (said["inputs"], said["arguments"]["content"]) == (["ids", "pictures"], "pictures")
+    answers = command(
+        seqrec.cli.main, "recommend", tmp_path / "run", "--history", ",".join(ids[:3]), "--top", 3, "--json"
+    )
+    assert len(set(ids) & set(re.findall(r"01000000\d\d", answers))) >= 3
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
