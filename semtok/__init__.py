@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from semtok.kernels.code_search import CodeSearch as CodeSearch
     from semtok.kernels.code_search import code_tables as code_tables
     from semtok.methods.behavior.tokenizer import BehaviorTokenizer as BehaviorTokenizer
+    from semtok.methods.cosette import COSETTE as COSETTE
     from semtok.methods.hierarchical import HierarchicalKMeans as HierarchicalKMeans
     from semtok.methods.kmeans import KMeans as KMeans
     from semtok.methods.letter import LETTER as LETTER
@@ -56,11 +57,13 @@ TOKENIZERS = {
     "random": "semtok.methods.random_codes:RandomCodes",
     "rqvae": "semtok.methods.rqvae:RQVAE",
     "letter": "semtok.methods.letter:LETTER",
+    "cosette": "semtok.methods.cosette:COSETTE",
     "behavior": "semtok.methods.behavior.tokenizer:BehaviorTokenizer",
 }
 
 _NAMES = {
     "BehaviorTokenizer": "semtok.methods.behavior.tokenizer",
+    "COSETTE": "semtok.methods.cosette",
     "CodeSearch": "semtok.kernels.code_search",
     "Collisions": "semtok.codes",
     "Embeddings": "semtok.content.embeddings",

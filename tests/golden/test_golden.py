@@ -21,7 +21,7 @@ import golden
 
 EXACT = os.environ.get("GOLDEN") == "exact"
 NAMES = list(golden.commands())
-DIVERGING = () if EXACT else ("tokenizer-opq", "run-vqrec", "run-letter")
+DIVERGING = () if EXACT else ("tokenizer-opq", "run-vqrec", "run-letter", "run-marius")
 RUNS = [name for name in NAMES if name.startswith("run-")]
 
 
