@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -31,6 +31,8 @@ FAILED = "failed.tsv"
 _LIMIT = 1 << 25  # bytes; a product picture has some hundred thousand
 _LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp"}
+_SPELLED = "%/:=&?~#+!$,;'@()*[]"  # marks of an address that mean something in it
+_NO_ADDRESS = "no address of http or https"
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 
 
@@ -58,11 +60,12 @@ class Pictures:
 
     def sentence(self) -> str:
         """Counts in one line."""
-        lost = sum(self.failed.values())
-        why = ", ".join(f"{count:,} {reason}" for reason, count in self.failed.items())
         said = f"{self.addresses:,} addresses of pictures: {self.there:,} were there, {self.fetched:,} fetched"
-        return f"{said}, {lost:,} failed" + (f" ({why}); they are in {FAILED}, and run again they are tried again"
-                                             if lost else "")  # fmt: skip
+        if not self.failed:
+            return f"{said}, none failed"
+        why = ", ".join(f"{count:,} {reason}" for reason, count in self.failed.items())
+        lost = sum(self.failed.values())
+        return f"{said}, {lost:,} failed ({why}); they stand in {FAILED} and are tried again by the same command"
 
 
 def fetch_pictures(
@@ -145,14 +148,15 @@ def _place(address: str) -> Path:
 def _fetched(address: str, target: Path, tries: int, timeout: float, wait: float, stopped: threading.Event) -> str:
     """Fetch one picture; the reason if there is none, else ""."""
     if not re.match(r"https?://[^/\s]", address):
-        return "no address of http or https"
+        return _NO_ADDRESS
+    url = quote(address.strip(), safe=_SPELLED)  # letters beyond ASCII and blanks, which tables have and HTTP has not
     part = target.with_name(target.name + ".part")
     reason = "cut"
     for attempt in range(tries):
         if attempt and stopped.wait(wait * 2 ** (attempt - 1)):
             return "interrupted"
         try:
-            if fetch_part(address, part, timeout=timeout, limit=_LIMIT):
+            if fetch_part(url, part, timeout=timeout, limit=_LIMIT):
                 break
         except urllib.error.HTTPError as error:
             error.close()
@@ -161,6 +165,8 @@ def _fetched(address: str, target: Path, tries: int, timeout: float, wait: float
                 return reason
         except TooLargeError:
             return f"larger than {_LIMIT >> 20} MiB"
+        except http.client.InvalidURL:
+            return _NO_ADDRESS
         except (http.client.HTTPException, ValueError):
             reason = "answer that is no HTTP"
         except OSError as error:
@@ -192,13 +198,14 @@ def _is_picture(path: Path) -> bool:
 def _note_failures(folder: Path, wanted: Sequence[str], failures: dict[str, str]) -> None:
     """Write the addresses that gave no picture; those of other calls stay unless they are among ``wanted``."""
     path = folder / FAILED
-    if not failures and not path.is_file():
-        return
-    here = set(wanted)
+    here = {_one_line(address) for address in wanted}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     others = [line for line in lines if line.partition("\t")[0] not in here]
     own = [f"{_one_line(address)}\t{reason}" for address, reason in sorted(failures.items())]
-    write_file(path, "".join(f"{line}\n" for line in [*others, *own]))
+    if others or own:
+        write_file(path, "".join(f"{line}\n" for line in [*others, *own]))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _one_line(address: str) -> str:

@@ -53,8 +53,6 @@ _PAPER = {
 RECIPES = {
     "default": _DEFAULT,
     "paper": _PAPER,
-    "paper-pictures": {**_PAPER, "content": "pictures"},
-    "paper-sentences": {**_PAPER, "content": "sentences", "max_len": 20},
     "no-user-contrast": {**_DEFAULT, "user_weight": 0.0},
     "no-item-contrast": {**_DEFAULT, "item_weight": 0.0},
     "no-contrast": {**_DEFAULT, "user_weight": 0.0, "item_weight": 0.0},
@@ -272,8 +270,8 @@ class TSSR(EndToEndModel):
     the paper speaks of inner products with embeddings). Departures from both: negatives that are the positive item are
     left out; steps count from the oldest item, since histories are padded on the right; the model is smaller and has
     more dropout by default (recipe ``paper``: the paper's sizes); frozen content vectors by default, where the paper
-    fine-tunes ResNet-50 (recipe ``paper-pictures``) or BERT (``paper-sentences``: MIND). Recipes ``no-user-contrast``,
-    ``no-item-contrast``, ``no-contrast`` are the paper's ablations.
+    fine-tunes ResNet-50 (add ``--content pictures``) or BERT (``--content sentences``; MIND). Recipes
+    ``no-user-contrast``, ``no-item-contrast``, ``no-contrast`` are the paper's ablations.
 
     Parameters
     ----------

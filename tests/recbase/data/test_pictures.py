@@ -135,7 +135,7 @@ def test_the_next_call_goes_on_with_a_half_picture(tmp_path, shop):
     assert (tmp_path / FAILED).read_text() == f"{url}/a.jpg\tcut\n"
     found = fetch_pictures([f"{url}/a.jpg"], tmp_path, tries=2, wait=0)
     assert (tmp_path / found.paths[0]).read_bytes() == kind.files["/a.jpg"]
-    assert (tmp_path / FAILED).read_text() == ""
+    assert not (tmp_path / FAILED).exists()
     assert kind.asked[-1][1] is not None
 
 
@@ -160,6 +160,14 @@ def test_what_cannot_be_had_is_counted_by_its_reason(tmp_path, shop):
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"html" in file.read_bytes()]
     fetch_pictures([f"{url}/gone.jpg"], tmp_path, tries=1)
     assert len((tmp_path / FAILED).read_text().splitlines()) == 7  # those of other calls stay
+
+
+def test_addresses_as_tables_write_them(tmp_path, shop):
+    kind, url = shop
+    kind.files |= {"/b%C3%A4r%201.jpg": picture(0), "/a%2Bb.jpg?size=1": picture(1)}
+    found = fetch_pictures([f"{url}/bär 1.jpg", f"{url}/a%2Bb.jpg?size=1", f"{url[:-5]}xyz/a.jpg"], tmp_path, tries=1)
+    assert [path is not None for path in found.paths] == [True, True, False]
+    assert found.failed == {"no address of http or https": 1}
 
 
 def test_a_server_that_does_not_answer_is_left(tmp_path, shop):

@@ -244,6 +244,7 @@ def world():
         ("mv-rnn", "tssr"),
         ("mv-trm", "paper"),
         ("mfn4rec", "tssr"),
+        ("tssr", "paper"),
     ],
 )
 def test_recipes_of_the_comparison_train_end_to_end(bert, name, recipe, tmp_path):

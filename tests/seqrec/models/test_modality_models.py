@@ -1,11 +1,15 @@
 """Models of text and images: pictures are optional, and what is special in each."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from small_models import ITEMS, MODELS, SMALL, batches, content, scores
 from torch import nn
 
+import seqrec
+from recbase.data.catalog import load_dataset
 from recbase.data.sequences import Histories, SequenceBatches
 from recbase.nn.transformer import Packing
 from recbase.store.runs import resolve
@@ -340,3 +344,13 @@ def test_targets_of_other_rows_do_not_leak(name):
     whole = float(model(step).loss.detach())
     assert len(apart) == step.row_count == 8
     assert whole == pytest.approx(np.mean([float(model(part).loss.detach()) for part in apart]), rel=1e-5)
+
+
+def test_the_papers_recipe_of_mv_rnn_trains(tmp_path):
+    """Plain SGD on BPR, with the autoencoder over text and images."""
+    world = load_dataset("synthetic", users=120, items=60)
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    ranker = seqrec.train("mv-rnn", world, recipe="paper", epochs=1, pca=16, quiet=True, out=out, cache=cache)
+    assert ranker.model.config()["fusion"] == "dae"
+    training = json.loads((out / "config.json").read_text())["training"]
+    assert (training["optimizer"], training["lr"], training["batch_size"]) == ("sgd", 0.01, 32)
