@@ -46,7 +46,7 @@ def rows(table: str, views: list[str], seeds: int, encoder: str = "minilm") -> I
         yield Row("w/o text", "seqrec", "ccfrec", ["--text", "codes"])
         yield Row("random code", "seqrec", "ccfrec", ["--code-type", "random"])
         yield Row("global emb", "seqrec", "ccfrec", ["--global-text", "--encoder", encoder])
-        yield Row("w/o CA", "seqrec", "ccfrec", ["--no-fusion"])
+        yield Row("w/o CA", "seqrec", "ccfrec", ["--no-fusion", "--no-residual-in-candidates"])
     elif table == "views":
         for count in range(1, len(views) + 1):
             yield Row("+".join(views[:count]), "seqrec", "ccfrec", ["--views", ",".join(views[:count])])

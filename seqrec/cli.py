@@ -37,6 +37,7 @@ __all__ = ["main"]
 
 _TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
 _CONTENT = "seqrec.item_content:Content"
+_ITEM_ID_STAGE = "seqrec.models.ccfrec_tabulated:ItemIdStage"
 _FORMS = {
     "all": "all = one a user with a target at every position",
     "prefix": "prefix = one a target, with all that came before",
@@ -160,8 +161,8 @@ def _training_command(name: str) -> click.Command:
         def once(folder: Path, seed: int) -> dict[str, Any]:
             settings = replace(config, seed=seed)
             if given.get("stage") == "item-id":
-                base, candidates = given["base"], given["id_in_candidates"]
-                return train_item_ids(base, dataset, folder, settings, candidates, record, resume, recipe)
+                stage = _item_id_stage(given, overrides)
+                return train_item_ids(given["base"], dataset, folder, settings, stage, record, resume, recipe)
             return train_network(
                 name, dataset, folder, arguments, settings, form, recipe, record, reads, vectors, given.get("codes"),
                 resume=resume, final=given["final"],
@@ -241,13 +242,27 @@ def _refuse_unread(given: Mapping[str, Any]) -> None:
         raise click.UsageError("--base is read with --stage item-id alone")
 
 
+def _item_id_stage(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """Settings of the item-id stage, those of the option's old spelling included."""
+    from seqrec.models.ccfrec_tabulated import ItemIdStage
+
+    settings = chosen(options_from(_ITEM_ID_STAGE), overrides)
+    if "id_in_candidates" in typed_names():
+        if "id_form" in typed_names():
+            raise click.UsageError("--id-in-candidates is an old spelling of --id-form: give one of them")
+        settings["id_form"] = "shared" if given["id_in_candidates"] else "inputs"
+        warn(f"--id-in-candidates is now spelled --id-form {settings['id_form']}")
+    return ItemIdStage(**settings)
+
+
 def _stage_options(function: Any) -> Any:
     return add_options(
         [
             Option("stage", "choice", "main", "Train the model, or fine-tune item ids on a trained run.",
                    ("main", "item-id")),
             Option("base", "path", None, "Run that the item-id stage starts from."),
-            Option("id_in_candidates", "bool", True, "In the item-id stage, add the id embedding to candidates too."),
+            *options_from(_ITEM_ID_STAGE),
+            Option("id_in_candidates", "bool", True, "Old spelling of --id-form shared (or inputs)."),
         ]
     )(function)  # fmt: skip
 

@@ -135,11 +135,13 @@ def item_content(
     ------
     ValueError
         If a folder belongs to other items, or there is no text to read.
+    OSError
+        If the encoder, which a recipe may have named, cannot be had.
     """
     found: dict[str, Any] = {}
     record: dict[str, Any] = {}
     if {"text", "views", "images", "codes"} & set(inputs):
-        vectors = item_embeddings(dataset, content.encoding("images" in inputs), cache, embeddings, quiet)
+        vectors = _vectors(dataset, content.encoding("images" in inputs), cache, embeddings, quiet)
         record |= {"embeddings": vectors.hash, "vectors": vectors.reduction}
         if "views" in inputs:
             names = [JOINED] if content.global_text else _views(vectors, content)
@@ -162,6 +164,19 @@ def item_content(
         root, paths = Path(content.image_root or ""), dataset.items["image_path"].to_list()
         found["pictures"] = [None if path is None else root / path for path in paths]
     return ItemContent(**found), record
+
+
+def _vectors(
+    dataset: Dataset, encoding: Encoding, cache: Path, given: Path | VectorSource | None, quiet: bool
+) -> Embeddings:
+    """Vectors of the items, read or made; where the encoder cannot be had, the sentence says what to give instead."""
+    try:
+        return item_embeddings(dataset, encoding, cache, given, quiet)
+    except OSError as error:
+        said = str(error).rstrip(".")
+        if not said.startswith("encoder "):
+            raise
+        raise OSError(f"{said}; --encoder takes another one, --embeddings vectors that are ready") from error
 
 
 def _joined_text(embeddings: Embeddings, content: Content) -> np.ndarray:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from recbase.evaluate.ranking import Ranks
     from recbase.train.loop import TrainConfig
     from semtok.content.ready_vectors import VectorSource
+    from seqrec.models.ccfrec_tabulated import ItemIdStage
 
 __all__ = ["Ranking", "build_model", "check_form", "train_counted", "train_item_ids", "train_network"]
 
@@ -222,14 +223,15 @@ def train_item_ids(
     dataset: Dataset,
     out: Path,
     config: TrainConfig,
-    id_in_candidates: bool,
+    stage: ItemIdStage,
     record: dict[str, Any],
     resume: bool = False,
     recipe: str | None = "default",
 ) -> dict[str, Any]:
     """CCFRec's item-id stage: load a trained run, freeze it, train an id embedding, evaluate, write a run folder.
 
-    ``recipe`` is that of this training and fills in ``config``; the base's own stands in the manifest beside it.
+    ``recipe`` is that of this training and fills in ``config`` and ``stage``; the base's own stands in the manifest
+    beside it.
 
     Raises
     ------
@@ -241,7 +243,7 @@ def train_item_ids(
     from recbase.store.runs import load_run
 
     overrides = {} if recipe is None else recipe_of(MODELS["ccfrec"], recipe)
-    config = filled(config, overrides)
+    config, stage = filled(config, overrides), filled(stage, overrides)
     run = load_run(base, MODELS)
     if run.manifest["model"] != "ccfrec":
         raise ValueError(f"the item-id stage starts from a ccfrec run, but {base} holds a {run.manifest['model']}")
@@ -251,12 +253,14 @@ def train_item_ids(
         raise ValueError(f"--out {out} is the run that the item-id stage starts from: give another folder")
     with attempt_at(out, "training item ids", resume) as attempt:
         set_seed(config.seed)
-        model = run.model.tabulated(item_ids=True, id_in_candidates=id_in_candidates)
-        manifest = record | {"stage": "item-id", "base": run.metrics["test"], "base_recipe": run.recipe}
-        manifest |= described(recipe, overrides, config)
+        model = run.model.tabulated(**stage.arguments())
+        manifest = (
+            record | {"stage": "item-id"} | asdict(stage) | {"base": run.metrics["test"], "base_recipe": run.recipe}
+        )
+        manifest |= described(recipe, overrides, config, stage)
         return Training(
             "ccfrec-tabulated", model, dataset, attempt, config, run.manifest["form"], Ranking(), manifest,
-            resume=resume, options={"--id-in-candidates": id_in_candidates},
+            resume=resume, options={spelled(key): value for key, value in asdict(stage).items()},
         ).run()  # fmt: skip
 
 

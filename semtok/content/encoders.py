@@ -458,10 +458,12 @@ def _model_file(source: dict[str, Any], file: str) -> Path | None:
 
 def _loaded(name: str, loader: Any, **settings: Any) -> Any:
     """``loader.from_pretrained`` without its chatter, and with one sentence where it fails."""
+    from huggingface_hub import logging as hub
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, bars, said = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.get_verbosity()
     logging.set_verbosity_error()
+    hub.set_verbosity_error()  # it tells of every try to reach the hub
     if settings["local_files_only"]:
         logging.disable_progress_bar()
     try:
@@ -472,6 +474,7 @@ def _loaded(name: str, loader: Any, **settings: Any) -> Any:
         raise OSError(f"encoder {name!r} cannot be loaded: {_reason(name, error)}") from error
     finally:
         logging.set_verbosity(verbosity)
+        hub.set_verbosity(said)
         if bars:
             logging.enable_progress_bar()
 

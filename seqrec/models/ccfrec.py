@@ -6,9 +6,8 @@ a recommendation costs what SASRec's does.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from recbase.arguments import (
     Large,
     LargeOrOff,
     Length,
-    Range,
     Share,
     Temperature,
     Weight,
@@ -33,15 +31,26 @@ from recbase.arguments import (
 from recbase.data.sequences import SequenceBatch
 from recbase.model import Network, initialise
 from recbase.nn.draws import draw_integers, draw_uniform
-from recbase.nn.losses import gather_with_gradient, info_nce, linear_cross_entropy, sampled_cross_entropy
+from recbase.nn.losses import gather_with_gradient, info_nce, linear_cross_entropy
 from recbase.nn.transformer import Packing
 from recbase.train.loop import LossOutput
 from seqrec.layers import FusionLayer
-from seqrec.models.ccfrec_tabulated import Backbone, CCFRecScorer, TabulatedCCFRec
+from seqrec.models.ccfrec_tabulated import Backbone, CCFRecScorer, Negatives, NextItem, TabulatedCCFRec
 
 __all__ = ["RECIPES", "CCFRec"]
 
+_DEFAULT = {"epochs": 200, "batch_size": 256, "lr": 2e-3, "warmup_steps": 100, "patience": 10, "precision": "auto"}
+
 _PAPER = {
+    "encoder": "sentence-transformers/sentence-t5-base",
+    "pca": 128,
+    "whiten": True,
+    "code_method": "pq",
+    "code_levels": 4,
+    "temperature": 0.07,
+    "mask_ratio": 0.5,
+    "id_form": "inputs",
+    "id_loss": "base",
     "form": "prefix",
     "batch_size": 400,
     "weight_decay": 1e-4,
@@ -56,8 +65,19 @@ _PAPER = {
     "max_len": 20,
 }
 
+_SCIENTIFIC = _PAPER | {
+    "lr": 5e-4,
+    "negatives": 25_000,
+    "mcm_weight": 0.2,
+    "msa_weight": 0.4,
+    "dropout": 0.4,
+    "fusion_dropout": 0.1,
+    "fusion_attention_dropout": 0.1,
+}
+
 RECIPES = {
-    "default": {"epochs": 200, "batch_size": 256, "lr": 2e-3, "warmup_steps": 100, "patience": 10, "precision": "auto"},
+    "default": _DEFAULT,
+    "no-cross-attention": _DEFAULT | {"fusion": False, "residual_in_candidates": False},
     # Not the paper's model: two tables of item ids in place of the fusion, chosen on validation (docs/results).
     "ids": {
         "item_ids": "two",
@@ -76,9 +96,8 @@ RECIPES = {
         "precision": "auto",
     },
     # Section 4.1.4 of the paper, and the settings released for each of its data sets.
-    "paper": _PAPER
-    | {"lr": 5e-4, "negatives": 25_000, "mcm_weight": 0.2, "msa_weight": 0.4, "dropout": 0.4}
-    | {"fusion_dropout": 0.1, "fusion_attention_dropout": 0.1},
+    "paper": _SCIENTIFIC,
+    "paper-scientific": _SCIENTIFIC,
     "paper-instrument": _PAPER
     | {"lr": 1e-3, "negatives": 24_000, "mcm_weight": 0.6, "msa_weight": 0.4, "dropout": 0.3}
     | {"fusion_dropout": 0.3, "fusion_attention_dropout": 0.3},
@@ -90,8 +109,6 @@ RECIPES = {
     | {"fusion_dropout": 0.2, "fusion_attention_dropout": 0.2},
 }
 
-_FULL_SOFTMAX_LIMIT = {"cpu": 5_000, "cuda": 30_000}
-_SAMPLED_NEGATIVES = {"cpu": 1_024, "cuda": 8_192}
 _CHUNK = 512  # items fused at a time
 _KEEP_ACTIVATIONS = 6_000  # items fused without recomputing activations in the backward pass
 
@@ -140,12 +157,22 @@ class CCFRecOptions(TypedDict, total=False):
 class CCFRec(Network):
     """Code-guided fusion of text and collaborative signals (Liu et al., KDD 2025, arXiv 2503.12183).
 
-    Where paper and released code differ this follows the code: whitened PCA of the text vectors, residuals and layer
-    norms in the fusion module, the mean of the code embeddings added to candidates only, AdamW. Ours: the all-positions
-    form (a target at every position, the masked pass on a share of the users), a softmax over all items where the
-    catalogue is small, fusion once per distinct item of a step in the pass without masks, and a gradient for the shared
-    [MASK] vector through its lookup. Recipes: ``paper`` (Scientific), ``paper-instrument``, ``paper-game``,
-    ``paper-baby``; and ``ids``, which is not the paper's model.
+    Where paper and released code differ this follows the code: whitened PCA of the text vectors (section 2.3.1),
+    residuals and layer norms in the fusion module (2.3.2), the mean of the code embeddings added to candidates only
+    (2.3.3 adds it to inputs too: ``--residual-in-sequence``), AdamW with weight decay and warm-up, and attention
+    dropout of the fusion equal to its other dropout. Departures from both: vectors and codes come of one PCA, where the
+    code fits it twice; [MASK] is no candidate of masked code modelling; an item with no text in a view has the vector
+    of the empty text. Ours, off in the papers' recipes: the all-positions form (a target at every position, the masked
+    pass on a share of the users), targets of a step as negatives, a softmax over all items where the catalogue is
+    small. Ours in every recipe: fusion once per distinct item of a step in the pass without masks, and a gradient for
+    the shared [MASK] vector through its lookup.
+
+    Recipes ``paper`` (``paper-scientific``), ``paper-instrument``, ``paper-game`` and ``paper-baby`` are the settings
+    released for each data set, with Sentence-T5 as encoder, five views of four codes of 256, and a stage of item ids
+    (4.4.5) that adds ids to the recommender's inputs and trains them by the model's own loss. Elsewhere that stage adds
+    the ids to candidates too and takes a softmax over all items, unless ``--id-form`` and ``--id-loss`` say otherwise.
+    Recipe ``no-cross-attention`` is "w/o CA" of section 4.3: text vectors and code embeddings under one mean, the same
+    for inputs and candidates. Recipe ``ids`` is not the paper's model.
 
     Parameters
     ----------
@@ -191,6 +218,8 @@ class CCFRec(Network):
         Whether the targets of the step are negatives of each other (the released code: no).
     residual_in_sequence : bool, default False
         Add the mean code embedding to sequence inputs too (paper: yes; released code: candidates only).
+    residual_in_candidates : bool, default True
+        Add the mean code embedding to candidates. Not for the paper's "w/o CA", where an item is one mean.
     mcm_vocabulary : {"all", "own"}, default "all"
         Codes that a masked code is told apart from: those of all positions, or of its own.
     mask_vectors : {"shared", "position"}, default "shared"
@@ -198,7 +227,8 @@ class CCFRec(Network):
     text : {"views", "codes"}, default "views"
         What the codes attend to; ``codes`` is the ablation "w/o text".
     fusion : bool, default True
-        False is the ablation "w/o cross attention": an item is the mean of its code embeddings and text vectors.
+        False leaves the fusion module out: the mean of an item's code embeddings and text vectors stands for what it
+        gives. With ``residual_in_candidates=False`` that mean is the item, as in the ablation "w/o CA" of section 4.3.
     mask_equal_targets : bool, default False
         In the sequence alignment, rows of the same target are no negatives of each other.
     item_ids : {"none", "inputs", "shared", "two"}, default "none"
@@ -226,9 +256,10 @@ class CCFRec(Network):
         dropout: Dropout = 0.3,
         max_len: Length = 20,
         temperature: Temperature = 0.07,
-        negatives: Annotated[int, Range(-1, 1_000_000)] = -1,
+        negatives: Negatives = -1,
         in_batch_negatives: bool = True,
         residual_in_sequence: bool = False,
+        residual_in_candidates: bool = True,
         item_ids: Literal["none", "inputs", "shared", "two"] = "none",
         normalize_fused: bool = False,
         correct_sampling: bool = False,
@@ -242,8 +273,9 @@ class CCFRec(Network):
         self.scale, self.temperature = 1 / temperature, temperature
         self.mcm_weight, self.msa_weight = (masked.mcm_weight if fused.fusion else 0.0), masked.msa_weight
         self.mask_ratio, self.mask_share = masked.mask_ratio, masked.mask_share
-        self.negatives, self.in_batch_negatives = negatives, in_batch_negatives
-        self.residual_in_sequence, self.mask_equal_targets = residual_in_sequence, masked.mask_equal_targets
+        self.next_item = NextItem(items, self.scale, negatives, in_batch_negatives, correct_sampling)
+        self.residual_in_sequence, self.residual_in_candidates = residual_in_sequence, residual_in_candidates
+        self.mask_equal_targets = masked.mask_equal_targets
         self.mcm_vocabulary, self.mask_vectors, self.text_source = (
             masked.mcm_vocabulary,
             masked.mask_vectors,
@@ -268,7 +300,6 @@ class CCFRec(Network):
         self.register_buffer("codes", torch.zeros(items + 1, levels, dtype=torch.int64))
         self.register_buffer("text", torch.zeros(items + 1, views, text_dim))
         self.item_ids, self.normalize_fused = item_ids, normalize_fused
-        self.correct_sampling = correct_sampling
         if item_ids != "none":
             self.input_ids = nn.Embedding(items + 1, dim, padding_idx=0)
         if item_ids == "two":
@@ -357,7 +388,8 @@ class CCFRec(Network):
 
     def _outputs(self, hidden: Tensor, code_mean: Tensor, items: Tensor) -> Tensor:
         """Vectors that states are scored against: [M, D]."""
-        pooled = self._scaled(hidden.mean(1) + code_mean)
+        pooled = hidden.mean(1)
+        pooled = self._scaled(pooled + code_mean if self.residual_in_candidates else pooled)
         if self.item_ids in ("none", "inputs"):
             return pooled
         return pooled + (self.candidate_ids if self.item_ids == "two" else self.input_ids)(items)
@@ -374,7 +406,7 @@ class CCFRec(Network):
         candidates, distinct = self._candidates(batch, tokens)
         inputs, representations = self.item_representations(distinct)
         states = self.backbone(inputs[torch.searchsorted(distinct, tokens)], packing)
-        loss = self._next_item(states, packing.pack(batch.targets), representations, candidates, distinct, batch)
+        loss = self.next_item(states, packing.pack(batch.targets), representations, candidates, distinct, batch)
         parts = {"ce": loss.detach()}
         if self.mcm_weight or self.msa_weight:
             mcm, msa = self._masked_pass(batch, states[packing.last])
@@ -384,57 +416,10 @@ class CCFRec(Network):
 
     def _candidates(self, batch: SequenceBatch, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
         """Negative items (None = all) and the distinct items to be fused, ascending."""
-        device, kind = tokens.device, "cuda" if tokens.is_cuda else "cpu"
-        count = self.negatives
-        if count < 0:
-            count = 0 if self.items <= _FULL_SOFTMAX_LIMIT[kind] else _SAMPLED_NEGATIVES[kind]
-        if count == 0:
-            return None, torch.arange(1, self.items + 1, device=device)
-        allowed = torch.ones(self.items + 1, dtype=torch.bool, device=device)
-        allowed[0] = False
-        allowed[batch.step_targets] = False
-        keys = draw_uniform(batch.seed, torch.arange(self.items + 1, device=device)).masked_fill(~allowed, 2.0)
-        count = min(count, int(allowed.sum()))
-        negatives = keys.topk(count, largest=False).indices
-        return negatives, torch.cat([tokens, negatives, batch.step_targets]).unique()
-
-    def _next_item(
-        self,
-        states: Tensor,
-        targets: Tensor,
-        representations: Tensor,
-        negatives: Tensor | None,
-        distinct: Tensor,
-        batch: SequenceBatch,
-    ) -> Tensor:
-        if len(batch.items) != batch.row_count or len(targets) != batch.target_count:  # not a target at every position
-            chosen = targets.nonzero()[:, 0]
-            states, targets = states[chosen], targets[chosen]
-        users = F.normalize(states.float(), dim=1)
-        table = F.normalize(representations.float(), dim=1)
+        negatives = self.next_item.draw(batch, tokens.device)
         if negatives is None:
-            total = linear_cross_entropy(users, table, targets - 1, self.scale)
-        elif self.in_batch_negatives:
-            rows = torch.cat([negatives, batch.step_targets]).sort().values
-            own = table[torch.searchsorted(distinct, rows)]
-            if self.correct_sampling:
-                users, own = self._weighed(users, own, torch.isin(rows, negatives))
-            total = linear_cross_entropy(users, own, torch.searchsorted(rows, targets), self.scale)
-        else:
-            rights, wrongs = (torch.searchsorted(distinct, items) for items in (targets, negatives))
-            total = sampled_cross_entropy(users, table, rights, wrongs, self.scale)
-        return total / batch.target_count
-
-    def _weighed(self, users: Tensor, table: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """Users and candidates whose logits have log(items / sampled) added for each sampled candidate.
-
-        Negatives are drawn from all items that are no target of the step, so each of k stands for (N - targets) / k.
-        The logarithm rides along as one more column, which the blocked loss need not know of.
-        """
-        count = int(sampled.sum())
-        each = math.log(max(1, self.items - (len(sampled) - count)) / max(1, count))
-        weight = sampled.to(table.dtype)[:, None] * (each / self.scale)
-        return torch.cat([users, torch.ones_like(users[:, :1])], 1), torch.cat([table, weight], 1)
+            return None, torch.arange(1, self.items + 1, device=tokens.device)
+        return negatives, torch.cat([tokens, negatives, batch.step_targets]).unique()
 
     def _masked_pass(self, batch: SequenceBatch, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Shares of L_MCM and L_MSA. ``clean`` [B, D]: last states of the pass without masks."""
@@ -555,15 +540,25 @@ class CCFRec(Network):
         everything = torch.arange(1, self.items + 1, device=items.device)
         return users @ F.normalize(self.item_representations(everything)[1], dim=1).T
 
-    def tabulated(self, item_ids: bool = False, id_in_candidates: bool = True) -> TabulatedCCFRec:
+    def tabulated(
+        self,
+        item_ids: bool = False,
+        id_in_candidates: bool = True,
+        id_tables: Literal["one", "two"] = "one",
+        own_loss: bool = False,
+    ) -> TabulatedCCFRec:
         """The deployed form: the fusion module replaced by its tables.
 
         Parameters
         ----------
         item_ids : bool, default False
-            Add a trainable id embedding (zeros) for the fine-tuning stage of section 4.4.5; all else is frozen.
+            Add trainable id embeddings (zeros) to the inputs, for the stage of section 4.4.5; all else is frozen.
         id_in_candidates : bool, default True
-            Add it to the candidates as well as to the inputs.
+            Add ids to the candidates as well (the paper: no).
+        id_tables : {"one", "two"}, default "one"
+            The ids of candidates are those of the inputs, or a table of their own.
+        own_loss : bool, default False
+            Train the ids by this model's loss and negatives, as the paper, and not by a softmax over all items.
         """
         training = self.training
         self.eval()
@@ -571,9 +566,10 @@ class CCFRec(Network):
             everything = torch.arange(1, self.items + 1, device=self.codes.device)
             inputs, candidates = self.item_representations(everything)
         self.train(training)
-        kept = ("items", "dim", "layers", "heads", "ffn", "dropout", "max_len", "temperature")
+        kept = ["items", "dim", "layers", "heads", "ffn", "dropout", "max_len", "temperature"]
+        kept += ["negatives", "in_batch_negatives", "correct_sampling"] if own_loss else []
         config = {name: self._config[name] for name in kept}
-        deployed = TabulatedCCFRec(**config, item_ids=item_ids, id_in_candidates=id_in_candidates)
+        deployed = TabulatedCCFRec(**config, item_ids=item_ids, id_in_candidates=id_in_candidates, id_tables=id_tables)
         deployed.backbone.load_state_dict(self.backbone.state_dict())
         deployed.inputs[1:], deployed.candidates[1:] = inputs.float(), candidates.float()
         return deployed.to(self.codes.device)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,16 +16,133 @@ from recbase.arguments import (
     Heads,
     Large,
     Length,
+    Range,
     Temperature,
     Width,
 )
 from recbase.data.sequences import SequenceBatch
 from recbase.model import Network
-from recbase.nn.losses import linear_cross_entropy
+from recbase.nn.draws import draw_uniform
+from recbase.nn.losses import linear_cross_entropy, sampled_cross_entropy
 from recbase.nn.transformer import Encoder, Packing
+from recbase.recipes import Given
 from recbase.train.loop import LossOutput
 
-__all__ = ["Backbone", "CCFRecScorer", "TabulatedCCFRec"]
+__all__ = ["Backbone", "CCFRecScorer", "ItemIdStage", "Negatives", "NextItem", "TabulatedCCFRec"]
+
+Negatives = Annotated[int, Range(-1, 1_000_000)]
+
+_FULL_SOFTMAX_LIMIT = {"cpu": 5_000, "cuda": 30_000}
+_SAMPLED_NEGATIVES = {"cpu": 1_024, "cuda": 8_192}
+
+
+@dataclass(frozen=True)
+class ItemIdStage(Given):
+    """Stage that trains item ids on a trained CCFRec (section 4.4.5 of its paper); recipes fill it in."""
+
+    id_form: Literal["inputs", "shared", "two-tables"] = "shared"
+    """In the item-id stage, where ids are added: inputs (the paper), inputs and candidates, or to each its own."""
+    id_loss: Literal["all", "base"] = "all"
+    """In the item-id stage, the loss: a softmax over all items, or that of the base with its negatives (the paper)."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `seqrec.models.ccfrec.CCFRec.tabulated`."""
+        tables = "two" if self.id_form == "two-tables" else "one"
+        kept = {"item_ids": True, "id_in_candidates": self.id_form != "inputs", "id_tables": tables}
+        return kept | {"own_loss": self.id_loss == "base"}
+
+
+@dataclass(frozen=True)
+class NextItem:
+    """Next-item loss L_CE of CCFRec (equation 5): a softmax of cosines over all items or over sampled ones.
+
+    Attributes
+    ----------
+    items : int
+        Items in the catalogue, N.
+    scale : float
+        What cosines are multiplied by, one over the temperature.
+    negatives : int
+        Uniform negatives a step; 0 = all items, -1 = all up to 5,000 (GPU 30,000), above that 1,024 (GPU 8,192).
+    in_batch : bool
+        Whether the targets of the step are negatives of each other.
+    correct : bool
+        Whether each sampled negative stands for as many items as were not sampled for it.
+    """
+
+    items: int
+    scale: float
+    negatives: int
+    in_batch: bool
+    correct: bool
+
+    def draw(self, batch: SequenceBatch, device: torch.device) -> Tensor | None:
+        """Negative items of the step, none of them one of its targets; None = all items."""
+        count = self.negatives
+        if count < 0:
+            kind = "cuda" if device.type == "cuda" else "cpu"
+            count = 0 if self.items <= _FULL_SOFTMAX_LIMIT[kind] else _SAMPLED_NEGATIVES[kind]
+        if count == 0:
+            return None
+        allowed = torch.ones(self.items + 1, dtype=torch.bool, device=device)
+        allowed[0] = False
+        allowed[batch.step_targets] = False
+        keys = draw_uniform(batch.seed, torch.arange(self.items + 1, device=device)).masked_fill(~allowed, 2.0)
+        return keys.topk(min(count, int(allowed.sum())), largest=False).indices
+
+    def __call__(
+        self,
+        states: Tensor,
+        targets: Tensor,
+        representations: Tensor,
+        negatives: Tensor | None,
+        distinct: Tensor,
+        batch: SequenceBatch,
+    ) -> Tensor:
+        """This batch's share of the step's mean loss.
+
+        Parameters
+        ----------
+        states : float [S, D]
+            Of all positions.
+        targets : int64 [S]
+            0 where a position has none.
+        representations : float [M, D]
+            Candidate vectors of the items in ``distinct``.
+        negatives : int64 [K] or None
+            From `draw`.
+        distinct : int64 [M]
+            Items, ascending; all of them where ``negatives`` is None.
+        batch : SequenceBatch
+        """
+        if len(batch.items) != batch.row_count or len(targets) != batch.target_count:  # not a target at every position
+            chosen = targets.nonzero()[:, 0]
+            states, targets = states[chosen], targets[chosen]
+        users = F.normalize(states.float(), dim=1)
+        table = F.normalize(representations.float(), dim=1)
+        if negatives is None:
+            total = linear_cross_entropy(users, table, targets - 1, self.scale)
+        elif self.in_batch:
+            rows = torch.cat([negatives, batch.step_targets]).sort().values
+            own = table[torch.searchsorted(distinct, rows)]
+            if self.correct:
+                users, own = self._weighed(users, own, torch.isin(rows, negatives))
+            total = linear_cross_entropy(users, own, torch.searchsorted(rows, targets), self.scale)
+        else:
+            rights, wrongs = (torch.searchsorted(distinct, items) for items in (targets, negatives))
+            total = sampled_cross_entropy(users, table, rights, wrongs, self.scale)
+        return total / batch.target_count
+
+    def _weighed(self, users: Tensor, table: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
+        """Users and candidates whose logits have log(items / sampled) added for each sampled candidate.
+
+        Negatives are drawn from all items that are no target of the step, so each of k stands for (N - targets) / k.
+        The logarithm rides along as one more column, which the blocked loss need not know of.
+        """
+        count = int(sampled.sum())
+        each = math.log(max(1, self.items - (len(sampled) - count)) / max(1, count))
+        weight = sampled.to(table.dtype)[:, None] * (each / self.scale)
+        return torch.cat([users, torch.ones_like(users[:, :1])], 1), torch.cat([table, weight], 1)
 
 
 class Backbone(nn.Module):
@@ -44,8 +165,9 @@ class Backbone(nn.Module):
 class TabulatedCCFRec(Network):
     """CCFRec with its fusion module replaced by tables: the deployed form, and the item-id fine-tuning stage.
 
-    Liu et al., KDD 2025, sections 3 and 4.4.5. Only the id embedding, if there is one, is trained; it starts at zero,
-    so that step 0 scores exactly as the base model does.
+    Liu et al., KDD 2025, section 4.4.5. Only the id embeddings, if there are any, are trained; they start at zero (the
+    paper does not say), so that step 0 scores exactly as the base model does. In the paper ids are added to what the
+    recommender reads, and to nothing else: ``id_in_candidates=False``.
 
     Parameters
     ----------
@@ -60,9 +182,13 @@ class TabulatedCCFRec(Network):
     temperature : float, default 0.07
         Divides the cosines.
     item_ids : bool, default True
-        Whether there is an id embedding.
+        Whether there is an id embedding, which is added to the inputs.
     id_in_candidates : bool, default True
-        Add it to the candidates too.
+        Add ids to the candidates too (the paper: no).
+    id_tables : {"one", "two"}, default "one"
+        Where candidates have ids: one table for both, or a table for inputs and one for candidates.
+    negatives, in_batch_negatives, correct_sampling : int, bool, bool, default 0, True, False
+        Of the loss, as in `seqrec.models.ccfrec.CCFRec`; 0 negatives are a softmax over all items.
     """
 
     def __init__(
@@ -77,9 +203,13 @@ class TabulatedCCFRec(Network):
         temperature: Temperature = 0.07,
         item_ids: bool = True,
         id_in_candidates: bool = True,
+        id_tables: Literal["one", "two"] = "one",
+        negatives: Negatives = 0,
+        in_batch_negatives: bool = True,
+        correct_sampling: bool = False,
     ) -> None:
         super().__init__(locals())
-        self.scale = 1 / temperature
+        self.next_item = NextItem(items, 1 / temperature, negatives, in_batch_negatives, correct_sampling)
         self.id_in_candidates = id_in_candidates
         self.inputs: Tensor
         self.candidates: Tensor
@@ -87,8 +217,11 @@ class TabulatedCCFRec(Network):
         self.register_buffer("candidates", torch.zeros(items + 1, dim))
         self.backbone = Backbone(dim, layers, heads, ffn, dropout, max_len).requires_grad_(False)
         self.id_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if item_ids else None
-        if self.id_embedding is not None:
-            nn.init.zeros_(self.id_embedding.weight)
+        apart = item_ids and id_in_candidates and id_tables == "two"
+        self.candidate_ids = nn.Embedding(items + 1, dim, padding_idx=0) if apart else None
+        for table in (self.id_embedding, self.candidate_ids):
+            if table is not None:
+                nn.init.zeros_(table.weight)
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         """Input table [N + 1, D] and candidate table [N, D], the latter of unit length."""
@@ -96,17 +229,18 @@ class TabulatedCCFRec(Network):
         if self.id_embedding is not None:
             inputs = inputs + self.id_embedding.weight
             if self.id_in_candidates:
-                candidates = candidates + self.id_embedding.weight[1:]
+                own = self.id_embedding if self.candidate_ids is None else self.candidate_ids
+                candidates = candidates + own.weight[1:]
         return inputs, F.normalize(candidates, dim=1)
 
     def forward(self, batch: SequenceBatch) -> LossOutput:
-        """This batch's share of the next-item loss of the step, over all items."""
+        """This batch's share of the next-item loss of the step."""
         inputs, table = self._tables()
         packing = Packing.of(batch.lengths, batch.items.shape[1])
         states, targets = self.backbone(inputs[packing.pack(batch.items)], packing), packing.pack(batch.targets)
-        chosen = targets.nonzero()[:, 0]
-        users = F.normalize(states[chosen].float(), dim=1)
-        loss = linear_cross_entropy(users, table, targets[chosen] - 1, self.scale) / batch.target_count
+        everything = torch.arange(1, self.items + 1, device=table.device)
+        negatives = self.next_item.draw(batch, table.device)
+        loss = self.next_item(states, targets, table, negatives, everything, batch)
         return LossOutput(loss, {"ce": loss.detach()})
 
     @torch.no_grad()

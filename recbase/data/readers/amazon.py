@@ -177,9 +177,13 @@ def _parse(line: str, path: Path, at: int) -> dict[str, Any]:
 
 
 def _amazon_text(entry: Mapping[str, Any]) -> dict[str, str | None]:
-    """Title, brand, features, categories, description, price and a picture's address, null where there is none."""
+    """Title, brand, features, categories, description, price and a picture's address, null where there is none.
+
+    The brand of 2023 is the one among the details, as CCFRec's preparation has it; the name of the store, which that
+    preparation does not read, stands in only where the details have none.
+    """
     details = entry.get("details")
-    brand = entry.get("brand") or entry.get("store") or (details.get("Brand") if isinstance(details, dict) else None)
+    brand = entry.get("brand") or (details.get("Brand") if isinstance(details, dict) else None) or entry.get("store")
     categories = entry.get("categories") or entry.get("category")
     return {
         "title": joined(entry.get("title")),
