@@ -37,7 +37,7 @@ __all__ = ["main"]
 
 _TRAINABLE = [name for name, entry in REGISTRY.items() if entry.kind != "deployed"]
 _CONTENT = "seqrec.item_content:Content"
-_ITEM_ID_STAGE = "seqrec.models.ccfrec_tabulated:ItemIdStage"
+_ITEM_ID_STAGE = "seqrec.training:ItemIdStage"
 _FORMS = {
     "all": "all = one a user with a target at every position",
     "prefix": "prefix = one a target, with all that came before",
@@ -244,7 +244,7 @@ def _refuse_unread(given: Mapping[str, Any]) -> None:
 
 def _item_id_stage(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     """Settings of the item-id stage, those of the option's old spelling included."""
-    from seqrec.models.ccfrec_tabulated import ItemIdStage
+    from seqrec.training import ItemIdStage
 
     settings = chosen(options_from(_ITEM_ID_STAGE), overrides)
     if "id_in_candidates" in typed_names():

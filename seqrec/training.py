@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from recbase.arguments import parameters_of
 from recbase.cli.options import recipe_of
 from recbase.data.sequences import SampleForm
 from recbase.pipeline import Training, cache_for, evaluate_and_save, step
-from recbase.recipes import check_names, described, filled, spelled
+from recbase.recipes import Given, check_names, described, filled, spelled
 from recbase.store.runs import MANIFEST, resolve
 from recbase.train.attempts import attempt_at
 from seqrec import MODELS, REGISTRY
@@ -31,11 +31,26 @@ if TYPE_CHECKING:
     from recbase.evaluate.ranking import Ranks
     from recbase.train.loop import TrainConfig
     from semtok.content.ready_vectors import VectorSource
-    from seqrec.models.ccfrec_tabulated import ItemIdStage
 
-__all__ = ["Ranking", "build_model", "check_form", "train_counted", "train_item_ids", "train_network"]
+__all__ = ["ItemIdStage", "Ranking", "build_model", "check_form", "train_counted", "train_item_ids", "train_network"]
 
 _MADE_FROM = ("embeddings", "codes", "attributes")
+
+
+@dataclass(frozen=True)
+class ItemIdStage(Given):
+    """Stage that trains item ids on a trained CCFRec (section 4.4.5 of its paper); recipes fill it in."""
+
+    id_form: Literal["inputs", "shared", "two-tables"] = "shared"
+    """In the item-id stage, where ids are added: inputs (the paper), inputs and candidates, or to each its own."""
+    id_loss: Literal["all", "base"] = "all"
+    """In the item-id stage, the loss: a softmax over all items, or that of the base with its negatives (the paper)."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `seqrec.models.ccfrec.CCFRec.tabulated`."""
+        tables = "two" if self.id_form == "two-tables" else "one"
+        kept = {"item_ids": True, "id_in_candidates": self.id_form != "inputs", "id_tables": tables}
+        return kept | {"own_loss": self.id_loss == "base"}
 
 
 class Ranking:
@@ -130,7 +145,9 @@ def train_network(
     accepted = set(parameters_of(resolve(name, MODELS))) - set(SHAPES)
     arguments = {key: value for key, value in overrides.items() if key in accepted} | arguments
     config, content = filled(config, overrides), filled(content or Content(), overrides)
-    check_names(recipe, overrides, accepted | {"form"} | {one.name for of in (config, content) for one in fields(of)})
+    stage = fields(ItemIdStage) if name == "ccfrec" else ()
+    others = {one.name for one in (*fields(config), *fields(content), *stage)}
+    check_names(recipe, overrides, accepted | {"form"} | others)
     used: SampleForm = form or overrides.get("form", REGISTRY[name].forms[0])
     check_form(name, used)
     check_monitor(config.monitor)

@@ -161,14 +161,13 @@ class CCFRec(Network):
     residuals and layer norms in the fusion module (2.3.2), the mean of the code embeddings added to candidates only
     (2.3.3 adds it to inputs too: ``--residual-in-sequence``), AdamW with weight decay and warm-up, and attention
     dropout of the fusion equal to its other dropout. Departures from both: vectors and codes come of one PCA, where the
-    code fits it twice; [MASK] is no candidate of masked code modelling; an item with no text in a view has the vector
-    of the empty text. Ours, off in the papers' recipes: the all-positions form (a target at every position, the masked
-    pass on a share of the users), targets of a step as negatives, a softmax over all items where the catalogue is
-    small. Ours in every recipe: fusion once per distinct item of a step in the pass without masks, and a gradient for
-    the shared [MASK] vector through its lookup.
+    code fits it twice; [MASK] is no candidate of masked code modelling. Ours, off in the paper's recipes: the
+    all-positions form (a target at every position, the masked pass on a share of the users), targets of a step as
+    negatives, a softmax over all items where the catalogue is small. Ours in every recipe: fusion once per distinct
+    item of a step in the pass without masks, and a gradient for the shared [MASK] vector through its lookup.
 
     Recipes ``paper`` (``paper-scientific``), ``paper-instrument``, ``paper-game`` and ``paper-baby`` are the settings
-    released for each data set, with Sentence-T5 as encoder, five views of four codes of 256, and a stage of item ids
+    released for each data set, with Sentence-T5 as encoder, four codes of 256 a view, and a stage of item ids
     (4.4.5) that adds ids to the recommender's inputs and trains them by the model's own loss. Elsewhere that stage adds
     the ids to candidates too and takes a softmax over all items, unless ``--id-form`` and ``--id-loss`` say otherwise.
     Recipe ``no-cross-attention`` is "w/o CA" of section 4.3: text vectors and code embeddings under one mean, the same

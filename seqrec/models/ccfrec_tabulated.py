@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,31 +25,14 @@ from recbase.model import Network
 from recbase.nn.draws import draw_uniform
 from recbase.nn.losses import linear_cross_entropy, sampled_cross_entropy
 from recbase.nn.transformer import Encoder, Packing
-from recbase.recipes import Given
 from recbase.train.loop import LossOutput
 
-__all__ = ["Backbone", "CCFRecScorer", "ItemIdStage", "Negatives", "NextItem", "TabulatedCCFRec"]
+__all__ = ["Backbone", "CCFRecScorer", "Negatives", "NextItem", "TabulatedCCFRec"]
 
 Negatives = Annotated[int, Range(-1, 1_000_000)]
 
 _FULL_SOFTMAX_LIMIT = {"cpu": 5_000, "cuda": 30_000}
 _SAMPLED_NEGATIVES = {"cpu": 1_024, "cuda": 8_192}
-
-
-@dataclass(frozen=True)
-class ItemIdStage(Given):
-    """Stage that trains item ids on a trained CCFRec (section 4.4.5 of its paper); recipes fill it in."""
-
-    id_form: Literal["inputs", "shared", "two-tables"] = "shared"
-    """In the item-id stage, where ids are added: inputs (the paper), inputs and candidates, or to each its own."""
-    id_loss: Literal["all", "base"] = "all"
-    """In the item-id stage, the loss: a softmax over all items, or that of the base with its negatives (the paper)."""
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of `seqrec.models.ccfrec.CCFRec.tabulated`."""
-        tables = "two" if self.id_form == "two-tables" else "one"
-        kept = {"item_ids": True, "id_in_candidates": self.id_form != "inputs", "id_tables": tables}
-        return kept | {"own_loss": self.id_loss == "base"}
 
 
 @dataclass(frozen=True)

@@ -156,11 +156,43 @@ def test_item_id_stage_starts_from_a_run(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "form", "loss"),
+    [
+        ([], "shared", "all"),
+        (["--id-form", "two-tables"], "two-tables", "all"),
+        (["--no-id-in-candidates"], "inputs", "all"),
+        (["--recipe", "paper"], "inputs", "base"),
+        (["--recipe", "paper", "--id-form", "shared", "--id-loss", "all"], "shared", "all"),
+    ],
+)
+def test_forms_of_the_item_id_stage(runs, tmp_path, options, form, loss):
+    result = run("train", "ccfrec", "--data", "synthetic", "--stage", "item-id", "--base", runs / "ccfrec",
+                 "--out", tmp_path / "ids", "--epochs", "1", "--json", *options)  # fmt: skip
+    manifest = open_folder(tmp_path / "ids", "config.json", "run").manifest
+    assert (manifest["id_form"], manifest["id_loss"]) == (form, loss)
+    arguments = manifest["arguments"]
+    assert arguments["id_in_candidates"] == (form != "inputs")
+    assert arguments["id_tables"] == ("two" if form == "two-tables" else "one")
+    assert ("is now spelled --id-form inputs" in result.stderr) == ("--no-id-in-candidates" in options)
+    assert run("evaluate", tmp_path / "ids", "--data", "synthetic").exit_code == 0
+
+
+def test_two_spellings_of_the_form_of_the_item_id_stage_are_refused(runs, tmp_path):
+    result = CliRunner().invoke(main, [
+        "train", "ccfrec", "--data", "synthetic", "--stage", "item-id", "--base", str(runs / "ccfrec"), "--out",
+        str(tmp_path / "ids"), "--id-form", "inputs", "--id-in-candidates",
+    ])  # fmt: skip
+    assert result.exit_code == 2
+    assert "--id-in-candidates is an old spelling of --id-form: give one of them" in result.stderr
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ["--code-type", "random"],
         ["--global-text"],
         ["--no-fusion"],
+        ["--recipe", "no-cross-attention"],
         ["--text", "codes"],
         ["--code-method", "rq"],
         ["--code-type", "mixed", "--vectors"],

@@ -3,12 +3,20 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from small_encoders import tiny_bert
 
+import seqrec
+from recbase.data.catalog import Dataset
 from recbase.data.sequences import Histories, SequenceBatches
-from seqrec.models.ccfrec import CCFRec
+from recbase.recipes import filled
+from recbase.store.runs import open_run
+from seqrec.item_content import Content
+from seqrec.models.ccfrec import RECIPES, CCFRec
+from seqrec.training import ItemIdStage
 
 ITEMS, VIEWS, LEVELS, SIZE = 40, 3, 6, 8
 
@@ -294,3 +302,143 @@ def test_corrected_samples_estimate_the_softmax_over_all_items():
 
     assert estimate(True) == pytest.approx(exact, rel=0.02)  # the log of an unbiased estimate lies a little lower
     assert estimate(False) < 0.9 * exact
+
+
+# ---- what the ids are added to, and "w/o CA"
+
+
+def by_hand(model, items):
+    """Fused vectors and the mean of the codes of some items, [M, D] each."""
+    with torch.no_grad():
+        hidden, codes = model.fuse(model.codes[items], model.text[items])
+    return hidden.mean(1), codes
+
+
+@pytest.mark.parametrize("form", ["none", "inputs", "shared", "two"])
+def test_ids_of_the_main_stage_are_added_where_they_say(form):
+    model, items = build(item_ids=form).eval(), torch.tensor([3, 1, 9])
+    fused, codes = by_hand(model, items)
+    with torch.no_grad():
+        found_inputs, found_candidates = model.item_representations(items)
+        ids = torch.zeros(3, 16) if form == "none" else model.input_ids.weight[items]
+        other = {"shared": ids, "two": model.candidate_ids.weight[items] if form == "two" else None}
+        torch.testing.assert_close(found_inputs, fused + ids)
+        torch.testing.assert_close(found_candidates, fused + codes + other.get(form, torch.zeros(3, 16)))
+    assert form == "none" or ids.any()
+
+
+@pytest.mark.parametrize("form", ["inputs", "shared", "two-tables"])
+def test_ids_of_the_stage_are_added_where_they_say(form):
+    """Tables set by hand: inputs take the one, candidates none, the same or the other."""
+    base = build().eval()
+    everything = torch.arange(1, ITEMS + 1)
+    fused, codes = by_hand(base, everything)
+    staged = base.tabulated(**ItemIdStage(id_form=form).arguments())
+    tables = {name for name, value in staged.named_parameters() if value.requires_grad}
+    assert tables == {"id_embedding.weight"} | ({"candidate_ids.weight"} if form == "two-tables" else set())
+    ones, twos = torch.ones(ITEMS, 16), torch.arange(ITEMS * 16).view(ITEMS, 16) / 100
+    with torch.no_grad():
+        staged.id_embedding.weight[1:] = ones
+        if form == "two-tables":
+            staged.candidate_ids.weight[1:] = twos
+    inputs, candidates = staged._tables()
+    torch.testing.assert_close(inputs[1:], fused + ones)
+    assert not inputs[0].any()
+    added = {"inputs": torch.zeros(ITEMS, 16), "shared": ones, "two-tables": twos}[form]
+    torch.testing.assert_close(candidates, F.normalize(fused + codes + added, dim=1))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"negatives": 8, "in_batch_negatives": False}, {"negatives": 8, "correct_sampling": True}]
+)
+def test_the_stage_has_the_loss_and_the_negatives_of_its_base(settings):
+    """At the start ids are nothing, so the stage's loss is the base's L_CE of the same step."""
+    base, batch = build(mcm_weight=0.0, msa_weight=0.0, **settings), first_batch(size=8)
+    own = base.tabulated(**ItemIdStage(id_loss="base").arguments())
+    everything = base.tabulated(**ItemIdStage().arguments())
+    assert float(own(batch).loss.detach()) == pytest.approx(float(base(batch).loss.detach()), rel=1e-5)
+    whole = build(mcm_weight=0.0, msa_weight=0.0, negatives=0)
+    assert float(everything(batch).loss.detach()) == pytest.approx(float(whole(batch).loss.detach()), rel=1e-5)
+    assert float(own(batch).loss.detach()) != pytest.approx(float(everything(batch).loss.detach()), rel=1e-3)
+
+
+def test_without_cross_attention_an_item_is_the_mean_of_its_texts_and_codes():
+    model = build(**{key: RECIPES["no-cross-attention"][key] for key in ("fusion", "residual_in_candidates")}).eval()
+    items = torch.tensor([5, 2])
+    with torch.no_grad():
+        vectors = [
+            torch.stack([*model.code_embedding.weight[model.codes[item]], *model.text[item]]).mean(0) for item in items
+        ]
+        inputs, candidates = model.item_representations(items)
+    torch.testing.assert_close(inputs, torch.stack(vectors))
+    torch.testing.assert_close(candidates, torch.stack(vectors))
+    assert model.mcm_weight == 0
+    assert model.msa_weight > 0
+
+
+# ---- recipes of the paper
+
+
+SETTINGS = {  # learning rate, negatives, alpha, beta, dropouts of backbone and fusion, as released for each data set
+    "paper": (5e-4, 25_000, 0.2, 0.4, 0.4, 0.1),
+    "paper-scientific": (5e-4, 25_000, 0.2, 0.4, 0.4, 0.1),
+    "paper-instrument": (1e-3, 24_000, 0.6, 0.4, 0.3, 0.3),
+    "paper-game": (1e-3, 25_000, 0.3, 0.5, 0.2, 0.1),
+    "paper-baby": (5e-4, 25_000, 0.3, 0.5, 0.2, 0.2),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data set of two text views, and a tiny encoder of text."""
+    rng = np.random.default_rng(5)
+    rows = [(user, int(item), step) for user in range(40) for step, item in enumerate(rng.permutation(30)[:6])]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(30)}).with_columns(
+        title=pl.format("item number {}", "item_id"), brand=pl.format("number {}", pl.col("item_id") // 4)
+    )
+    encoder = tiny_bert(tmp_path_factory.mktemp("encoder"))
+    return Dataset.from_frames(frame, items, quiet=True), encoder, tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("recipe", SETTINGS)
+def test_recipes_of_the_paper_train_a_step_with_an_encoder_that_is_here(recipe, world, tmp_path):
+    data, encoder, cache = world
+    given = {"encoder": str(encoder), "pca": 16, "dim": 16, "ffn": 32, "codebook_size": 8}
+    run = seqrec.train("ccfrec", data, recipe=recipe, epochs=1, quiet=True, out=tmp_path / "run", cache=cache, **given)
+    manifest = open_run(tmp_path / "run").manifest
+    made, arguments = manifest["content"], manifest["arguments"]
+    assert run.metrics["steps"] >= 1
+    assert (made["encoder"], made["code_method"], made["code_levels"], made["whiten"]) == (str(encoder), "pq", 4, True)
+    assert arguments["sizes"] == [8] * 2 * 4
+    names = ("negatives", "mcm_weight", "msa_weight", "dropout", "fusion_dropout", "fusion_attention_dropout")
+    settings = SETTINGS[recipe]
+    assert (manifest["training"]["lr"], *(arguments[name] for name in names)) == (*settings, settings[-1])
+    assert manifest["changed"].keys() == {"encoder", "pca", "epochs"}
+    assert (arguments["temperature"], arguments["mask_ratio"], arguments["max_len"]) == (0.07, 0.5, 20)
+
+
+@pytest.mark.parametrize("recipe", SETTINGS)
+def test_recipes_of_the_paper_name_its_encoder_and_a_user_names_others(recipe):
+    values = RECIPES[recipe]
+    assert filled(Content(), values).encoder == "sentence-transformers/sentence-t5-base"
+    assert filled(Content(encoder="minilm"), values).encoder == "minilm"
+    assert filled(ItemIdStage(), values) == ItemIdStage("inputs", "base")
+    assert Content().encoder == "tfidf"
+    assert ItemIdStage() == filled(ItemIdStage(), RECIPES["ids"]) == ItemIdStage("shared", "all")
+
+
+def test_an_encoder_that_cannot_be_had_is_one_sentence(world, tmp_path, monkeypatch):
+    from transformers import AutoConfig
+
+    def unreachable(**settings):
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    data = world[0]
+    expected = (
+        "^encoder 'sentence-transformers/sentence-t5-base' cannot be loaded: We couldn't connect to the hub; "
+        "--encoder takes another one, --embeddings vectors that are ready$"
+    )
+    with pytest.raises(OSError, match=expected):
+        seqrec.train("ccfrec", data, recipe="paper", quiet=True, out=tmp_path / "run", cache=tmp_path / "cache")
