@@ -42,10 +42,13 @@ def seqrec(*words: object) -> None:
 
 def generators(data: Path, out: Path, seeds: int) -> dict[str, list[Path]]:
     """Run folders of the rows of generators."""
-    runs = [out / f"prorec-{seed}" for seed in range(seeds)]
-    for seed, run in enumerate(runs):
-        command("genrec", "train", "prorec", "--recipe", "small", "--data", data, "--seed", seed, "--out", run)
-    return {"prorec, recipe small": runs}
+    found = {}
+    for model in ("prorec", "marius"):
+        runs = [out / f"{model}-{seed}" for seed in range(seeds)]
+        for seed, run in enumerate(runs):
+            command("genrec", "train", model, "--recipe", "small", "--data", data, "--seed", seed, "--out", run)
+        found[f"{model}, recipe small"] = runs
+    return found
 
 
 def rankers(data: Path, out: Path, seeds: int) -> dict[str, list[Path]]:

@@ -150,6 +150,11 @@ TABLES = {
         f"behavior_codes/{data}": Table("behavior_codes", data, _COLLISIONS, formats=_WHOLE)
         for data in ("Scientific", "Beauty")
     },
+    "ccfrec_sampling/Scientific": Table(
+        "ccfrec_sampling",
+        "Scientific",
+        ("candidates of a step", "recall@10", "ndcg@10", *_MASKED, "seconds", "validation ndcg@10 by epochs"),
+    ),
     "list_cost/Scientific": Table("list_cost", "Scientific", ("model", "codes an item", "10 beams", "50 beams")),
     "demo/journey": Table(
         "demo", "journey", ("run", "recall@5", "recall@10", "recall@20", "ndcg@10", "its 95 % interval")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def main() -> None:
 class _Models(Group):
     """One sub-command a model, made when it is asked for."""
 
+    made: Callable[[str], click.Command]
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the models."""
         return list(REGISTRY)
@@ -57,22 +60,23 @@ class _Models(Group):
         """The command of one model, its options read from signatures."""
         if name not in REGISTRY:
             raise click.UsageError(f"unknown model {name!r}; known: {', '.join(REGISTRY)}")
-        return _training_command(name)
+        return self.made(name)
 
 
-@main.group(cls=_Models)
-def train() -> None:
-    """Run all stages of a model, train it and report its test metrics: genrec train MODEL."""
-
-
-def _training_command(name: str) -> click.Command:
+def _options_of(name: str) -> tuple[list[Option], list[Option], list[Option], list[Option]]:
+    """Options of a model, of its stages, its search and its training, with the values of the default recipe."""
     entry = REGISTRY[name]
     usual = recipe_of(entry.target, "default")
     model, preparation, search = (
         [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
         for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,))
     )
-    training = training_options(usual)
+    return model, preparation, search, training_options(usual)
+
+
+def _training_command(name: str) -> click.Command:
+    entry = REGISTRY[name]
+    model, preparation, search, training = _options_of(name)
     recipes = ", ".join(sorted({"default", *recipes_from(entry.target)}))
 
     @click.command(name, cls=Command, help=f"{summary_of(entry.target)} Recipes: {recipes}.")
@@ -121,29 +125,18 @@ def _training_command(name: str) -> click.Command:
     return command
 
 
-class _Tuned(_Models):
-    """One sub-command a model."""
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of one model."""
-        if name not in REGISTRY:
-            raise click.UsageError(f"unknown model {name!r}; known: {', '.join(REGISTRY)}")
-        return _tuning_command(name)
+class _Trained(_Models):
+    made = staticmethod(_training_command)
 
 
-@main.group(cls=_Tuned)
-def tune() -> None:
-    """Search a model's settings on validation and write a recipe: genrec tune MODEL."""
+@main.group(cls=_Trained)
+def train() -> None:
+    """Run all stages of a model, train it and report its test metrics: genrec train MODEL."""
 
 
 def _tuning_command(name: str) -> click.Command:
     entry = REGISTRY[name]
-    usual = recipe_of(entry.target, "default")
-    model, preparation, search = (
-        [replace(option, default=usual.get(option.name, option.default)) for option in options_from(*source)]
-        for source in ((entry.target, SHAPES), (entry.preparation,), (_SEARCH,))
-    )
-    training = training_options(usual)
+    model, preparation, search, training = _options_of(name)
 
     @click.command(name, cls=Command, help=f"Search settings of {name} on validation. {summary_of(entry.target)}")
     @add_options([*shared("data", "split", "recipe", "as_json", "quiet"), *TUNING])
@@ -176,6 +169,15 @@ def _tuning_command(name: str) -> click.Command:
         print_tuned(found, as_json, quiet)
 
     return command
+
+
+class _Tuned(_Models):
+    made = staticmethod(_tuning_command)
+
+
+@main.group(cls=_Tuned)
+def tune() -> None:
+    """Search a model's settings on validation and write a recipe: genrec tune MODEL."""
 
 
 def _load(run: Path, data: str | None = None) -> Any:

@@ -34,6 +34,7 @@ __all__ = [
     "allowed_items",
     "best_items",
     "both_scores",
+    "check_weight",
     "choose_weight",
     "few_prefixes",
     "last_states",
@@ -117,6 +118,18 @@ def last_states(states: Tensor, ragged: Ragged) -> Tensor:
     return states[(ragged.lengths.cumsum(0) - 1)[ragged.inverse]]
 
 
+def check_weight(model: Any, weight: float | None) -> None:
+    """Refuse the weight of a dense head that a model does not have.
+
+    Raises
+    ------
+    ValueError
+        If a weight is given and the model has no dense head.
+    """
+    if weight is not None and getattr(model, "dense", None) is None:
+        raise ValueError(f"--dense is {weight} but the model was trained without a dense head (--dense-weight)")
+
+
 @contextmanager
 def weighted(model: Any, weight: float | None) -> Iterator[None]:
     """Set the weight of a model's dense head for a while; None leaves it as it is.
@@ -129,9 +142,8 @@ def weighted(model: Any, weight: float | None) -> Iterator[None]:
     if weight is None:
         yield
         return
-    head = getattr(model, "dense", None)
-    if head is None:
-        raise ValueError(f"--dense is {weight} but the model was trained without a dense head (--dense-weight)")
+    check_weight(model, weight)
+    head = model.dense
     before = head.weight.clone()
     head.weight.fill_(weight)
     try:

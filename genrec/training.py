@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec import MODELS, REGISTRY, SHAPES
-from genrec.dense import choose_weight, weighted
+from genrec.dense import check_weight, choose_weight, weighted
 from genrec.export import export_notes
 from genrec.preparation import Ingredients, Sources
 from genrec.search.generation import Search, rank_generated, some_targets, validator
@@ -176,8 +176,7 @@ def train_generator(
         if not config.quiet:
             for note in export_notes(name, model):
                 say(note, err=True)
-        with weighted(model, search.dense):
-            pass  # refuses a weight of a head that is not there, before the training
+        check_weight(model, search.dense)  # before the training, not after it
         manifest |= found.record | {"preparation": asdict(preparation)}
         manifest |= {"search": asdict(search)}
         # a validation by other beams or users could not be compared with the best so far

@@ -63,6 +63,30 @@ RECIPES = {
         "encoder": "sentence-transformers/sentence-t5-base",
         "views": ("title", "description"),
     },
+    # Not the paper's model: no similarity, a dense head beside the codes.
+    "small": {
+        "form": "all",
+        "normalize": "children",
+        "similarity": False,
+        "dim": 96,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "heads": 3,
+        "head_dim": 32,
+        "ffn": 384,
+        "dropout": 0.3,
+        "recency_bias": True,
+        "dense_weight": 1.0,
+        "whiten": False,
+        "epochs": 12,
+        "batch_size": 128,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "warmup_steps": 300,
+        "patience": 0,
+        "validate_every": 2,
+        "precision": "auto",
+    },
 }
 
 

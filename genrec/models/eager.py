@@ -10,14 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec.dense import (
-    DenseHead,
-    DenseSettings,
-    all_scores,
-    allowed_items,
-    best_items,
-    few_prefixes,
-)
+from genrec.dense import DenseHead, DenseSettings, all_scores, allowed_items, best_items, few_prefixes
 from genrec.generator import Generator, samples
 from genrec.models.prorec import Preparation as PRORecPreparation
 from genrec.models.prorec import together
@@ -28,7 +21,7 @@ from genrec.nets.losses import children_loss, level_loss
 from genrec.nets.post_norm import PostNormEncoder
 from genrec.nets.t5_blocks import Memory
 from genrec.preparation import Ingredients, Sources
-from genrec.search.decoding import Beams, score_codes, search_beams
+from genrec.search.decoding import Beams, best_scores, distinct_items, score_codes, search_beams
 from genrec.search.trie import CodeTrie
 from recbase.arguments import Count, Depth, Dropout, Heads, Large, Length, Share, Temperature, Weight, Width, taken
 from recbase.data.sequences import SequenceBatch
@@ -59,6 +52,31 @@ RECIPES = {
         "encoder": "sentence-transformers/sentence-t5-base",
         "leaf_embeddings": True,
         "item_tables": "two",
+    },
+    # Not the paper's model: no network before it, no distillation, no transfer, a dense head beside the codes.
+    "small": {
+        "form": "all",
+        "normalize": "children",
+        "behaviour": "ppmi",
+        "whiten": False,
+        "behaviour_weight": 0.0,
+        "semantic_weight": 0.0,
+        "recovery_weight": 0.0,
+        "recognition_weight": 0.0,
+        "decoder_layers": 1,
+        "ffn": 256,
+        "dropout": 0.4,
+        "leaf_embeddings": True,
+        "recency_bias": True,
+        "dense_weight": 1.0,
+        "epochs": 8,
+        "batch_size": 128,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "warmup_steps": 300,
+        "patience": 0,
+        "validate_every": 2,
+        "precision": "auto",
     },
 }
 
@@ -152,8 +170,9 @@ class EAGER(Generator):
     from the release: time-sorted data and validation instead of file order and test, one code an item (capacity-limited
     clusters instead of clusters filled up with copies). Its embeddings of leaves and its item table for each stream are
     options that recipe ``paper`` turns on; by default a level has one softmax over its own codes, and one table serves
-    both streams. Recipe ``small`` is ours, for machines without a GPU, and another model: no distillation and no
-    transfer, a dense head that ranks lists with the codes.
+    both streams. Recipe ``small`` is ours, for machines without a GPU, and another model: behaviour codes of what
+    occurs together in place of a DIN's, no distillation and no transfer, embeddings of leaves, a bias by recency, and
+    a dense head that ranks lists with the codes.
 
     Parameters
     ----------
@@ -312,8 +331,7 @@ class EAGER(Generator):
 
     def code_parts(self) -> list[Tensor]:
         """Codes of behaviour and of content."""
-        table = self.code_table[1:]
-        return [table[:, : self.split], table[:, self.split :]]
+        return list(self._own(self.code_table[1:]))
 
     @property
     def streams(self) -> tuple[DistillingDecoder, DistillingDecoder]:
@@ -338,8 +356,7 @@ class EAGER(Generator):
     def tries(self) -> tuple[CodeTrie, CodeTrie]:
         """The catalogue as a prefix tree of each stream."""
         if self._tries is None or self._tries[0].device != self.code_table.device:
-            table = self.code_table[1:]
-            first, second = table[:, : self.split], table[:, self.split :]
+            first, second = self._own(self.code_table[1:])
             self._tries = (
                 CodeTrie.from_codes(first, self.sizes[: self.split], priority=self.priority),
                 CodeTrie.from_codes(second, self.sizes[self.split :], priority=self.priority),
@@ -389,14 +406,9 @@ class EAGER(Generator):
         """Embeddings of their own that items [S] have for their last codes, [S, D]."""
         return None if self.leaf_heads is None else cast(LeafHead, self.leaf_heads[stream]).embedding(items)
 
-    def _all_logits(self, stream: int, states: Tensor, codes: Tensor) -> list[Tensor]:
-        """Logits of every level of a stream from states [S, L (+ 2), D] and target codes [S, L]."""
-        coder = self.coders[stream]
-        return coder.all_logits(states, codes) if isinstance(coder, LeafDecoder) else coder.all_logits(states)
-
     def _stream_loss(self, stream: int, states: Tensor, codes: Tensor) -> Tensor:
         """Sum over targets of the mean cross-entropy of their codes in a stream, as a search normalizes them."""
-        logits = self._all_logits(stream, states, codes)
+        logits = self.coders[stream].all_logits(states, codes)
         if self.normalize == "children":
             return children_loss(logits, codes, self.tries[stream])
         return level_loss(logits, self.streams[stream].vocabulary.targets(codes))
@@ -462,7 +474,7 @@ class EAGER(Generator):
         given = torch.where(masked[..., None], self.mask_token.to(tokens.dtype), tokens)
         states = self._transferred(given, self._embedded(1, semantic, targets))
         total = torch.zeros((), device=codes.device)
-        for level, logits in enumerate(self._all_logits(0, states[:, 1:], own)):
+        for level, logits in enumerate(self.coders[0].all_logits(states[:, 1:], own)):
             losses = F.cross_entropy(logits.float(), own[:, level], reduction="none")
             total = total + (losses * masked[:, level] / masked.sum(1)).sum()
         return total
@@ -531,7 +543,7 @@ class EAGER(Generator):
         if dense is not None:
             top = dense.masked_fill(~allowed_items(dense, mask, exclude), -torch.inf).topk(min(beams, self.items), 1)
             lists.append((top.indices + 1).masked_fill(top.values == -torch.inf, NO_ITEM))
-        union = _distinct(torch.cat(lists, 1))  # [B, C]
+        union = distinct_items(torch.cat(lists, 1))  # [B, C]
         codes = self.code_table[union.clamp(min=0)].long()
         parts = zip(asked, self._own(codes), strict=True)
         first, second = (score_codes(*one, part, self.normalize) for one, part in parts)
@@ -539,10 +551,8 @@ class EAGER(Generator):
         if dense is not None:
             scores = scores + weight * dense.gather(1, union.clamp(min=1) - 1)
         scores = scores.masked_fill(union == NO_ITEM, -torch.inf)
-        ordered = union.argsort(dim=1, stable=True)  # ties go to the smaller number
-        union, scores = union.gather(1, ordered), scores.gather(1, ordered)
-        best, order = scores.sort(dim=1, descending=True, stable=True)
-        best, chosen = best[:, :n_best], union.gather(1, order)[:, :n_best]
+        best, order = best_scores(scores, union, n_best)
+        chosen = union.gather(1, order)
         short = n_best - chosen.shape[1]
         if short > 0:
             best, chosen = F.pad(best, (0, short), value=-torch.inf), F.pad(chosen, (0, short), value=NO_ITEM)
@@ -588,11 +598,3 @@ class EAGER(Generator):
         found = self._item_scores(memories), self._dense_scores(memories[0], items).float().log_softmax(1)
         self.train(training)
         return found
-
-
-def _distinct(items: Tensor) -> Tensor:
-    """Each item of a row once, in ascending order; -1 fills what is left: int64 [B, C] -> [B, C]."""
-    ordered = items.sort(dim=1).values
-    twice = torch.zeros_like(ordered, dtype=torch.bool)
-    twice[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return ordered.masked_fill(twice, NO_ITEM)

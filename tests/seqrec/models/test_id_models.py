@@ -483,3 +483,17 @@ def test_popularity_is_one_list_of_counts():
     popular = scores(build("popularity"), [[1, 2, 3], [22]])
     assert torch.equal(popular[0], popular[1])
     assert popular[0].tolist() == np.bincount(cycle().flat()[0], minlength=ITEMS + 1)[1:].tolist()
+
+
+def test_an_untied_table_is_scored_against_and_not_read():
+    from seqrec.models.sasrec import SASRec
+
+    torch.manual_seed(0)
+    model = SASRec(30, dim=8, ffn=16, layers=1, max_len=6, item_table="untied").eval()
+    items, lengths = torch.tensor([[3, 5, 9]]), torch.tensor([3])
+    states = model.user_vectors(items, lengths)
+    torch.testing.assert_close(model.scorer()(items, lengths), states @ model.output_embedding.weight[1:].T)
+    with torch.no_grad():
+        model.output_embedding.weight[1:] += 1.0
+    torch.testing.assert_close(model.user_vectors(items, lengths), states)  # histories are read from the other table
+    assert SASRec(30, dim=8, ffn=16, layers=1, max_len=6).output_embedding is None
