@@ -17,7 +17,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NAMES = {"faiss": "faiss-cpu", "sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub", "PIL": "pillow"}
+NAMES = {"faiss": "faiss-cpu", "sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub", "PIL": "pillow"} | {
+    "resvg_py": "resvg-py"
+}
 BUILD = "from setuptools import build_meta as b; import sys; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
 
 

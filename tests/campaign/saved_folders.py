@@ -52,6 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "batch_size": 16,
         "groups": 2,
     },
+    "cosette": {"levels": 2, "codebook_size": 4, "latent_dim": 3, "hidden": (5,), "steps": 4, "batch_size": 16},
     "behavior": {
         "levels": 2,
         "codebook_size": 4,
@@ -111,6 +112,9 @@ def save_tokenizer(method: str, folder: Path) -> None:
         made.set_params(quiet=True)
     elif method == "letter":
         extra["collaborative"], views = vectors()[:, :3], {"item": slice(0, 6)}
+        made.set_params(quiet=True)
+    elif method == "cosette":
+        extra["sequences"], views = small_models.cycle(20), {"item": slice(0, 6)}
         made.set_params(quiet=True)
     elif method == "rqvae":
         views = {"item": slice(0, 6)}
@@ -201,7 +205,7 @@ def save_codes(folder: Path) -> None:
 
 
 SEQREC = ("sasrec", "popularity", "transitions", "itemknn", "ccfrec", "gru4rec", "din", "fdsa")
-GENREC = ("tiger", "prorec", "bbqrec", "eager")
+GENREC = ("tiger", "prorec", "bbqrec", "eager", "marius")
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "dataset": save_dataset,
     "embeddings": save_embeddings,
