@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from seqrec.models.mv_trm import MVTRM as MVTRM
     from seqrec.models.nova import NOVABERT as NOVABERT
     from seqrec.models.popularity import Popularity as Popularity
+    from seqrec.models.recjpq import SASRecJPQ as SASRecJPQ
     from seqrec.models.s3rec import S3Rec as S3Rec
     from seqrec.models.sasrec import SASRec as SASRec
     from seqrec.models.sasrec_content import SASRecContent as SASRecContent
@@ -94,6 +95,7 @@ __all__ = [
     "SASRec",
     "SASRecContent",
     "SASRecHybrid",
+    "SASRecJPQ",
     "TSSR",
     "TabulatedCCFRec",
     "TedRec",
@@ -163,6 +165,13 @@ _OURS: dict[str, ModelEntry] = {
     "caser": ModelEntry("seqrec.models.caser:Caser", "Tang and Wang, WSDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
     "hgn": ModelEntry("seqrec.models.hgn:HGN", "Ma et al., KDD 2019", ("ids",), _SOFTMAX, _CAUSAL),
     "sasrec": ModelEntry("seqrec.models.sasrec:SASRec", "Kang and McAuley, ICDM 2018", ("ids",), _SOFTMAX, _CAUSAL),
+    "sasrec-jpq": ModelEntry(
+        "seqrec.models.recjpq:SASRecJPQ",
+        "Petrov and Macdonald, WSDM 2024",
+        ("codes", "histories"),
+        _SOFTMAX,
+        _CAUSAL,
+    ),
     "bert4rec": ModelEntry("seqrec.models.bert4rec:BERT4Rec", "Sun et al., CIKM 2019", ("ids",), _SOFTMAX, ("cloze",)),
     "s3rec": ModelEntry(
         "seqrec.models.s3rec:S3Rec",

@@ -276,8 +276,9 @@ def _load(run: Path, data: str | None = None) -> Any:
 
 
 _ENGINE = [
-    Option("engine", "choice", "model", "What scores: the model, or the index or ONNX scorer of an exported run.",
-           ("model", "faiss", "onnx")),
+    Option("engine", "choice", "model",
+           "What scores: the model, its codes (sasrec-jpq), or the index or ONNX scorer of an exported run.",
+           ("model", "codes", "faiss", "onnx")),
 ]  # fmt: skip
 
 main.add_command(

@@ -1,5 +1,7 @@
 """Serving without this toolkit's training code: a faiss index of the items, and the whole scorer as ONNX.
 
+Items that a model knows by codes alone are searched as they are; nothing is written for that.
+
 An exported folder is a run folder with two more files: ``items.faiss`` answers user vectors with items, ``scorer.onnx``
 maps histories to scores of all items and needs ONNX Runtime and NumPy alone.
 """
@@ -23,7 +25,7 @@ from recbase.store.restoring import check_finite_array
 if TYPE_CHECKING:
     from recbase.data.sequences import Histories
 
-__all__ = ["FaissItems", "OnnxScorer", "write_faiss", "write_onnx"]
+__all__ = ["CodedItems", "FaissItems", "OnnxScorer", "write_faiss", "write_onnx"]
 
 FAISS_FILE = "items.faiss"
 ONNX_FILE = "scorer.onnx"
@@ -201,6 +203,71 @@ def _check_index(path: Path, items: int | None) -> None:
             raise ValueError(f"{path} has {size} bytes, which {count} vectors of width {width} do not fill")
         vectors = np.memmap(path, dtype="<f4", mode="r", offset=_HEADER.size + 8, shape=(count, width))
         check_finite_array(path, "vectors", vectors)
+
+
+# ------------------------------------------------------------------------------------ item codes
+
+
+class CodedItems:
+    """Search over items that a model knows by codes alone: exact, and no vector of an item is made.
+
+    Parameters
+    ----------
+    model : module
+        Has ``user_vectors(items, lengths)``, ``item_codes()`` and ``code_scores(vectors)``: an item's score is the sum
+        of what its codes score.
+
+    Attributes
+    ----------
+    nbytes : int
+        Memory of the codes and of the lists by code that are searched.
+
+    Raises
+    ------
+    ValueError
+        If scores of the model are not sums over codes.
+    """
+
+    def __init__(self, model: Any) -> None:
+        from semtok.kernels.code_search import CodeSearch
+
+        if not (hasattr(model, "item_codes") and hasattr(model, "code_scores")):
+            raise ValueError(f"{type(model).__name__} has no item table of codes to search; sasrec-jpq has one")
+        codes, sizes = model.item_codes()
+        self.model, self.search = model.eval(), CodeSearch(codes, sizes)
+        self.nbytes = self.search.nbytes
+
+    @torch.no_grad()
+    def topk(
+        self, histories: Histories, k: int, mask_seen: bool, allowed: np.ndarray | None = None, batch: int = 256
+    ) -> Recommendations:
+        """The ``k`` best items of each history, equal scores by the smaller number.
+
+        Parameters
+        ----------
+        histories : Histories
+        k : int
+        mask_seen : bool
+            Leave out the items of the history.
+        allowed : bool array [N], optional
+            Items that may be recommended.
+        batch : int, default 256
+            Histories whose vectors are made together.
+        """
+        device = next(self.model.parameters()).device
+        found = []
+        for start in range(0, len(histories), batch):
+            rows = slice(start, min(start + batch, len(histories)))
+            items, lengths = (torch.from_numpy(part) for part in histories.padded(rows, self.model.max_len))
+            vectors = self.model.user_vectors(items.to(device), lengths.to(device)).float()
+            scores = [part.cpu().numpy() for part in self.model.code_scores(vectors)]
+            seen: Any = [histories[user] for user in range(rows.start, rows.stop)] if mask_seen else None
+            found.append(self.search.search(scores, k, seen, allowed))
+        if not found:
+            return Recommendations(np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32))
+        return Recommendations(
+            np.concatenate([one.items for one in found]), np.concatenate([one.scores for one in found])
+        )
 
 
 # --------------------------------------------------------------------------------------- ONNX

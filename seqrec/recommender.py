@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FittedRanker", "load", "train"]
 
-_ENGINES = ("model", "faiss", "onnx")
+_ENGINES = ("model", "codes", "faiss", "onnx")
 
 
 class FittedRanker(FittedRecommender):
@@ -48,7 +48,7 @@ class FittedRanker(FittedRecommender):
 
     models = MODELS
     options = ("engine",)
-    kept = ("_scorer", "_index", "_onnx")
+    kept = ("_scorer", "_index", "_onnx", "_coded")
 
     @cached_property
     def _scorer(self) -> Any:
@@ -65,6 +65,12 @@ class FittedRanker(FittedRecommender):
         from seqrec.export import ONNX_FILE, OnnxScorer
 
         return OnnxScorer(self._exported(ONNX_FILE), len(self.items))
+
+    @cached_property
+    def _coded(self) -> Any:
+        from seqrec.export import CodedItems
+
+        return CodedItems(self.model)
 
     def _exported(self, file: str) -> Path:
         if file not in self._run.folder:
@@ -87,6 +93,9 @@ class FittedRanker(FittedRecommender):
             if allowed is not None:
                 raise ValueError("engine faiss finds the best of all items: exclude and only need another engine")
             return self._index.topk(self.model, histories, k, not keep_seen, self._scorer.max_len)
+        if engine == "codes":
+            found: Recommendations = self._coded.topk(histories, k, not keep_seen, allowed)
+            return found
         scorer = self._scorer if engine == "model" else self._onnx
         scorer = scorer if allowed is None else _Allowed(scorer, allowed)
         return topk(scorer, histories, k, mask_seen=not keep_seen, users=users)

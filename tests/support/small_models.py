@@ -59,6 +59,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "caser": {"dim": 16, "window": 3, "vertical": 2, "horizontal": 4, "dropout": 0.0, "max_len": 8},
     "hgn": {"dim": 32, "window": 3, "max_len": 8},
     "sasrec": _BLOCKS,
+    "sasrec-jpq": _BLOCKS | {"splits": 4, "split_size": 8},
     "bert4rec": _BLOCKS | {"layers": 1, "last_prob": 0.5},
     "s3rec": _BLOCKS | {"layers": 1, "pretrain_epochs": 1},
     "fmlp": {"dim": 32, "layers": 1, "dropout": 0.0, "max_len": 8},
