@@ -155,6 +155,24 @@ TABLES = {
         "Scientific",
         ("candidates of a step", "recall@10", "ndcg@10", *_MASKED, "seconds", "validation ndcg@10 by epochs"),
     ),
+    "tried_ids/Scientific": Table(
+        "tried_ids", "Scientific", ("options", "validation recall@10", "validation ndcg@10", "seconds")
+    ),
+    "tried_small/Scientific": Table(
+        "tried_small",
+        "Scientific",
+        (
+            *("options", "validation recall@10", "validation ndcg@10", "alone recall@10", "alone ndcg@10"),
+            *("at weight 0, 1, 4, 8", "seconds"),
+        ),
+    ),
+    "looks/Scientific": Table("looks", "Scientific", ("command", "users", "list", "generator alone")),
+    "item_vectors/Scientific": Table(
+        "item_vectors",
+        "Scientific",
+        ("vectors that codes are made of", "KL to text", "KL to behaviour", "shares, %", "published (Beauty)"),
+        formats={"KL to text": ".3f", "KL to behaviour": ".3f"},
+    ),
     "list_cost/Scientific": Table("list_cost", "Scientific", ("model", "codes an item", "10 beams", "50 beams")),
     "demo/journey": Table(
         "demo", "journey", ("run", "recall@5", "recall@10", "recall@20", "ndcg@10", "its 95 % interval")
