@@ -207,6 +207,16 @@ TABLES = {
     "ladder/Scientific": Table(
         "ladder", "Scientific", ("codes of", *_FOUR, "validation ndcg@10, all users", "best epoch")
     ),
+    "speed/made": Table(
+        "speed",
+        "made",
+        ("task", "ours ms", "peer ms", "times faster", "ours MiB", "peer MiB", "peer", "each round", "date"),
+        formats={
+            **dict.fromkeys(("ours ms", "peer ms"), ",.1f"),
+            **dict.fromkeys(("ours MiB", "peer MiB"), ",.0f"),
+            "times faster": ".2f",
+        },
+    ),
     "speedrun/Beauty": Table(
         "speedrun",
         "Beauty",
