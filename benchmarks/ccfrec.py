@@ -30,8 +30,16 @@ TABLES = ("main", "ablations", "views", "levels", "code-types", "weights")
 WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
-def rows(table: str, views: list[str], seeds: int, encoder: str = "minilm") -> Iterator[Row]:
-    """The rows of one table."""
+def encoder_of(embeddings: Path | None) -> str | None:
+    """Name of the encoder that made an embeddings folder; None where there is no folder or it says none."""
+    if embeddings is None or not (embeddings / "embeddings.json").is_file():
+        return None
+    name = open_folder(embeddings, "embeddings.json", "embeddings").manifest.get("encoder")
+    return name if isinstance(name, str) else None
+
+
+def rows(table: str, views: list[str], seeds: int, encoder: str | None = "minilm") -> Iterator[Row]:
+    """The rows of one table; ``encoder`` is that of "global emb", None for the one of its recipe."""
     several = tuple(range(seeds))
     if table == "main":
         yield Row("PopRec", "seqrec", "popularity")
@@ -45,7 +53,7 @@ def rows(table: str, views: list[str], seeds: int, encoder: str = "minilm") -> I
         yield Row("w/o MSA", "seqrec", "ccfrec", ["--msa-weight", "0"])
         yield Row("w/o text", "seqrec", "ccfrec", ["--text", "codes"])
         yield Row("random code", "seqrec", "ccfrec", ["--code-type", "random"])
-        yield Row("global emb", "seqrec", "ccfrec", ["--global-text", "--encoder", encoder])
+        yield Row("global emb", "seqrec", "ccfrec", ["--global-text", *(["--encoder", encoder] if encoder else [])])
         yield Row("w/o CA", "seqrec", "ccfrec", ["--no-fusion", "--no-residual-in-candidates"])
     elif table == "views":
         for count in range(1, len(views) + 1):
@@ -67,9 +75,9 @@ def command(arguments: argparse.Namespace, row: Row, seed: int, out: Path) -> li
     """The command of one row and seed."""
     words = ["seqrec", "train", row.model, "--data", str(arguments.data), "--out", str(out), "--quiet", *row.options]
     if row.model in ("sasrec", "ccfrec"):
-        words += ["--seed", str(seed), "--max-seconds", str(arguments.max_seconds), *arguments.options]
+        words += ["--seed", str(seed), "--max-seconds", str(arguments.max_seconds)]
     if row.model == "ccfrec":
-        words += ["--epochs", "1000"]
+        words += ["--epochs", "1000", *arguments.options]
         # The joined view of "global emb" has no part in ready-made embeddings.
         words += [] if row.encodes else ["--embeddings", str(arguments.embeddings)]
     return words
@@ -81,14 +89,15 @@ def main() -> None:
     parser.add_argument("tables", nargs="+", choices=TABLES)
     parser.add_argument("--data", type=Path, required=True, help="data set folder")
     parser.add_argument("--embeddings", type=Path, required=True, help="embeddings folder of that data set")
-    parser.add_argument("--encoder", default="minilm", help="encoder of the row with joined text")
+    parser.add_argument("--encoder", help="encoder of the row with joined text; that of the embeddings if not given")
     parser.add_argument("--max-seconds", type=float, default=1200, help="budget of a row, training and validation")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the headline rows")
     parser.add_argument("--out", type=Path, default=Path("runs/ccfrec"), help="folder of the runs and the tables")
     parser.add_argument("--append", metavar="MACHINE", help="add the rows to results/, with the machine in words")
-    parser.add_argument("options", nargs="*", default=[], metavar="-- OPTION", help="passed to every trained row")
+    parser.add_argument("options", nargs="*", default=[], metavar="-- OPTION", help="passed to every row of CCFRec")
     known, rest = parser.parse_known_args()
     known.options = [word for word in rest if word != "--"]
+    known.encoder = known.encoder or encoder_of(known.embeddings)
     views = list(open_folder(known.embeddings, "embeddings.json", "embeddings").manifest["views"])
     known.out.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []

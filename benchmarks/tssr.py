@@ -8,6 +8,7 @@ complete is not run again. Example::
 Tables: ``contrast`` (figure 3 of the paper, and figures 1 and 4 as a picture of both clouds of items), ``batches``
 (figure 5), ``shares`` (figure 6: a part of the users is trained on, all are evaluated), ``content`` (what the content
 stream reads), ``tables`` (what states are scored against).
+Options behind ``--`` reach every row, such as ``-- --recipe paper``.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def rows(table: str, seeds: int) -> Iterator[Row]:
     several = tuple(range(seeds))
     if table == "contrast":
         yield Row("TSSR", "seqrec", "tssr", seeds=several)
-        yield Row("w/o user-grained", "seqrec", "tssr", ["--recipe", "no-user-contrast"], several)
-        yield Row("w/o item-grained", "seqrec", "tssr", ["--recipe", "no-item-contrast"], several)
-        yield Row("w/o both", "seqrec", "tssr", ["--recipe", "no-contrast"], several)
+        yield Row("w/o user-grained", "seqrec", "tssr", ["--user-weight", "0"], several)
+        yield Row("w/o item-grained", "seqrec", "tssr", ["--item-weight", "0"], several)
+        yield Row("w/o both", "seqrec", "tssr", ["--user-weight", "0", "--item-weight", "0"], several)
     elif table == "batches":
         for size in (32, 64, 128, 256, 512):
             yield Row(f"batches of {size}", "seqrec", "tssr", ["--batch-size", str(size)], several)
@@ -54,7 +55,7 @@ def command(given: argparse.Namespace, row: Row, seed: int, out: Path) -> list[s
     """The command of one row and seed."""
     words = [row.program, "train", row.model, "--data", str(given.data), "--embeddings", str(given.embeddings)]
     words += ["--out", str(out), "--quiet", "--seed", str(seed), "--epochs", "1000"]
-    return [*words, "--max-seconds", str(given.budget_seconds), *row.options]
+    return [*words, "--max-seconds", str(given.budget_seconds), *row.options, *given.options]
 
 
 def streams(folders: list[Path], *words: str) -> list[dict[str, Any]]:
@@ -85,7 +86,8 @@ def main() -> None:
     parser.add_argument("--budget-seconds", type=float, default=240, help="training and validation of a row")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of every row")
     parser.add_argument("--out", type=Path, default=Path("runs/tssr"), help="folder of the runs and the tables")
-    given = parser.parse_args()
+    given, rest = parser.parse_known_args()
+    given.options = [word for word in rest if word != "--"]
     given.out.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
     for table in given.tables:

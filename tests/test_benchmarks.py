@@ -10,7 +10,11 @@ import pytest
 
 import genrec.cli
 import seqrec.cli
-from benchmarks import beauty, ccfrec, demo, reproduce, rows
+from benchmarks import beauty, ccfrec, demo, reproduce, rows, tssr
+from benchmarks.reproduce import __main__ as reproducing
+from benchmarks.reproduce.plan import ARITHMETIC, cost_of
+from benchmarks.reproduce.protocol import PROTOCOLS, Progress, incomparable, options_of, recipe_of, verdict
+from benchmarks.reproduce.tables import ANALYSES, FIGURES
 from benchmarks.rows import Row, folder_of
 from recbase.cli.options import options_from, recipes_from
 from semtok.registry import methods
@@ -67,17 +71,108 @@ def test_the_rows_of_papers_are_commands(tmp_path: Path) -> None:
     run, missing = 0, set()
     for paper, tables in reproduce.published_tables()[0].items():
         for table, names in tables.items():
-            for name in names:
-                row = reproduce.row_of(paper, table, name)
-                if row is not None and reproduce.known(row.model):
+            for name, sets in names.items():
+                for given.set in sets:
+                    row = reproduce.row_of(paper, table, name, given.set)
+                    if row is None or not reproduce.known(row.model):
+                        missing.add(name)
+                        continue
                     found = understood(reproduce.command(row, given, tmp_path / "run"))
                     assert found["data"] == str(tmp_path)
                     assert found.get("stage1_seconds", 60.0) == 60.0
                     run += 1
-                else:
-                    missing.add(name)
-    assert run > 40
-    assert missing == {"RecForest"}
+    assert run > 150
+    assert missing <= {"RecForest"}
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "progress", "why", "said"),
+    [
+        ({"ndcg@10": 0.1}, None, None, "", "not run"),
+        ({"ndcg@10": 0.1}, {"ndcg@10": 0.2}, None, "other vectors", "not comparable: other vectors"),
+        ({"ndcg@10": None}, {"ndcg@10": 0.2}, None, "", "not comparable: the paper prints no number"),
+        ({"ndcg@10": 0.1}, {"ndcg@10": 0.096}, None, "", "reproduced"),
+        ({"ndcg@10": 0.1, "recall@10": 0.2}, {"ndcg@10": 0.1, "recall@10": 0.15}, None, "", "short by 25 %"),
+        ({"ndcg@10": 0.1}, {"ndcg@10": 0.05}, Progress(3, 100, False, 2.0), "", "short by 50 % (budget)"),
+        ({"ndcg@10": 0.1}, {"ndcg@10": 0.05}, Progress(40, 100, True, 2.0), "", "short by 50 %"),
+        ({"ndcg@10": 0.1}, {"ndcg@10": 0.05}, Progress(100, 100, False, 0.0), "", "short by 50 %"),
+    ],
+)
+def test_the_verdict_on_a_row(
+    published: dict[str, float | None], ours: dict[str, float] | None, progress: Progress | None, why: str, said: str
+) -> None:
+    assert verdict(published, ours, progress, why) == said
+
+
+def test_other_data_and_other_vectors_are_not_comparable() -> None:
+    beauty_here = {"data": {"users": 22_363, "items": 12_101}}
+    assert incomparable("bbqrec", "Beauty", beauty_here, "sentence-transformers/sentence-t5-base") == ""
+    assert incomparable("bbqrec", "Beauty", beauty_here, None) == ""
+    assert "vectors of minilm" in incomparable("bbqrec", "Beauty", beauty_here, "minilm")
+    assert "the paper's Toys has 19,412" in incomparable("bbqrec", "Toys", beauty_here, None)
+
+
+def test_a_paper_sets_the_options_of_its_rows() -> None:
+    for name in ("Instrument", "Scientific", "Game", "Baby"):
+        assert recipe_of("ccfrec", "ccfrec", name) == f"paper-{name.lower()}"
+    assert recipe_of("ccfrec", "sasrec", "Game") == "paper"
+    assert options_of("ccfrec", "ccfrec", "Game") == []
+    assert options_of("prorec", "sasrec", "Beauty") == []
+    for model in ("gru4rec", "sasrec", "maerec", "unisrec", "mmsr"):
+        options = options_of("ccfrec", model, "Game")
+        assert options[options.index("--dim") + 1] == "128"
+        assert ("--loss" in options) == (model in ("gru4rec", "sasrec"))
+    for data_set, latest in (("Yelp", "10"), ("MIND", "20")):
+        options = options_of("tssr", "sasrec", data_set)
+        assert options[options.index("--max-len") + 1] == latest
+        assert options[options.index("--lr") + 1] == "0.0001"
+        assert options[options.index("--attention-dropout") + 1] == "0.1"
+
+
+def test_every_data_set_of_a_paper_has_its_sizes() -> None:
+    tables = reproduce.published_tables()[0]
+    for paper, found in tables.items():
+        for rows_ in found.values():
+            assert {name for sets in rows_.values() for name in sets} <= set(PROTOCOLS[paper].sets)
+    assert {paper for paper, _ in (*FIGURES, *ANALYSES)} == set(tables)
+
+
+@pytest.mark.parametrize("paper", sorted(PROTOCOLS))
+def test_the_plan_of_a_paper_states_its_rate(paper: str, tmp_path: Path) -> None:
+    published, _ = reproduce.published_tables()
+    given = reproducing.arguments(published).parse_args(["--plan", paper, "--out", str(tmp_path)])
+    lines = reproducing.plan(paper, given, published).splitlines()
+    assert ARITHMETIC.source in lines[0]
+    costs = [line.split(" | ") for line in lines if " train " in line and not line.startswith("-")]
+    assert len(costs) > 30
+    assert all(float(hours) >= 0 and int(passes) > 0 and float(disk) > 0 for hours, passes, disk, _ in costs)
+    total = sum(float(hours) for hours, *_ in costs)
+    assert float(lines[-1].split(", ")[1].split()[0]) == pytest.approx(total, abs=1)
+
+
+def test_hours_grow_with_passes_and_never_fall_below_the_least_step() -> None:
+    settings = {"dim": 64, "layers": 2, "epochs": 10, "batch_size": 100, "max_len": 50, "form": "all"}
+    small = cost_of(settings, users=1000, items=100, events=9000, generates=False)
+    assert (small.passes, small.steps) == (10, 100)
+    assert small.hours == pytest.approx(100 * ARITHMETIC.least_step / 3600)
+    large = cost_of(settings | {"epochs": 1000}, users=1000, items=100, events=9000, generates=False)
+    assert large.hours == pytest.approx(100 * small.hours)
+
+
+def test_options_reach_the_rows_they_belong_to(tmp_path: Path) -> None:
+    given = argparse.Namespace(data=tmp_path, embeddings=tmp_path, max_seconds=60.0, options=["--code-levels", "8"])
+    for row in ccfrec.rows("main", [], 1):
+        assert ("--code-levels" in ccfrec.command(given, row, 0, tmp_path)) == (row.model == "ccfrec")
+
+
+@pytest.mark.parametrize("table", tssr.TABLES)
+def test_the_rows_of_tssr_go_with_the_recipe_of_the_paper(table: str, tmp_path: Path) -> None:
+    options = ["--recipe", "paper"]
+    given = argparse.Namespace(data=tmp_path, embeddings=tmp_path, budget_seconds=60.0, options=options)
+    for row in tssr.rows(table, 1):
+        found = understood(tssr.command(given, row, 0, tmp_path / "run"))
+        assert found["recipe"] == "paper"
+        assert (found["user_weight"] == 0) == (row.name in ("w/o user-grained", "w/o both"))
 
 
 def test_the_demo_counts_steps_unless_seconds_are_asked_for(tmp_path: Path) -> None:
