@@ -283,7 +283,7 @@ class SASRecJPQ(SASRec):
         return self.item_embedding.codes[1:].cpu().numpy() - first.astype(np.int32), sizes
 
     def code_scores(self, vectors: Tensor) -> list[Tensor]:
-        """Partial scores of codes, level by level; they sum to scores: user vectors [B, D] -> [B, K_l] each."""
+        """Parts that every code adds to the score of an item, level by level: user vectors [B, D] -> [B, K_l] each."""
         levels = self.item_embedding.levels()
         parts = vectors.chunk(len(levels), 1)
         return [part @ level.T for part, level in zip(parts, levels, strict=True)]
