@@ -241,3 +241,29 @@ def test_a_row_that_fails_is_reported_and_the_table_goes_on(
     assert ran[0] == "0"
     assert "w/o text, seed 0, failed (exit code 1); the table goes on without it" in capsys.readouterr().out
     assert rows.failed_line("w/o text", 4) == "| w/o text | failed | - | - |"
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TF-IDF vectors of the made data set."""
+    folder = tmp_path_factory.mktemp("vectors") / "tfidf"
+    demo.run(["semtok", "embed", "--data", "synthetic", "--encoder", "tfidf", "--out", str(folder)])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("paper", "table"), [(paper, table) for paper, found in reproduce.published_tables()[0].items() for table in found]
+)
+def test_a_row_of_every_table_runs(
+    paper: str, table: str, vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(reproduce.published_tables()[0][paper][table])
+    name = "tf-idf" if table == "encoders" else names[0]
+    words = [paper, table, "--data", "synthetic", "--embeddings", str(vectors), "--only", name]
+    monkeypatch.setattr("sys.argv", ["reproduce", *words, "--budget-seconds", "2", "--out", str(tmp_path)])
+    reproducing.main()
+    (found,) = tmp_path.glob("*/table.md")
+    (line,) = [line for line in found.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {name} |")]
+    assert "not comparable: 600 users and 200 items" in line
+    assert "@" in found.read_text(encoding="utf-8")
