@@ -67,7 +67,9 @@ def test_rows_of_one_folder_are_one_command(tmp_path: Path) -> None:
 
 
 def test_the_rows_of_papers_are_commands(tmp_path: Path) -> None:
-    given = argparse.Namespace(data=tmp_path, set="Beauty", embeddings=tmp_path, budget_seconds=60.0, seed=1)
+    given = argparse.Namespace(
+        data=tmp_path, set="Beauty", embeddings=tmp_path, budget_seconds=60.0, seed=1, tokenizer_steps=9
+    )
     run, missing = 0, set()
     for paper, tables in reproduce.published_tables()[0].items():
         for table, names in tables.items():
@@ -261,7 +263,8 @@ def test_a_row_of_every_table_runs(
     names = list(reproduce.published_tables()[0][paper][table])
     name = "tf-idf" if table == "encoders" else names[0]
     words = [paper, table, "--data", "synthetic", "--embeddings", str(vectors), "--only", name]
-    monkeypatch.setattr("sys.argv", ["reproduce", *words, "--budget-seconds", "2", "--out", str(tmp_path)])
+    words += ["--budget-seconds", "2", "--tokenizer-steps", "20", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["reproduce", *words])
     reproducing.main()
     (found,) = tmp_path.glob("*/table.md")
     (line,) = [line for line in found.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {name} |")]

@@ -172,6 +172,7 @@ def arguments(published: dict[str, Any]) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="its folder or name; without it the commands are only printed")
     parser.add_argument("--embeddings", type=Path, help="embeddings folder of it")
     parser.add_argument("--budget-seconds", type=float, default=0, help="of a row, and of its stage I; 0: no limit")
+    parser.add_argument("--tokenizer-steps", type=int, default=0, help="of a trained tokenizer; 0: the recipe's")
     parser.add_argument("--track", choices=TRACKS, default="canonical", help="order of the events")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="names of rows, as a;b")

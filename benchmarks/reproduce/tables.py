@@ -105,7 +105,7 @@ FIGURES: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...], str]] = {
     ("tssr", "batches"): (
         ("Phone",),
         ("recall@20", "ndcg@20"),
-        "the size of the batch decides the negatives (figure 5)",
+        "TSSR gains from larger batches, which change uniformity much (figure 5)",
     ),
     ("tssr", "shares"): (
         ("Toy",),
@@ -237,6 +237,8 @@ def command(row: Row, given: argparse.Namespace, out: Path) -> list[str]:
             words += ["--max-seconds", str(given.budget_seconds)]
             if has_stage(row.model):
                 words += ["--stage1-seconds", str(given.budget_seconds)]
+    if given.tokenizer_steps and row.model in ("tiger", "letter", "bbqrec"):
+        words += ["--tokenizer-steps", str(given.tokenizer_steps)]
     if "item-id" in row.options:
         words += ["--base", str(folder_of(Row("CCFRec", "seqrec", "ccfrec"), given.seed, out.parent))]
     if "--global-text" in row.options:
