@@ -172,6 +172,8 @@ class RankerContract:
         known = {option.name for option in options_from(target, SHAPES)} | {"form"}
         known |= {option.name for option in options_from("recbase.train.loop:TrainConfig")}
         known |= {option.name for option in options_from("seqrec.item_content:Content")}
+        if self.model == "ccfrec":  # the one model with a stage of its own after the training
+            known |= {option.name for option in options_from("seqrec.training:ItemIdStage")}
         for recipe, values in recipes_from(target).items():
             assert set(values) <= known, f"recipe {recipe} sets what is no option: {set(values) - known}"
             assert values.get("form", self.entry.forms[0]) in self.entry.forms if self.entry.forms else True
