@@ -108,6 +108,10 @@ def make(names: list[str]) -> None:
             shutil.rmtree(FOLDERS / name / "checkpoint", ignore_errors=True)
         if name in ENCODERS:
             np.save(HERE / "encoded" / f"{name}.npy", encoded(name, "torch"))
+        for manifest in (FOLDERS / name).glob("*.json"):  # where the clone lay on the machine is nobody's concern
+            manifest.write_text(
+                manifest.read_text(encoding="utf-8").replace(f'"{HERE.parents[1]}/', '"'), encoding="utf-8"
+            )
         print(name, *values(FOLDERS / name))
 
 
