@@ -6,10 +6,9 @@ next to it, among those of the step. Knows nothing of how the codes are used.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from recbase.data.sequences import Histories
 from recbase.nn.draws import draw_integers
 from semtok.methods.autoencoder import Autoencoder, RowBatch
 from semtok.methods.fitted_network import Fitted
+from semtok.methods.letter import collaborative_loss
 from semtok.methods.residual_autoencoder import ResidualAutoencoder
 
 __all__ = ["COSETTE", "ContrastedAutoencoder", "Neighbours", "contrast_loss", "neighbours_of"]
@@ -103,12 +103,8 @@ def contrast_loss(found: Tensor, targets: Tensor, own: Tensor, partners: Tensor,
     temperature : float
         Divides the cosines.
     """
-    logits = F.normalize(found, dim=-1) @ F.normalize(targets, dim=-1).T / temperature
-    others = torch.arange(len(targets), device=own.device)[None, :] != own[:, None]
-    twins = (partners[own][:, None] == partners[None, :]) & others
-    logits = logits.masked_fill(twins | (partners < 0)[None, :] & others, -math.inf)
-    losses = F.cross_entropy(logits, own, reduction="none")
-    return torch.where(partners[own] >= 0, losses, torch.zeros_like(losses)).sum()
+    looking, found_by = F.normalize(found, dim=-1) / temperature, F.normalize(targets, dim=-1)
+    return collaborative_loss(looking, found_by, own, partners >= 0, partners[own], partners)
 
 
 class ContrastedAutoencoder(Autoencoder):
@@ -241,7 +237,6 @@ class COSETTE(ResidualAutoencoder):
 
     method = "cosette"
     inputs = ("sequences",)
-    _choices: ClassVar[dict[str, tuple[str, ...]]] = ResidualAutoencoder._choices
 
     levels: Levels = 4
     latent_dim: Width = 16
