@@ -22,6 +22,7 @@ from genrec.search.trie import CodeTrie
 from genrec.search.vocabulary import NO_CODE
 from recbase.data.sequences import SequenceBatch
 from recbase.model import Network
+from recbase.train.loop import LossOutput
 
 __all__ = ["Generator", "Samples", "samples"]
 
@@ -69,6 +70,7 @@ class Generator(Network):
         self._trie: CodeTrie | None = None
         self._leaves: tuple[CodeTrie, Tensor] | None = None
         self.dense: DenseHead | None = None
+        self.dense_weight = 0.0
         self.group = len(self.sizes)  # tokens an item in the encoder
 
     def with_codes(self, codes: np.ndarray, priority: np.ndarray | None = None) -> Any:
@@ -150,6 +152,16 @@ class Generator(Network):
         later = torch.arange(items.shape[1], device=items.device) > found.steps[:, None]
         seen = items[found.rows].masked_fill(later, 0)
         return self.dense.loss(states, self.dense_content()[1:], seen, found.items)
+
+    def with_dense(
+        self, loss: Tensor, parts: dict[str, Tensor], memory: Any, found: Samples, batch: SequenceBatch
+    ) -> LossOutput:
+        """Loss of the codes and its parts, with that of the dense head where there is one; of this batch's share."""
+        if self.dense is not None:
+            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
+            parts = parts | {"dense": dense.detach()}
+            loss = loss + self.dense_weight * dense
+        return LossOutput(loss, parts)
 
     def take_choices(self, judged: Generator) -> None:
         """Take what validation has chosen of a model that is otherwise this one: the weight of the dense head."""

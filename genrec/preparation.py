@@ -174,6 +174,7 @@ class Preparation(Given):
         given = {"levels": self.levels, "codebook_size": size, "steps": self.tokenizer_steps, "seed": seed}
         chosen = recipe_of(methods()[method], self.tokenizer_recipe)
         chosen |= {name: value for name, value in given.items() if value is not None}
+        chosen.setdefault("groups", min(10, size // 2))  # LETTER clusters small codebooks into fewer groups
         return {name: value for name, value in chosen.items() if name in accepted}
 
     def collaborative_run(self, sources: Sources) -> Path | None:

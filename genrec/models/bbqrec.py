@@ -431,11 +431,7 @@ class BBQRec(Generator):
         mean = self.code_loss(logits, codes, codes) / batch.target_count
         loss = mean * steps * self.streams / len(self.sizes)
         parts = {"ce": loss.detach()}
-        if self.dense is not None:
-            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
-            parts["dense"] = dense.detach()
-            loss = loss + self.dense_weight * dense
-        return LossOutput(loss, parts)
+        return self.with_dense(loss, parts, memory, found, batch)
 
     def _logits(self, states: Tensor, column: int, codes: Tensor | None = None) -> Tensor:
         """Logits of one column; ``codes`` [..., columns so far] where its stream sees those before it at its level."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from genrec.models.tiger import DENSE, SMALL, TIGER
 from genrec.preparation import Preparation as ItemCodePreparation
@@ -25,7 +25,7 @@ from recbase.arguments import (
 from recbase.pipeline import step
 
 if TYPE_CHECKING:
-    from recbase.data.catalog import Dataset
+    pass
 
 __all__ = ["LETTER", "RECIPES", "Preparation"]
 
@@ -89,11 +89,6 @@ class Preparation(ItemCodePreparation):
         chosen |= {"epochs": self.collaborative_epochs, "seed": sources.seed, "quiet": sources.quiet}
         model, judge = SASRec(dataset.n_items, self.collaborative_dim), validator(dataset.split().valid)
         train_first("sasrec", model, dataset, "all", judge, TrainConfig(**chosen), target)
-
-    def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
-        """As of any tokenizer; small codebooks are clustered into fewer groups."""
-        found = super().tokenizer_arguments(dataset, seed, method)
-        return {"groups": min(10, found["codebook_size"] // 2)} | found
 
 
 class LETTER(TIGER):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from recbase.nn.transformer import Encoder, Packing
 from recbase.train.loop import LossOutput
 
 if TYPE_CHECKING:
-    from recbase.data.catalog import Dataset
+    pass
 
 __all__ = ["MARIUS", "RECIPES", "DepthDecoder", "Preparation"]
 
@@ -51,11 +51,6 @@ class Preparation(ItemCodePreparation):
     """Codes that know what occurs together, told apart by a matching."""
 
     method: ClassVar[str] = "letter"
-
-    def tokenizer_arguments(self, dataset: Dataset, seed: int, method: str | None = None) -> dict[str, Any]:
-        """As of any tokenizer; small codebooks are clustered into fewer groups."""
-        found = super().tokenizer_arguments(dataset, seed, method)
-        return {"groups": min(10, found["codebook_size"] // 2)} | found
 
 
 class MARIUS(Generator):
@@ -149,11 +144,7 @@ class MARIUS(Generator):
         logits = [self.depth.logits(written[:, level], level) for level in range(len(self.sizes))]
         loss = self.code_loss(logits, codes, self.vocabulary.targets(codes), self.scale) / batch.target_count
         parts = {"ce": loss.detach()}
-        if self.dense is not None:
-            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
-            parts["dense"] = dense.detach()
-            loss = loss + self.dense_weight * dense
-        return LossOutput(loss, parts)
+        return self.with_dense(loss, parts, memory, found, batch)
 
     def dense_content(self) -> Tensor:
         """Sums of the embeddings of the items' codes, [N + 1, D]."""

@@ -430,11 +430,7 @@ class PRORec(Generator):
             distillation = self.decoder.distill(states[:, -1], targets, self.vectors, batch.seed) / batch.target_count
             parts["distill"] = distillation.detach()
             loss = loss + self.distill_weight * distillation
-        if self.dense is not None:
-            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
-            parts["dense"] = dense.detach()
-            loss = loss + self.dense_weight * dense
-        return LossOutput(loss, parts)
+        return self.with_dense(loss, parts, memory, found, batch)
 
     def _logits(self, states: Tensor, codes: Tensor) -> list[Tensor]:
         """Logits of every level of target codes [S, L], L of [S, V_l]."""

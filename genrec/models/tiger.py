@@ -200,11 +200,7 @@ class TIGER(Generator):
         logits = [self.t5.level_logits(states[:, level], level) for level in range(len(self.sizes))]
         loss = self.code_loss(logits, codes, self.vocabulary.targets(codes), self.scale) / batch.target_count
         parts = {"ce": loss.detach()}
-        if self.dense is not None:
-            dense = self.dense_loss(memory, found, batch.items) / batch.target_count
-            parts["dense"] = dense.detach()
-            loss = loss + self.dense_weight * dense
-        return LossOutput(loss, parts)
+        return self.with_dense(loss, parts, memory, found, batch)
 
     def dense_content(self) -> Tensor:
         """Sums of the embeddings of the items' codes, [N + 1, D]."""
