@@ -27,6 +27,7 @@ from recbase.arguments import (
 )
 from recbase.data.sequences import Histories
 from recbase.model import initialise
+from semtok.content.encoders import signed
 from seqrec.layers import check_table
 from seqrec.models.sasrec import SASRec
 
@@ -81,8 +82,7 @@ def svd_codes(histories: Histories, items: int, splits: int, size: int) -> np.nd
     count = min(splits, min(table.shape) - 1)
     if count > 0:
         start = generator.standard_normal(min(table.shape))
-        found = svds(table, k=count, v0=start)[2][::-1].T  # the largest singular value first: [N, count]
-        found = found * np.sign(found[np.abs(found).argmax(0), np.arange(count)])
+        found = signed(svds(table, k=count, v0=start)[2][::-1]).T  # the largest singular value first: [N, count]
         low, high = found.min(0), found.max(0)
         factors[:, :count] = (found - low) / np.maximum(high - low, 1e-12)
     factors += generator.normal(0, 1e-5, factors.shape)
